@@ -1,0 +1,70 @@
+# The two commands of the README are `make demo` and `make test`; each does its own set-up.
+# Everything made here stays in .venv, target and .servers.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(CURDIR)/$(VENV)/bin
+# One target folder and one profile for cargo and pip: librdkafka is compiled once.
+FEATURES := --features failpoints
+
+.PHONY: demo test lint unit servers packages bench audit system clean
+
+# Builds, installs into .venv and shows the main job, with no server.
+demo: system $(VENV)/ready
+	$(BIN)/pip install --quiet .
+	$(BIN)/onecommit demo
+
+# Everything: style, types, floors, licences, unit and property tests, all tests against real
+# servers (fetched, started on free ports and stopped here), packages built and used.
+test: lint unit servers packages
+	@echo "all tests passed"
+
+lint: system $(VENV)/ready
+	cargo fmt --check
+	cargo clippy --locked --all-targets $(FEATURES) -- -D warnings
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+# What needs no server.
+unit: system $(VENV)/ready
+	cargo test --locked $(FEATURES) --lib --bins
+	cargo test --locked $(FEATURES) --doc
+	cargo check --locked --no-default-features --features postgres
+	$(BIN)/pytest tests/shape
+
+# What needs the servers: Rust first, then Python.
+servers: system $(VENV)/ready $(VENV)/develop
+	cargo build --locked $(FEATURES)
+	cargo test --locked $(FEATURES) --test rust --no-run
+	$(BIN)/python -m tests.servers run --postgres-versions 13,18 -- tests/run-against-servers
+
+# The wheel, the source distribution and the crate are built, installed elsewhere and used.
+packages: system $(VENV)/ready
+	$(BIN)/python -m tests.packages
+
+# Ours beside a bare transactional producer, on real servers.
+bench: system $(VENV)/ready
+	$(BIN)/python -m tests.servers run --only postgres,kafka -- cargo bench --bench relay
+
+# Known vulnerabilities; needs the network beyond the package registries.
+audit:
+	cargo audit
+	$(BIN)/pip-audit
+
+clean:
+	rm -rf $(VENV) target .servers dist
+
+# Compiler headers and PostgreSQL, where they are missing and apt is there to bring them.
+system:
+	@tests/install-system-packages
+
+$(VENV)/ready: requirements-dev.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install --quiet -r requirements-dev.txt
+	touch $@
+
+# The extension module in the virtual environment, for the Python tests and type checks.
+$(VENV)/develop: FORCE
+	$(BIN)/maturin develop --locked --quiet
+FORCE:

@@ -1,0 +1,167 @@
+//! `onecommit demo`: shows, with no server, what Onecommit promises. Writers change a SQLite
+//! database and publish in the same transactions, some of which they roll back; a relay is killed
+//! with SIGKILL again and again while it has work in flight; a consumer reads the topic log. The
+//! verdict compares what the consumer really read with what the database really holds.
+
+mod consumer;
+mod ledger;
+mod relay;
+mod stage;
+mod verdict;
+mod writers;
+
+use std::ffi::OsString;
+use std::io::{IsTerminal as _, Write as _};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use serde_json::json;
+
+use self::consumer::Consumer;
+use self::relay::KilledRelay;
+use self::stage::Stage;
+use self::verdict::{Verdict, compare};
+use self::writers::Writers;
+use super::interrupt::{INTERRUPTED, interrupted_flag, runtime};
+use super::output::Output;
+use crate::error::{Error, ErrorKind, Result};
+
+/// How long the last messages may take to arrive once nothing is killed any more.
+const DRAIN_LIMIT: Duration = Duration::from_secs(60);
+/// How long the whole demo may take.
+const DEMO_LIMIT: Duration = Duration::from_secs(600);
+
+#[derive(Args)]
+pub(super) struct DemoArguments {
+    /// How many messages are published at least.
+    #[arg(long, value_name = "N", default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
+    messages: u64,
+    /// How often the relay is killed.
+    #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(0..=1000))]
+    kills: u32,
+}
+
+/// What was counted while the demo ran.
+struct Counts {
+    committed: u64,
+    rolled_back: u64,
+    kills: u32,
+    seconds: f64,
+}
+
+/// `program` starts this command line anew: the relay is a process of its own, so that it can be
+/// killed.
+pub(super) fn run(program: &[OsString], arguments: &DemoArguments, output: Output) -> Result<i32> {
+    let runtime = runtime()?;
+    let interrupted = interrupted_flag(&runtime);
+    let stage = Stage::set(&runtime)?;
+    tell(output, "Writers change a database and publish messages in the same transactions; some roll back.")?;
+    tell(
+        output,
+        "A relay carries the committed messages to a topic log. It is killed (SIGKILL) again and again.",
+    )?;
+    let began = Instant::now();
+    let shown = play(program, arguments, output, &stage, &interrupted);
+    if interrupted.load(Ordering::SeqCst) {
+        return Ok(INTERRUPTED);
+    }
+    let (verdict, mut counts) = shown?;
+    counts.seconds = began.elapsed().as_secs_f64();
+    print(&verdict, &counts, output)?;
+    Ok(i32::from(!verdict.is_clean()))
+}
+
+fn play(
+    program: &[OsString],
+    arguments: &DemoArguments,
+    output: Output,
+    stage: &Stage,
+    interrupted: &AtomicBool,
+) -> Result<(Verdict, Counts)> {
+    let began = Instant::now();
+    let consumer = Consumer::start(stage)?;
+    let writers = Writers::start(stage)?;
+    let mut relay = KilledRelay::start(program, stage)?;
+    let line = LiveLine { shown: !output.json && std::io::stderr().is_terminal() };
+    while relay.kills < arguments.kills || writers.published() < arguments.messages {
+        if interrupted.load(Ordering::SeqCst) || began.elapsed() > DEMO_LIMIT {
+            return Err(Error::new(ErrorKind::Failed, "demo", "it did not end in time"));
+        }
+        writers.check()?;
+        relay.step(arguments.kills)?;
+        line.show(&format!(
+            "{:>9} published, {:>9} delivered, {:>3} kills",
+            writers.published(),
+            consumer.count(),
+            relay.kills
+        ));
+    }
+    let (committed, rolled_back) = writers.stop()?;
+    let expected = ledger::read(stage)?;
+    let deadline = Instant::now() + DRAIN_LIMIT;
+    while consumer.count() < expected.len() as u64
+        && Instant::now() < deadline
+        && !interrupted.load(Ordering::SeqCst)
+    {
+        relay.check()?;
+        line.show(&format!("{:>9} of {} delivered", consumer.count(), expected.len()));
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    line.clear();
+    let delivered = consumer.stop()?;
+    let counts = Counts { committed, rolled_back, kills: relay.kills, seconds: 0.0 };
+    Ok((compare(&expected, &delivered), counts))
+}
+
+/// One line on a terminal that changes in place; nothing in a pipe.
+struct LiveLine {
+    shown: bool,
+}
+
+impl LiveLine {
+    fn show(&self, text: &str) {
+        if self.shown {
+            let mut out = std::io::stderr().lock();
+            let _ = write!(out, "\r{text}\x1b[K").and_then(|()| out.flush());
+        }
+    }
+
+    fn clear(&self) {
+        self.show("");
+        if self.shown {
+            eprint!("\r");
+        }
+    }
+}
+
+fn tell(output: Output, text: &str) -> Result<()> {
+    if output.json { Ok(()) } else { output.line(text) }
+}
+
+fn print(verdict: &Verdict, counts: &Counts, output: Output) -> Result<()> {
+    if output.json {
+        return output.object(&json!({
+            "committed": counts.committed, "rolled_back": counts.rolled_back,
+            "published": verdict.published, "delivered": verdict.delivered,
+            "lost": verdict.lost, "duplicates": verdict.duplicates,
+            "out_of_order": verdict.out_of_order, "phantom": verdict.phantom,
+            "relay_kills": counts.kills, "seconds": (counts.seconds * 10.0).round() / 10.0,
+        }));
+    }
+    output.line(&format!(
+        "{} transactions committed, {} rolled back; the relay was killed {} times with work in flight.",
+        counts.committed, counts.rolled_back, counts.kills
+    ))?;
+    output.line(&format!(
+        "{} messages published, {} delivered: {} lost, {} twice, {} out of order, {} that never were.",
+        verdict.published,
+        verdict.delivered,
+        verdict.lost,
+        verdict.duplicates,
+        verdict.out_of_order,
+        verdict.phantom
+    ))?;
+    let word = if verdict.is_clean() { "Exactly once, in order" } else { "NOT exactly once" };
+    output.line(&format!("{word} ({:.1} s).", counts.seconds))
+}

@@ -1,0 +1,85 @@
+//! `onecommit init`.
+
+use clap::Args;
+use serde_json::json;
+
+use super::interrupt::{INTERRUPTED, until_interrupted};
+use super::output::Output;
+use crate::config::Config;
+use crate::error::{Error, ErrorKind, Result};
+use crate::outbox::{SCHEMA_VERSION, postgres};
+use crate::service::{self, InitReport};
+
+#[derive(Args)]
+pub(super) struct InitArguments {
+    /// Make this topic for messages, too; may be given several times.
+    #[arg(long, value_name = "NAME")]
+    topic: Vec<String>,
+    /// Partitions of the topics made; without it the broker's default.
+    #[arg(long, value_name = "N", requires = "topic", value_parser = clap::value_parser!(u32).range(1..))]
+    partitions: Option<u32>,
+    /// Only print the SQL for PostgreSQL, for people who run their own migrations.
+    #[arg(long, conflicts_with = "topic")]
+    print_sql: bool,
+    /// With --print-sql: the version that is there already.
+    #[arg(long, value_name = "N", requires = "print_sql", default_value_t = 0)]
+    from: usize,
+}
+
+pub(super) fn run(config: &Config, arguments: &InitArguments, output: Output) -> Result<i32> {
+    if arguments.print_sql {
+        return print_sql(config, arguments.from, output);
+    }
+    let made = service::init(config, &arguments.topic, arguments.partitions);
+    let Some(report) = until_interrupted(made)? else { return Ok(INTERRUPTED) };
+    if output.json {
+        output.object(&as_json(&report))?
+    } else {
+        print(&report, output)?
+    }
+    Ok(0)
+}
+
+fn print_sql(config: &Config, from: usize, output: Output) -> Result<i32> {
+    if from > SCHEMA_VERSION as usize {
+        let why = format!("this release knows versions up to {SCHEMA_VERSION}");
+        return Err(Error::new(ErrorKind::Invalid, "print SQL", why).with("from", from));
+    }
+    let sql = postgres::print_sql(&config.schema, from);
+    if output.json {
+        output.object(&json!({"from": from, "to": SCHEMA_VERSION, "sql": sql}))?;
+    } else {
+        output.line(sql.trim_end())?;
+    }
+    Ok(0)
+}
+
+fn as_json(report: &InitReport) -> serde_json::Value {
+    let participants: Vec<_> = report
+        .participants
+        .iter()
+        .map(|one| json!({"participant": one.participant.as_str(), "shards": one.shards, "made": one.made}))
+        .collect();
+    let topics: Vec<_> =
+        report.topics.iter().map(|(topic, made)| json!({"topic": topic, "made": made})).collect();
+    json!({
+        "incarnation": report.incarnation.to_string(), "born": report.born,
+        "participants": participants, "topics": topics,
+    })
+}
+
+fn print(report: &InitReport, output: Output) -> Result<()> {
+    let word = |made| if made { "made" } else { "was there" };
+    for one in &report.participants {
+        let shards = if one.shards == 1 { "1 shard".to_string() } else { format!("{} shards", one.shards) };
+        output.line(&format!("outbox of {} ({shards}): {}", one.participant, word(one.made)))?;
+    }
+    for (topic, made) in &report.topics {
+        output.line(&format!("topic {topic}: {}", word(*made)))?;
+    }
+    output.line(&format!(
+        "incarnation {}: {}",
+        report.incarnation,
+        if report.born { "born" } else { "known" }
+    ))
+}

@@ -1,0 +1,117 @@
+//! The command line. Each command prints for people, or with `--json` one object (a line each
+//! where it streams); what went wrong goes to standard error, and the exit code says what kind it
+//! was.
+
+mod consume;
+mod demo;
+mod init;
+mod interrupt;
+mod output;
+mod relay;
+mod status;
+
+use std::ffi::OsString;
+use std::io::IsTerminal as _;
+use std::path::PathBuf;
+
+use self::output::{Output, exit_code, report};
+use crate::config::Config;
+use crate::error::Result;
+use clap::{Parser, Subcommand};
+
+/// One commit for your databases and Kafka.
+#[derive(Parser)]
+#[command(name = "onecommit", version, arg_required_else_help = true)]
+struct Arguments {
+    /// The configuration file; without it ./onecommit.toml, or all defaults where that is not there.
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Print JSON: one object, or one a line where it streams.
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Make what the configuration needs: tables, topics, znodes. Running it again changes nothing.
+    Init(init::InitArguments),
+    /// Carry committed messages to Kafka (or the topic log), until SIGTERM or Ctrl-C.
+    Relay,
+    /// Show each shard's owner, position, backlog and last error.
+    Status,
+    /// Print the committed messages of a topic.
+    Consume(consume::ConsumeArguments),
+    /// Show what Onecommit does, with no server: writers, a relay that is killed again and again,
+    /// a consumer, and the verdict.
+    Demo(demo::DemoArguments),
+}
+
+/// Runs a command line, its first word being the program's name; returns the exit code.
+///
+/// 0 done, 1 failed, 2 usage or configuration, 3 a server can't be reached, 4 refused in order to
+/// protect data, 130 Ctrl-C.
+///
+/// ```
+/// assert_eq!(onecommit::cli::main(["onecommit", "--version"]), 0);
+/// assert_eq!(onecommit::cli::main(["onecommit", "relya"]), 2);
+/// ```
+pub fn main<I>(arguments: I) -> i32
+where
+    I: IntoIterator,
+    I::Item: Into<OsString> + Clone,
+{
+    let program = std::env::current_exe().map(|path| vec![path.into_os_string()]).unwrap_or_default();
+    main_as(&program, arguments)
+}
+
+/// The same, where this process is not the program itself: `program` and the words behind it start
+/// this command line anew (Python: `sys.executable -m onecommit`).
+pub fn main_as<I>(program: &[OsString], arguments: I) -> i32
+where
+    I: IntoIterator,
+    I::Item: Into<OsString> + Clone,
+{
+    let arguments = match Arguments::try_parse_from(arguments) {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            let _ = error.print();
+            return error.exit_code();
+        }
+    };
+    log_to_stderr();
+    let output = Output { json: arguments.json };
+    match run(program, arguments, output) {
+        Ok(code) => code,
+        Err(error) => {
+            report(&error, output);
+            exit_code(&error)
+        }
+    }
+}
+
+fn run(program: &[OsString], arguments: Arguments, output: Output) -> Result<i32> {
+    let config = || Config::load(arguments.config.as_deref());
+    match arguments.command {
+        Command::Init(init) => init::run(&config()?, &init, output),
+        Command::Relay => relay::run(&config()?, output),
+        Command::Status => status::run(&config()?, output),
+        Command::Consume(consume) => consume::run(&config()?, &consume, output),
+        Command::Demo(demo) => demo::run(program, &demo, output),
+    }
+}
+
+/// Log lines go to standard error, so that output stays what was asked for. `ONECOMMIT_LOG` takes
+/// tracing's directives (`debug`, `onecommit=debug,librdkafka=debug`).
+fn log_to_stderr() {
+    let filter = tracing_subscriber::EnvFilter::try_from_env("ONECOMMIT_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    let lines = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_target(false)
+        .with_ansi(std::io::stderr().is_terminal());
+    // In a process that has a subscriber already, its own stays.
+    let _ = lines.try_init();
+}

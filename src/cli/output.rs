@@ -1,0 +1,52 @@
+//! What commands print, and the codes they exit with.
+
+use std::io::Write as _;
+
+use serde_json::{Value, json};
+
+use crate::error::{Error, ErrorKind, Result};
+
+/// Where output goes.
+#[derive(Clone, Copy)]
+pub(super) struct Output {
+    pub(super) json: bool,
+}
+
+impl Output {
+    /// One JSON object on a line of its own.
+    pub(super) fn object(self, object: &Value) -> Result<()> {
+        self.line(&object.to_string())
+    }
+
+    /// A line for people, or of JSON. A closed pipe ends the command quietly: nobody reads on.
+    pub(super) fn line(self, text: &str) -> Result<()> {
+        let mut out = std::io::stdout().lock();
+        writeln!(out, "{text}").and_then(|()| out.flush()).map_err(|error| {
+            Error::new(ErrorKind::Failed, "print", "standard output can't be written").caused_by(error)
+        })
+    }
+}
+
+/// The exit code for an error.
+pub(super) fn exit_code(error: &Error) -> i32 {
+    match error.kind() {
+        ErrorKind::Invalid | ErrorKind::Configuration => 2,
+        ErrorKind::Unreachable => 3,
+        ErrorKind::Refused => 4,
+        ErrorKind::Fenced | ErrorKind::Unclear | ErrorKind::Failed => 1,
+    }
+}
+
+pub(super) fn report(error: &Error, output: Output) {
+    if output.json {
+        let context: serde_json::Map<String, Value> =
+            error.context().iter().map(|(key, value)| ((*key).to_string(), json!(value))).collect();
+        let object = json!({"error": {
+            "kind": error.kind().as_str(), "operation": error.operation(), "message": error.message(),
+            "context": context, "text": error.to_string(), "retriable": error.is_retriable(),
+        }});
+        eprintln!("{object}");
+    } else {
+        eprintln!("onecommit: {error}");
+    }
+}

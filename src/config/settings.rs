@@ -1,0 +1,178 @@
+//! The one table of all settings. A key that stands here is accepted in the file and in the
+//! environment, checked as it says here, and described in the reference; no other key is.
+
+/// The most shards an outbox can have: one for each slot.
+pub(super) const SHARDS_MAX: u16 = 256;
+
+/// The keys of one table of the file.
+pub(super) struct Table {
+    /// As in the file; empty for the keys above all tables.
+    pub name: &'static str,
+    /// For the reference.
+    pub meaning: &'static str,
+    pub settings: &'static [Setting],
+}
+
+/// One key.
+pub(super) struct Setting {
+    pub key: &'static str,
+    pub kind: Kind,
+    pub default: DefaultValue,
+    pub meaning: &'static str,
+}
+
+#[derive(Clone, Copy)]
+pub(super) enum Kind {
+    Text,
+    Flag,
+    /// A whole number from `min` to `max`.
+    Number {
+        min: u64,
+        max: u64,
+    },
+}
+
+pub(super) enum DefaultValue {
+    Text(&'static str),
+    Flag(bool),
+    Number(u64),
+    /// None that fits in a value; the words say what happens instead.
+    Words(&'static str),
+}
+
+const fn text(key: &'static str, default: DefaultValue, meaning: &'static str) -> Setting {
+    Setting { key, kind: Kind::Text, default, meaning }
+}
+
+const fn number(key: &'static str, default: u64, (min, max): (u64, u64), meaning: &'static str) -> Setting {
+    Setting { key, kind: Kind::Number { min, max }, default: DefaultValue::Number(default), meaning }
+}
+
+const MIB: u64 = 1024 * 1024;
+const NONE: DefaultValue = DefaultValue::Words("none");
+const REQUIRED: DefaultValue = DefaultValue::Words("required");
+
+pub(super) static ROOT: Table = Table {
+    name: "",
+    meaning: "Keys above all tables.",
+    settings: &[
+        text(
+            "namespace",
+            DefaultValue::Text("default"),
+            "The installation's name; it begins the names of all that is kept in ZooKeeper, Kafka and the \
+             databases. A small letter, then a-z, 0-9 and `-`, 40 characters at most. It can't be changed \
+             after `onecommit init`.",
+        ),
+        text(
+            "data_dir",
+            DefaultValue::Text("onecommit-data"),
+            "The directory in which everything embedded keeps its files. A relative one begins at the \
+             directory in which the process was started.",
+        ),
+        text(
+            "schema",
+            DefaultValue::Text("onecommit"),
+            "The PostgreSQL schema of Onecommit's tables: an identifier that needs no quotes.",
+        ),
+        text(
+            "kafka_prefix",
+            DefaultValue::Words("`onecommit.<namespace>.`"),
+            "What the names of Onecommit's own topics and every `transactional.id` begin with, where ACLs ask \
+             for another one.",
+        ),
+    ],
+};
+
+pub(super) static PARTICIPANT: Table = Table {
+    name: "participants.NAME",
+    meaning: "A database that can take part. NAME begins with a small letter and has a-z, 0-9 and `_` \
+              (no `__`), 40 characters at most. Without any participant there is one, `main`: the SQLite file \
+              `main.db` in `data_dir`, with `outbox = true`.",
+    settings: &[
+        text(
+            "url",
+            REQUIRED,
+            "`postgresql://user@host:5432/database`, as libpq takes it, or `sqlite:///relative.db`, or \
+             `sqlite:////absolute/path.db` (four slashes).",
+        ),
+        Setting {
+            key: "outbox",
+            kind: Kind::Flag,
+            default: DefaultValue::Flag(false),
+            meaning: "Messages published through this participant wait in it, and a relay delivers them.",
+        },
+        Setting {
+            key: "shards",
+            kind: Kind::Number { min: 1, max: SHARDS_MAX as u64 },
+            default: DefaultValue::Words("2 for PostgreSQL, 1 for SQLite"),
+            meaning: "Into how many shards the outbox is divided; each is delivered by one relay at a time. \
+                      SQLite has one. It is fixed by `onecommit init`.",
+        },
+    ],
+};
+
+pub(super) static ZOOKEEPER: Table = Table {
+    name: "zookeeper",
+    meaning: "Where relays share out their shards. Without this table they do so in the database beside the \
+              outbox.",
+    settings: &[
+        text("servers", REQUIRED, "`host:port` of each server, separated by commas."),
+        text("chroot", NONE, "The path below which everything is kept, beginning with `/`."),
+        number(
+            "session_timeout_ms",
+            2_000,
+            (500, 60_000),
+            "After this long without a sign of life a relay counts as dead and others take its shards.",
+        ),
+        text("user", NONE, "User for ZooKeeper's digest authentication; `password` goes with it."),
+        text("password", NONE, "Its password: better in the environment than in the file."),
+    ],
+};
+
+pub(super) static RELAY: Table = Table {
+    name: "relay",
+    meaning: "How a relay works. The defaults are meant to stay; change one with a measurement at hand.",
+    settings: &[
+        number(
+            "lease_timeout_ms",
+            2_000,
+            (500, 60_000),
+            "Without `[zookeeper]`: after this long without a sign of life a relay counts as dead.",
+        ),
+        number("batch_messages", 5_000, (1, 100_000), "Most messages in one Kafka transaction."),
+        number("batch_bytes", 4 * MIB, (1_024, 256 * MIB), "Most bytes in one Kafka transaction."),
+        number("poll_busy_ms", 5, (1, 1_000), "Pause between two looks at the outbox while messages come."),
+        number("poll_idle_ms", 40, (1, 10_000), "Pause between two looks at the outbox while none come."),
+        number(
+            "buffer_bytes",
+            24 * MIB,
+            (MIB, 1_024 * MIB),
+            "Most bytes read and not yet delivered, over all shards of one relay together.",
+        ),
+        number("prune_messages", 10_000, (1, 1_000_000), "Delivered messages removed in one piece."),
+        number("retry_first_ms", 100, (1, 60_000), "Longest wait before the first retry; it doubles."),
+        number("retry_limit_ms", 5_000, (1, 600_000), "Longest wait before any retry."),
+        number(
+            "request_timeout_ms",
+            10_000,
+            (100, 300_000),
+            "Longest wait for one answer of a database, of Kafka or of ZooKeeper.",
+        ),
+        number(
+            "shutdown_timeout_ms",
+            15_000,
+            (100, 600_000),
+            "Longest time to finish what was begun after a signal to stop.",
+        ),
+    ],
+};
+
+impl Table {
+    pub fn setting(&self, key: &str) -> Option<&'static Setting> {
+        self.settings.iter().find(|setting| setting.key == key)
+    }
+
+    pub fn keys(&self) -> impl Iterator<Item = &'static str> {
+        self.settings.iter().map(|setting| setting.key)
+    }
+}

@@ -1,0 +1,131 @@
+//! Topics: made where they are missing, checked where somebody else made them.
+
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::config::ClientConfig;
+use rdkafka::error::RDKafkaErrorCode;
+
+use super::failure::{from_code, from_kafka};
+use super::settings::REQUEST_LIMIT;
+use crate::delivery::DeliveryScope;
+use crate::error::{Error, ErrorKind, Result};
+
+/// The smallest segment that Kafka 4 takes: only closed segments are compacted, and progress is
+/// small.
+const SEGMENT_BYTES: &str = "1048576";
+
+/// Makes the progress topic, or checks the one that is there: a partition a shard, compacted only
+/// (a topic that deletes by time would forget what was delivered).
+pub(super) fn ensure_progress_topic(config: &ClientConfig, scope: &DeliveryScope) -> Result<()> {
+    let admin = Admin::new(config)?;
+    let topic = scope.progress_topic();
+    let replicas = i32::try_from(admin.brokers()?.min(3)).unwrap_or(1);
+    let in_sync = (replicas - 1).max(1).to_string();
+    let settings = [
+        ("cleanup.policy", "compact"),
+        ("segment.bytes", SEGMENT_BYTES),
+        ("min.insync.replicas", in_sync.as_str()),
+        ("unclean.leader.election.enable", "false"),
+    ];
+    let partitions = i32::from(scope.shards);
+    let mut wanted = NewTopic::new(&topic, partitions, TopicReplication::Fixed(replicas));
+    for (name, value) in settings {
+        wanted = wanted.set(name, value);
+    }
+    let made = admin.create(&wanted).map_err(|error| {
+        let why = format!(
+            "the progress topic can't be made: make it with {partitions} partitions, {replicas} replicas and \
+             cleanup.policy=compact, segment.bytes={SEGMENT_BYTES}, min.insync.replicas={in_sync}, \
+             unclean.leader.election.enable=false, then run this again"
+        );
+        Error::new(error.kind(), "make topic", why).with("topic", topic.clone()).caused_by(error)
+    })?;
+    if made && replicas < 3 {
+        tracing::warn!(
+            topic,
+            replicas,
+            "the progress topic has fewer than 3 replicas: a lost disk can lose it"
+        );
+    }
+    if made { Ok(()) } else { check_progress_topic(&admin, &topic, partitions) }
+}
+
+/// Makes a topic for messages with the broker's defaults. Returns whether it was made.
+pub(super) fn create_topic(config: &ClientConfig, topic: &str, partitions: Option<u32>) -> Result<bool> {
+    let partitions = partitions.map_or(-1, |number| i32::try_from(number).unwrap_or(i32::MAX));
+    let wanted = NewTopic::new(topic, partitions, TopicReplication::Fixed(-1));
+    Admin::new(config)?.create(&wanted).map_err(|error| error.with("topic", topic))
+}
+
+fn check_progress_topic(admin: &Admin, topic: &str, partitions: i32) -> Result<()> {
+    let refuse = |why: String| Error::new(ErrorKind::Refused, "check topic", why).with("topic", topic);
+    let found = admin.partitions(topic)?;
+    if found != partitions {
+        let why = format!("the progress topic has {found} partitions, the outbox {partitions} shards");
+        return Err(refuse(why));
+    }
+    let policy = admin.setting(topic, "cleanup.policy")?;
+    if policy.as_deref() != Some("compact") {
+        let why = format!(
+            "the progress topic must be compacted only, its cleanup.policy is {:?}: \
+             it would forget what was delivered. Set cleanup.policy=compact",
+            policy.unwrap_or_default()
+        );
+        return Err(refuse(why));
+    }
+    Ok(())
+}
+
+struct Admin {
+    client: AdminClient<DefaultClientContext>,
+    runtime: tokio::runtime::Runtime,
+}
+
+impl Admin {
+    fn new(config: &ClientConfig) -> Result<Self> {
+        let failed = |error: std::io::Error| {
+            Error::new(ErrorKind::Failed, "make topic", "no runtime").caused_by(error)
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
+        let client = config.create().map_err(|error| from_kafka("connect to Kafka", error))?;
+        Ok(Admin { client, runtime })
+    }
+
+    fn brokers(&self) -> Result<usize> {
+        let metadata = self.client.inner().fetch_metadata(None, REQUEST_LIMIT);
+        Ok(metadata.map_err(|error| from_kafka("look up brokers", error))?.brokers().len())
+    }
+
+    fn partitions(&self, topic: &str) -> Result<i32> {
+        let metadata = self.client.inner().fetch_metadata(Some(topic), REQUEST_LIMIT);
+        let metadata = metadata.map_err(|error| from_kafka("look up topic", error))?;
+        let count = metadata.topics().first().map_or(0, |found| found.partitions().len());
+        Ok(i32::try_from(count).unwrap_or(i32::MAX))
+    }
+
+    /// Whether the topic was made now; false where it was there.
+    fn create(&self, topic: &NewTopic<'_>) -> Result<bool> {
+        let options =
+            AdminOptions::new().operation_timeout(Some(REQUEST_LIMIT)).request_timeout(Some(REQUEST_LIMIT));
+        let answers = self.runtime.block_on(self.client.create_topics([topic], &options));
+        let answers = answers.map_err(|error| from_kafka("make topic", error))?;
+        match answers.into_iter().next() {
+            Some(Ok(_)) => Ok(true),
+            Some(Err((_, RDKafkaErrorCode::TopicAlreadyExists))) => Ok(false),
+            Some(Err((_, code))) => Err(from_code("make topic", code, "Kafka did not make the topic")),
+            None => Err(Error::new(ErrorKind::Failed, "make topic", "Kafka gave no answer")),
+        }
+    }
+
+    fn setting(&self, topic: &str, name: &str) -> Result<Option<String>> {
+        let options = AdminOptions::new().request_timeout(Some(REQUEST_LIMIT));
+        let resource = ResourceSpecifier::Topic(topic);
+        let answers = self.runtime.block_on(self.client.describe_configs([&resource], &options));
+        let answers = answers.map_err(|error| from_kafka("read topic settings", error))?;
+        match answers.into_iter().next() {
+            Some(Ok(found)) => Ok(found.get(name).and_then(|entry| entry.value.clone())),
+            Some(Err(code)) => Err(from_code("read topic settings", code, "Kafka gave no settings")),
+            None => Ok(None),
+        }
+    }
+}

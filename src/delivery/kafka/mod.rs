@@ -1,0 +1,15 @@
+//! Delivery to Kafka: each shard has one transactional producer; messages and progress record are
+//! committed in one Kafka transaction, and the last committed record is the truth about what was
+//! delivered.
+
+mod admin;
+mod consume;
+mod failure;
+mod native;
+mod port;
+mod progress;
+mod settings;
+mod shard;
+
+pub use self::consume::KafkaReader;
+pub use self::port::KafkaDelivery;

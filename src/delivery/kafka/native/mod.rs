@@ -1,0 +1,300 @@
+//! The one module with `unsafe`: it owns a transactional producer through librdkafka's own calls.
+//!
+//! Why not the safe wrapper: librdkafka has no KIP-890, so a late EndTxn request can end the *next*
+//! transaction, and it resends one silently; a commit returned OK, and the held request later
+//! committed half of the next transaction without its progress. So every EndTxn request is counted
+//! by an interceptor, which may only be added while the client is made, where the wrapper allows
+//! nobody in; and its commit costs at least 100 ms. More than one EndTxn for a commit, or an
+//! outcome that is not known, is `Unclear`: the owner drops this producer and makes a new one with
+//! the same `transactional.id`.
+//!
+//! What the `unsafe` relies on, in one place:
+//! - `Shared` lives in an `Arc` that is a field after `client`, so it outlives every callback:
+//!   `rd_kafka_destroy` returns only when librdkafka's threads have ended.
+//! - Topic handles are destroyed before the client (`Drop`), and are used only by this thread.
+//! - librdkafka copies key, value and headers before `rd_kafka_produceva` returns.
+#![allow(unsafe_code)]
+
+mod callbacks;
+mod partitioner;
+
+use std::collections::HashMap;
+use std::ffi::{CStr, CString, c_int, c_void};
+use std::ptr;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant};
+
+use rdkafka::bindings as rd;
+use rdkafka::client::Client;
+use rdkafka::config::ClientConfig;
+use rdkafka::error::KafkaResult;
+use rdkafka::metadata::Metadata;
+use rdkafka::types::{RDKafkaRespErr, RDKafkaType};
+
+use self::callbacks::{Context, Shared};
+pub(super) use self::partitioner::Partitioner;
+use super::failure::{Outcome, from_code, from_kafka};
+use crate::error::{Error, ErrorKind, Result};
+use crate::message::{Header, ID_HEADER};
+
+/// librdkafka's `RD_KAFKA_PARTITION_UA`: the partitioner decides.
+const PARTITION_UNASSIGNED: i32 = -1;
+/// How long a full queue of librdkafka may stay full.
+const QUEUE_LIMIT: Duration = Duration::from_secs(15);
+
+/// A message as the producer takes it.
+pub(super) struct Record<'a> {
+    pub(super) topic: &'a str,
+    pub(super) partition: Option<i32>,
+    pub(super) key: Option<&'a [u8]>,
+    pub(super) value: Option<&'a [u8]>,
+    pub(super) headers: &'a [Header],
+    pub(super) id: Option<&'a str>,
+    pub(super) timestamp_ms: i64,
+    /// Keyless messages with the same number go to the same partition.
+    pub(super) keyless_group: u64,
+}
+
+/// A transactional producer; dropping it ends it.
+pub(super) struct Producer {
+    topics: HashMap<String, *mut rd::rd_kafka_topic_t>,
+    client: Client<Context>,
+    shared: Arc<Shared>,
+    partitioner: Partitioner,
+}
+
+// SAFETY: the raw topic handles are librdkafka's own, which may be used from any thread.
+unsafe impl Send for Producer {}
+
+impl Producer {
+    /// Makes the client; nothing is sent yet.
+    pub(super) fn new(config: &ClientConfig, partitioner: Partitioner) -> Result<Self> {
+        let shared = Arc::new(Shared::default());
+        let refused = |error| from_kafka("configure producer", error);
+        let native = config.create_native_config().map_err(refused)?;
+        let opaque = Arc::as_ptr(&shared).cast_mut().cast::<c_void>();
+        // SAFETY: `native` is a live configuration; `opaque` points into `shared` (see above).
+        unsafe {
+            rd::rd_kafka_conf_set_log_cb(native.ptr(), Some(callbacks::on_log));
+            rd::rd_kafka_conf_set_dr_msg_cb(native.ptr(), Some(callbacks::on_delivery));
+            rd::rd_kafka_conf_interceptor_add_on_new(
+                native.ptr(),
+                c"onecommit".as_ptr(),
+                Some(callbacks::on_new),
+                opaque,
+            );
+        }
+        let kind = RDKafkaType::RD_KAFKA_PRODUCER;
+        let client = Client::new(config, native, kind, Context(Arc::clone(&shared))).map_err(refused)?;
+        Ok(Producer { topics: HashMap::new(), client, shared, partitioner })
+    }
+
+    /// What the cluster says of one topic.
+    pub(super) fn metadata(&self, topic: &str, limit: Duration) -> KafkaResult<Metadata> {
+        self.client.fetch_metadata(Some(topic), limit)
+    }
+
+    /// Fences every producer with the same `transactional.id`, and ends what they left open.
+    pub(super) fn init_transactions(&self, limit: Duration) -> Result<()> {
+        // SAFETY: the client lives as long as `self`.
+        let error = unsafe { rd::rd_kafka_init_transactions(self.client.native_ptr(), millis(limit)) };
+        self.outcome("init transactions", error).map_err(Outcome::into_error)
+    }
+
+    /// Begins a transaction.
+    pub(super) fn begin(&self) -> Result<()> {
+        self.take_failure();
+        // SAFETY: as above.
+        let error = unsafe { rd::rd_kafka_begin_transaction(self.client.native_ptr()) };
+        self.outcome("begin transaction", error).map_err(Outcome::into_error)
+    }
+
+    /// Hands a message to librdkafka, which copies it. Waits while its queue is full.
+    pub(super) fn send(&mut self, record: &Record<'_>) -> Result<()> {
+        let topic = self.topic(record.topic)?;
+        let deadline = Instant::now() + QUEUE_LIMIT;
+        loop {
+            let code = self.produce(topic, record)?;
+            match code {
+                RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR => return Ok(()),
+                RDKafkaRespErr::RD_KAFKA_RESP_ERR__QUEUE_FULL if Instant::now() < deadline => {
+                    self.poll(Duration::from_millis(20));
+                }
+                code => {
+                    let error = from_code("send message", code, "the message was not taken");
+                    return Err(error.with("topic", record.topic));
+                }
+            }
+        }
+    }
+
+    /// Serves delivery reports and log lines; fails where a message of this transaction failed.
+    pub(super) fn check(&self) -> Result<()> {
+        self.poll(Duration::ZERO);
+        match self.shared.first_failure.lock().unwrap_or_else(PoisonError::into_inner).as_ref() {
+            None => Ok(()),
+            Some((code, topic)) => {
+                Err(from_code("deliver message", *code, "Kafka did not take a message").with("topic", topic))
+            }
+        }
+    }
+
+    /// Commits. Only `Ok` means that the transaction, and nothing but it, is committed; `Unclear`
+    /// that it may be. After any error this producer may only be dropped, or aborted where the
+    /// error is not `Unclear`.
+    pub(super) fn commit(&self, limit: Duration) -> Result<()> {
+        let before = self.shared.end_txn_requests.load(Ordering::SeqCst);
+        // SAFETY: as above.
+        let error = unsafe { rd::rd_kafka_commit_transaction(self.client.native_ptr(), millis(limit)) };
+        let sent = self.shared.end_txn_requests.load(Ordering::SeqCst) - before;
+        match (self.outcome("commit transaction", error), sent) {
+            (Ok(()), 1) => Ok(()),
+            (Ok(()), _) => Err(Error::new(
+                ErrorKind::Unclear,
+                "commit transaction",
+                "the request that ends the transaction was sent more than once",
+            )
+            .with("requests", sent)),
+            (Err(outcome), 0) => {
+                let reason = self.check().err();
+                Err(reason.unwrap_or_else(|| outcome.into_error()))
+            }
+            (Err(outcome), _) => Err(outcome.into_unclear()),
+        }
+    }
+
+    /// Aborts the open transaction.
+    pub(super) fn abort(&self, limit: Duration) -> Result<()> {
+        // SAFETY: as above.
+        let error = unsafe { rd::rd_kafka_abort_transaction(self.client.native_ptr(), millis(limit)) };
+        self.outcome("abort transaction", error).map_err(Outcome::into_error)
+    }
+
+    fn poll(&self, limit: Duration) {
+        // SAFETY: as above. The callbacks it runs touch `shared` only.
+        unsafe { rd::rd_kafka_poll(self.client.native_ptr(), millis(limit)) };
+    }
+
+    fn take_failure(&self) {
+        self.shared.first_failure.lock().unwrap_or_else(PoisonError::into_inner).take();
+    }
+
+    fn outcome(&self, operation: &'static str, error: *mut rd::rd_kafka_error_t) -> Result<(), Outcome> {
+        if error.is_null() {
+            return Ok(());
+        }
+        // SAFETY: a non-null error is ours until destroyed; its string is copied before that.
+        let (code, text) = unsafe {
+            let code = rd::rd_kafka_error_code(error);
+            let text = CStr::from_ptr(rd::rd_kafka_error_string(error)).to_string_lossy().into_owned();
+            rd::rd_kafka_error_destroy(error);
+            (code, text)
+        };
+        Err(Outcome { operation, code, text })
+    }
+
+    fn topic(&mut self, name: &str) -> Result<*mut rd::rd_kafka_topic_t> {
+        if let Some(topic) = self.topics.get(name) {
+            return Ok(*topic);
+        }
+        let c_name = CString::new(name).map_err(|error| {
+            Error::new(ErrorKind::Failed, "send message", "the topic's name has a NUL").caused_by(error)
+        })?;
+        // SAFETY: the topic's configuration is handed over to `rd_kafka_topic_new`.
+        let topic = unsafe {
+            let conf = rd::rd_kafka_default_topic_conf_dup(self.client.native_ptr());
+            rd::rd_kafka_topic_conf_set_opaque(conf, self.partitioner.as_opaque());
+            rd::rd_kafka_topic_conf_set_partitioner_cb(conf, Some(callbacks::partition));
+            rd::rd_kafka_topic_new(self.client.native_ptr(), c_name.as_ptr(), conf)
+        };
+        if topic.is_null() {
+            let why = "librdkafka can't use this topic's name";
+            return Err(Error::new(ErrorKind::Failed, "send message", why).with("topic", name));
+        }
+        self.topics.insert(name.to_string(), topic);
+        Ok(topic)
+    }
+
+    fn produce(&self, topic: *mut rd::rd_kafka_topic_t, record: &Record<'_>) -> Result<RDKafkaRespErr> {
+        use rd::rd_kafka_vtype_t as vtype;
+        let headers = headers_of(record)?;
+        let mem = |part: Option<&[u8]>| rd::rd_kafka_vu_s__bindgen_ty_1 {
+            mem: rd::rd_kafka_vu_s__bindgen_ty_1__bindgen_ty_1 {
+                ptr: part.map_or(ptr::null_mut(), |bytes| bytes.as_ptr().cast_mut().cast()),
+                size: part.map_or(0, <[u8]>::len),
+            },
+        };
+        let vu = |vtype, u| rd::rd_kafka_vu_t { vtype, u };
+        let arguments = [
+            vu(vtype::RD_KAFKA_VTYPE_RKT, rd::rd_kafka_vu_s__bindgen_ty_1 { rkt: topic }),
+            vu(
+                vtype::RD_KAFKA_VTYPE_PARTITION,
+                rd::rd_kafka_vu_s__bindgen_ty_1 { i32_: record.partition.unwrap_or(PARTITION_UNASSIGNED) },
+            ),
+            vu(
+                vtype::RD_KAFKA_VTYPE_MSGFLAGS,
+                rd::rd_kafka_vu_s__bindgen_ty_1 { i: rd::RD_KAFKA_MSG_F_COPY as c_int },
+            ),
+            vu(vtype::RD_KAFKA_VTYPE_KEY, mem(record.key)),
+            vu(vtype::RD_KAFKA_VTYPE_VALUE, mem(record.value)),
+            vu(
+                vtype::RD_KAFKA_VTYPE_TIMESTAMP,
+                rd::rd_kafka_vu_s__bindgen_ty_1 { i64_: record.timestamp_ms },
+            ),
+            vu(
+                vtype::RD_KAFKA_VTYPE_OPAQUE,
+                rd::rd_kafka_vu_s__bindgen_ty_1 {
+                    ptr: ptr::without_provenance_mut(record.keyless_group as usize),
+                },
+            ),
+            vu(vtype::RD_KAFKA_VTYPE_HEADERS, rd::rd_kafka_vu_s__bindgen_ty_1 { headers }),
+        ];
+        // SAFETY: every pointer lives across the call; the headers are librdkafka's on success.
+        let code = unsafe {
+            let error = rd::rd_kafka_produceva(self.client.native_ptr(), arguments.as_ptr(), arguments.len());
+            if error.is_null() {
+                return Ok(RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR);
+            }
+            rd::rd_kafka_headers_destroy(headers);
+            let code = rd::rd_kafka_error_code(error);
+            rd::rd_kafka_error_destroy(error);
+            code
+        };
+        Ok(code)
+    }
+}
+
+impl Drop for Producer {
+    fn drop(&mut self) {
+        for topic in self.topics.values() {
+            // SAFETY: each handle was made by `topic` and is destroyed once, before the client.
+            unsafe { rd::rd_kafka_topic_destroy(*topic) };
+        }
+    }
+}
+
+fn headers_of(record: &Record<'_>) -> Result<*mut rd::rd_kafka_headers_t> {
+    let own = record.id.map(|id| (ID_HEADER, Some(id.as_bytes())));
+    let given = record.headers.iter().map(|(name, value)| (name.as_str(), value.as_deref()));
+    // SAFETY: names and values are copied by `rd_kafka_header_add`; lengths are passed with them.
+    let headers = unsafe { rd::rd_kafka_headers_new(record.headers.len() + 1) };
+    for (name, value) in given.chain(own) {
+        let bytes = value.map_or(ptr::null(), |bytes| bytes.as_ptr().cast());
+        let len = value.map_or(0, |bytes| bytes.len() as isize);
+        // SAFETY: as above.
+        let code = unsafe {
+            rd::rd_kafka_header_add(headers, name.as_ptr().cast(), name.len() as isize, bytes, len)
+        };
+        if code != RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR {
+            // SAFETY: not handed over yet.
+            unsafe { rd::rd_kafka_headers_destroy(headers) };
+            return Err(from_code("send message", code, "a header was not taken").with("header", name));
+        }
+    }
+    Ok(headers)
+}
+
+fn millis(limit: Duration) -> c_int {
+    c_int::try_from(limit.as_millis()).unwrap_or(c_int::MAX)
+}

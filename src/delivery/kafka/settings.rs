@@ -1,0 +1,19 @@
+//! What all clients of Kafka share.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use rdkafka::config::ClientConfig;
+
+/// How long any one request to Kafka may take, transactions included. Above the broker's limit for
+/// an open transaction, so that a predecessor's is always ended within it.
+pub(super) const REQUEST_LIMIT: Duration = Duration::from_secs(15);
+
+/// The user's properties for clients that are no producers of ours.
+pub(super) fn base_config(properties: &BTreeMap<String, String>) -> ClientConfig {
+    let mut config = ClientConfig::new();
+    for (name, value) in properties.iter().filter(|(name, _)| *name != "partitioner") {
+        config.set(name, value);
+    }
+    config
+}

@@ -1,0 +1,92 @@
+//! What a relay needs of the place it delivers to. Calls block: each shard has a thread of its own.
+
+use std::time::Duration;
+
+use crate::error::Result;
+use crate::id::{Epoch, ShardIndex};
+use crate::message::StoredMessage;
+use crate::protocol::progress::Progress;
+
+/// Whose deliveries these are: it names the progress and the producers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeliveryScope {
+    /// The start of every name of ours, ending with the incarnation.
+    pub prefix: String,
+    /// The participant whose outbox is delivered.
+    pub participant: crate::id::ParticipantName,
+    /// The number of its shards.
+    pub shards: u16,
+}
+
+impl DeliveryScope {
+    /// The progress topic: one partition a shard.
+    pub fn progress_topic(&self) -> String {
+        format!("{}.progress.{}", self.prefix, self.participant)
+    }
+
+    /// The `transactional.id` of a shard's producer; fixed, so that each owner fences the last.
+    pub fn transactional_id(&self, shard: ShardIndex) -> String {
+        format!("{}.{}.{shard}", self.prefix, self.participant)
+    }
+}
+
+/// Where one participant's messages are delivered to.
+pub trait Delivery: Send + Sync {
+    /// The cluster's own id, which tells a replaced one from the one before.
+    fn id(&self) -> Result<String>;
+
+    /// Makes what delivery itself needs (the progress topic), or says how to. Idempotent.
+    fn init(&self) -> Result<()>;
+
+    /// Makes a topic for messages, where it is missing; `partitions` None takes the default.
+    /// Returns whether it was made.
+    fn create_topic(&self, topic: &str, partitions: Option<u32>) -> Result<bool>;
+
+    /// The shard's last committed progress as far as it can be seen without fencing anybody: an
+    /// answer of None proves nothing.
+    fn peek(&self, shard: ShardIndex) -> Result<Option<Progress>>;
+
+    /// Takes the shard: from here on no predecessor commits anything, whatever it believes.
+    fn open(&self, shard: ShardIndex, epoch: Epoch) -> Result<Box<dyn ShardDelivery>>;
+}
+
+/// The one deliverer of a shard.
+///
+/// Every backend promises: messages and progress of one commit become visible together or never;
+/// a commit by anybody whom a later [`Delivery::open`] has fenced fails and makes nothing visible;
+/// after any error but `abort`'s success nothing may be assumed: drop it and open it again.
+pub trait ShardDelivery: Send {
+    /// The last committed progress, proved: None only where the end of the progress was reached.
+    fn progress(&mut self) -> Result<Option<Progress>>;
+
+    /// Begins a batch.
+    fn begin(&mut self) -> Result<()>;
+
+    /// Adds messages to the batch, in their order.
+    fn send(&mut self, messages: &[StoredMessage]) -> Result<()>;
+
+    /// Commits the batch together with the progress behind it.
+    fn commit(&mut self, progress: &Progress) -> Result<()>;
+
+    /// Gives the batch up, as far as that is possible within `limit`: none of it becomes visible.
+    fn abort(&mut self, limit: Duration) -> Result<()>;
+}
+
+/// A message as a consumer sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeliveredMessage {
+    /// Its topic.
+    pub topic: String,
+    /// Its partition.
+    pub partition: i32,
+    /// Its offset in that partition.
+    pub offset: i64,
+    /// When it was published, in milliseconds since 1970 (UTC).
+    pub timestamp_ms: i64,
+    /// Its key, None where it has none.
+    pub key: Option<Vec<u8>>,
+    /// Its value, None for a tombstone.
+    pub value: Option<Vec<u8>>,
+    /// Its headers in order, `onecommit-id` among them.
+    pub headers: Vec<crate::message::Header>,
+}

@@ -1,0 +1,67 @@
+//! The delivery port on a topic log.
+
+use std::path::PathBuf;
+
+use rusqlite::Connection;
+
+use super::append::TopicLogShard;
+use super::file;
+use crate::delivery::{Delivery, DeliveryScope, ShardDelivery};
+use crate::error::Result;
+use crate::failpoint;
+use crate::id::{Epoch, ShardIndex};
+use crate::message::Message;
+use crate::protocol::progress::Progress;
+use crate::sqlite::failure::from_sqlite;
+use crate::sqlite::{begin, commit};
+
+/// One participant's delivery to a topic log.
+pub struct TopicLogDelivery {
+    path: PathBuf,
+    scope: DeliveryScope,
+}
+
+impl TopicLogDelivery {
+    /// Delivers to the file `path`, which is made when it is first used, with its directory.
+    pub fn new(path: impl Into<PathBuf>, scope: DeliveryScope) -> Self {
+        TopicLogDelivery { path: path.into(), scope }
+    }
+
+    fn open_file(&self) -> Result<Connection> {
+        file::open(&self.path)
+    }
+}
+
+impl Delivery for TopicLogDelivery {
+    fn id(&self) -> Result<String> {
+        file::id(&self.open_file()?, &self.path)
+    }
+
+    fn init(&self) -> Result<()> {
+        self.open_file().map(drop)
+    }
+
+    /// Topics appear with their first message too. They have no fixed number of partitions.
+    fn create_topic(&self, topic: &str, _partitions: Option<u32>) -> Result<bool> {
+        // A name under which nothing can be published is refused here already.
+        Message::new(topic, b"", b"")?;
+        let mut connection = self.open_file()?;
+        let transaction = begin(&mut connection, "create topic")?;
+        let made = transaction.execute("insert or ignore into topic (name) values (?1)", [topic]);
+        let made = made.map_err(|error| from_sqlite("create topic", error).with("topic", topic))?;
+        failpoint!("topic_log.create_topic.before_commit")?;
+        commit(transaction, "create topic")?;
+        failpoint!("topic_log.create_topic.after_commit")?;
+        Ok(made == 1)
+    }
+
+    fn peek(&self, shard: ShardIndex) -> Result<Option<Progress>> {
+        file::progress(&self.open_file()?, &self.scope.transactional_id(shard))
+    }
+
+    fn open(&self, shard: ShardIndex, epoch: Epoch) -> Result<Box<dyn ShardDelivery>> {
+        let name = self.scope.transactional_id(shard);
+        let taken = TopicLogShard::take(self.open_file()?, name, epoch);
+        Ok(Box::new(taken.map_err(|error| error.with("shard", shard).with("file", self.path.display()))?))
+    }
+}

@@ -1,0 +1,160 @@
+//! Names and numbers that are parsed once, at the edge, and can't be wrong afterwards.
+
+use std::fmt;
+
+use uuid::Uuid;
+
+use crate::error::{Error, Result};
+
+/// One installation's name; prefixes all that it keeps in ZooKeeper, Kafka and the databases.
+///
+/// ```
+/// use onecommit::Namespace;
+/// assert!("shop".parse::<Namespace>().is_ok());
+/// assert!("Shop".parse::<Namespace>().is_err());
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Namespace(String);
+
+/// A named database that can take part (`orders`, `billing`).
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ParticipantName(String);
+
+impl std::str::FromStr for Namespace {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        if is_name(text, '-') {
+            return Ok(Namespace(text.to_string()));
+        }
+        let rule = "a namespace starts with a small letter and has at most 40 of a-z, 0-9 and -";
+        Err(Error::invalid("parse namespace", rule).with("namespace", format!("{text:?}")))
+    }
+}
+
+impl std::str::FromStr for ParticipantName {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        // `__` separates levels in environment variables, so a name can't hold it.
+        if is_name(text, '_') && !text.contains("__") {
+            return Ok(ParticipantName(text.to_string()));
+        }
+        let rule = "a participant's name starts with a small letter and has at most 40 of a-z, \
+                    0-9 and _ (no __)";
+        Err(Error::invalid("parse participant", rule).with("participant", format!("{text:?}")))
+    }
+}
+
+fn is_name(text: &str, joiner: char) -> bool {
+    text.len() <= 40
+        && text.starts_with(|first: char| first.is_ascii_lowercase())
+        && text.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == joiner)
+}
+
+impl Namespace {
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl ParticipantName {
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Namespace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Display for ParticipantName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+macro_rules! uuid_id {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub struct $name(pub Uuid);
+
+        impl $name {
+            /// A fresh random one.
+            pub fn random() -> Self {
+                $name(Uuid::new_v4())
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.0.hyphenated().fmt(f)
+            }
+        }
+
+        impl std::str::FromStr for $name {
+            type Err = Error;
+
+            fn from_str(text: &str) -> Result<Self> {
+                Uuid::try_parse(text).map($name).map_err(|error| {
+                    Error::invalid("parse id", "not a UUID")
+                        .with(stringify!($name), format!("{text:?}"))
+                        .caused_by(error)
+                })
+            }
+        }
+    };
+}
+
+uuid_id!(
+    /// A message's id: random, never repeated even after a restore, and sent as the header
+    /// `onecommit-id`.
+    MessageId
+);
+uuid_id!(
+    /// The id a namespace is born with, copied into every store it uses.
+    Incarnation
+);
+uuid_id!(
+    /// One running relay process.
+    RelayId
+);
+uuid_id!(
+    /// One barrier row: the proof that what a window saw can't be un-happened by a crash.
+    BarrierId
+);
+
+/// The number of a shard of one participant's outbox, from 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ShardIndex(pub u16);
+
+impl fmt::Display for ShardIndex {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Counts the owners of a shard; it only grows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Epoch(pub i64);
+
+impl Epoch {
+    /// Below every lease that was ever taken.
+    pub const ZERO: Epoch = Epoch(0);
+
+    /// The epoch after this one.
+    pub fn next(self) -> Epoch {
+        Epoch(self.0 + 1)
+    }
+}
+
+impl fmt::Display for Epoch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}

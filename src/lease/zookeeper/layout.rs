@@ -1,0 +1,170 @@
+//! What Onecommit keeps in ZooKeeper, and whose it is: the paths below
+//! `/onecommit/<namespace>/`, and the node `layout` with the version of it all and the incarnation.
+//! Relies on nobody else writing there; promises that nothing is used that another incarnation or
+//! an unknown release has made.
+
+use serde::{Deserialize, Serialize};
+use zookeeper_client as zk;
+
+use super::connection::{Connection, Effect, ZookeeperSettings};
+use crate::error::{Error, ErrorKind, Result};
+use crate::failpoint;
+use crate::id::{Incarnation, Namespace, ParticipantName, RelayId, ShardIndex};
+
+const VERSION: u32 = 1;
+
+#[derive(Serialize, Deserialize)]
+struct Layout {
+    version: u32,
+    incarnation: String,
+}
+
+/// Prepares ZooKeeper for a namespace. Nothing changes when that was done before for the same
+/// incarnation; another one is refused.
+pub async fn init(
+    settings: &ZookeeperSettings,
+    namespace: &Namespace,
+    incarnation: Incarnation,
+) -> Result<()> {
+    let operation = "prepare ZooKeeper";
+    let paths = Paths::new(settings, namespace)?;
+    let connection = Connection::open(settings).await?;
+    connection.create_folders(operation, &paths.root).await?;
+    let layout = Layout { version: VERSION, incarnation: incarnation.to_string() };
+    let data = serde_json::to_vec(&layout)
+        .map_err(|error| Error::new(ErrorKind::Failed, operation, "layout").caused_by(error))?;
+    failpoint!("zookeeper.init.before_commit")?;
+    let options = zk::CreateMode::Persistent.with_acls(connection.acls());
+    let path = paths.layout();
+    match connection.call(connection.client().create(&path, &data, &options)).await {
+        Ok(_) => {}
+        Err(zk::Error::NodeExists) => check(&connection, &paths, incarnation).await?,
+        Err(error) => return Err(connection.error(operation, Effect::Possible, error).with("path", path)),
+    }
+    failpoint!("zookeeper.init.after_commit")?;
+    connection.close().await
+}
+
+/// The incarnation that ZooKeeper has for a namespace; None where it was never prepared.
+pub async fn found_incarnation(
+    settings: &ZookeeperSettings,
+    namespace: &Namespace,
+) -> Result<Option<Incarnation>> {
+    let paths = Paths::new(settings, namespace)?;
+    let connection = Connection::open(settings).await?;
+    let found = read(&connection, &paths).await?;
+    // Only read: the answer stands, whether or not the servers confirm the end of the session.
+    drop(connection);
+    Ok(found)
+}
+
+/// Refuses anything but the layout of this incarnation.
+pub(super) async fn check(connection: &Connection, paths: &Paths, incarnation: Incarnation) -> Result<()> {
+    match read(connection, paths).await? {
+        Some(found) if found == incarnation => Ok(()),
+        Some(found) => {
+            let message = "ZooKeeper has this namespace for another incarnation: point [zookeeper] at the \
+                           servers and the chroot that belong to this installation, or use another namespace";
+            Err(refused(paths, message).with("found", found).with("expected", incarnation))
+        }
+        None => {
+            let message = "ZooKeeper does not know this namespace: run `onecommit init`; if it was there \
+                           before, ask who emptied these servers, or whether they are the right ones";
+            Err(refused(paths, message))
+        }
+    }
+}
+
+async fn read(connection: &Connection, paths: &Paths) -> Result<Option<Incarnation>> {
+    let path = paths.layout();
+    let data = match connection.call(connection.client().get_data(&path)).await {
+        Ok((data, _)) => data,
+        Err(zk::Error::NoNode) => return Ok(None),
+        Err(error) => {
+            return Err(connection.error("read ZooKeeper layout", Effect::None, error).with("path", path));
+        }
+    };
+    let layout: Layout = serde_json::from_slice(&data)
+        .map_err(|error| refused(paths, "not a layout that this release understands").caused_by(error))?;
+    if layout.version != VERSION {
+        let message = "made by another release: use one that understands this version of the layout";
+        return Err(refused(paths, message).with("version", layout.version).with("understood", VERSION));
+    }
+    let incarnation = layout.incarnation.parse();
+    incarnation.map(Some).map_err(|error: Error| refused(paths, "its incarnation is no id").caused_by(error))
+}
+
+fn refused(paths: &Paths, message: &str) -> Error {
+    Error::new(ErrorKind::Refused, "check ZooKeeper layout", message).with("path", paths.layout())
+}
+
+/// Where things are.
+pub(super) struct Paths {
+    root: String,
+}
+
+impl Paths {
+    pub(super) fn new(settings: &ZookeeperSettings, namespace: &Namespace) -> Result<Paths> {
+        let chroot = settings.chroot.as_deref().unwrap_or("");
+        let is_path = chroot.strip_prefix('/').is_some_and(|below| {
+            below.split('/').all(|name| !matches!(name, "" | "." | "..") && !name.contains(char::is_control))
+        });
+        if !chroot.is_empty() && !is_path {
+            let message = "[zookeeper] chroot is no path: write it as /a/b, without a slash at its end";
+            return Err(Error::new(ErrorKind::Configuration, "connect to ZooKeeper", message)
+                .with("chroot", format!("{chroot:?}")));
+        }
+        Ok(Paths { root: format!("{chroot}/onecommit/{namespace}") })
+    }
+
+    pub(super) fn layout(&self) -> String {
+        format!("{}/layout", self.root)
+    }
+
+    pub(super) fn relays(&self, participant: &ParticipantName) -> String {
+        format!("{}/relays/{participant}", self.root)
+    }
+
+    pub(super) fn relay(&self, participant: &ParticipantName, relay: RelayId) -> String {
+        format!("{}/relays/{participant}/{relay}", self.root)
+    }
+
+    pub(super) fn shards(&self, participant: &ParticipantName) -> String {
+        format!("{}/shards/{participant}", self.root)
+    }
+
+    pub(super) fn shard(&self, participant: &ParticipantName, shard: ShardIndex) -> String {
+        format!("{}/shards/{participant}/{shard}", self.root)
+    }
+
+    pub(super) fn owner(&self, participant: &ParticipantName, shard: ShardIndex) -> String {
+        format!("{}/shards/{participant}/{shard}/owner", self.root)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn layout_under(chroot: Option<&str>) -> Result<String> {
+        let settings = ZookeeperSettings {
+            servers: "127.0.0.1:2181".into(),
+            chroot: chroot.map(str::to_string),
+            session_timeout: Duration::from_secs(2),
+            user: None,
+            password: None,
+        };
+        Ok(Paths::new(&settings, &"shop".parse()?)?.layout())
+    }
+
+    #[test]
+    fn everything_lies_below_the_chroot() {
+        assert_eq!(layout_under(None).unwrap(), "/onecommit/shop/layout");
+        assert_eq!(layout_under(Some("/apps/a")).unwrap(), "/apps/a/onecommit/shop/layout");
+        for wrong in ["apps", "/", "/apps/", "/a//b", "/a/../b"] {
+            assert_eq!(layout_under(Some(wrong)).unwrap_err().kind(), ErrorKind::Configuration, "{wrong}");
+        }
+    }
+}

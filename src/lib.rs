@@ -1,0 +1,40 @@
+//! One commit for your databases and Kafka.
+//!
+//! An application changes its database and publishes messages in one transaction. A relay carries
+//! every committed message to Kafka exactly once, in order per key, and none of those rolled back.
+//!
+//! Publishing needs [`Message`] and [`Outbox`]; with `default-features = false` and the feature
+//! `postgres` that is all that gets compiled, and no C code.
+
+#![deny(missing_docs)]
+#![deny(unsafe_code)]
+
+pub mod error;
+#[doc(hidden)]
+pub mod failpoint;
+pub mod id;
+pub mod message;
+
+#[cfg(feature = "cli")]
+pub mod cli;
+#[cfg(feature = "relay")]
+pub mod config;
+#[cfg(feature = "relay")]
+pub mod delivery;
+#[cfg(feature = "relay")]
+pub mod lease;
+pub mod outbox;
+#[cfg(feature = "relay")]
+pub mod protocol;
+#[cfg(feature = "relay")]
+pub mod relay;
+#[cfg(feature = "service")]
+pub mod service;
+#[cfg(feature = "sqlite")]
+mod sqlite;
+
+pub use error::{Error, ErrorKind, Result};
+pub use id::{Incarnation, MessageId, Namespace, ParticipantName};
+pub use message::{Header, Message};
+#[cfg(feature = "postgres")]
+pub use outbox::postgres::Outbox;

@@ -1,0 +1,5 @@
+//! The binary `onecommit`.
+
+fn main() {
+    std::process::exit(onecommit::cli::main(std::env::args_os()));
+}

@@ -1,0 +1,198 @@
+//! What a relay needs of an outbox, whatever database it lives in.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use tokio::sync::watch;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::id::{BarrierId, Epoch, Incarnation, Namespace, ParticipantName, ShardIndex};
+use crate::protocol::position::Position;
+use crate::protocol::progress::DatabaseIdentity;
+use crate::protocol::window;
+
+/// The version of the tables that this release makes and reads.
+pub const SCHEMA_VERSION: i32 = 1;
+
+/// What an outbox says of itself, written by `onecommit init`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Installation {
+    /// The id the namespace was born with.
+    pub incarnation: Incarnation,
+    /// The installation's name.
+    pub namespace: Namespace,
+    /// The participant that the outbox lives in.
+    pub participant: ParticipantName,
+    /// How many shards it has.
+    pub shards: u16,
+    /// Which hash maps keys to slots.
+    pub hash_version: u8,
+    /// The Kafka cluster's id, or the topic log's, to which it delivers.
+    pub delivery_id: String,
+}
+
+/// What the outbox keeps about one shard.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ShardRow {
+    /// The last epoch that claimed it.
+    pub epoch: Epoch,
+    /// Whether its birth record is known to be in the delivery.
+    pub born: bool,
+    /// Whether delivered messages were removed, so that progress can't be at its birth any more.
+    pub pruned: bool,
+    /// The last error of its relay, with the time in milliseconds since 1970.
+    pub last_error: Option<(String, i64)>,
+}
+
+/// A window's barrier: its id, and whether its small commit is durable yet.
+#[derive(Clone, Debug)]
+pub struct Barrier {
+    /// The row's id; none for a shard that has never delivered.
+    pub id: Option<BarrierId>,
+    committed: watch::Receiver<Option<Result<(), Arc<Error>>>>,
+}
+
+/// The other end of a [`Barrier`]: who commits it says how that ended.
+pub type BarrierOutcome = watch::Sender<Option<Result<(), Arc<Error>>>>;
+
+impl Barrier {
+    /// A barrier whose commit is under way.
+    pub fn pending(id: BarrierId) -> (Self, BarrierOutcome) {
+        let (sender, committed) = watch::channel(None);
+        (Barrier { id: Some(id), committed }, sender)
+    }
+
+    /// A barrier known to be durable.
+    pub fn durable(id: Option<BarrierId>) -> Self {
+        Barrier { id, committed: watch::channel(Some(Ok(()))).1 }
+    }
+
+    /// Waits until the barrier is durable. Fails where its commit failed or its outcome was lost:
+    /// then nothing of the window may be committed to the delivery.
+    pub async fn wait(&self) -> Result<()> {
+        let mut committed = self.committed.clone();
+        let failed = |why: String| Error::new(ErrorKind::Unclear, "commit barrier", why);
+        match committed.wait_for(Option::is_some).await.as_deref() {
+            Ok(Some(Ok(()))) => Ok(()),
+            Ok(Some(Err(error))) => {
+                Err(Error::new(error.kind(), "commit barrier", "not durable").caused_by(error.clone()))
+            }
+            _ => Err(failed("its outcome was lost with the connection".to_string())),
+        }
+    }
+}
+
+/// Messages of one shard with the barrier behind them.
+pub type Chunk = window::Chunk<Barrier>;
+
+/// The most that one [`Outbox::read`] returns, in bytes of messages, unless a single message is larger.
+pub const READ_BYTES: usize = 8 * 1024 * 1024;
+
+/// What one [`Outbox::read`] found.
+#[derive(Debug, Default)]
+pub struct Batch {
+    /// By shard, in order within each shard.
+    pub chunks: Vec<Chunk>,
+    /// Whether more is known to wait, so that the next read follows at once and not after a pause.
+    pub more: bool,
+    /// Whether the backlog path was used: pruning is deferred meanwhile.
+    pub backlog: bool,
+}
+
+/// How far a shard's delivery is known to be committed, for [`Outbox::prune`].
+#[derive(Clone, Debug)]
+pub struct Delivered {
+    /// The shard.
+    pub shard: ShardIndex,
+    /// The lease under which pruning is done.
+    pub epoch: Epoch,
+    /// The last committed position.
+    pub position: Position,
+    /// The barrier that the committed progress names; older ones may go.
+    pub barrier: Option<BarrierId>,
+}
+
+/// What waits in a shard.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Backlog {
+    /// Messages not yet delivered.
+    pub messages: u64,
+    /// The age of the oldest of them, in milliseconds.
+    pub oldest_ms: u64,
+}
+
+/// The outbox of one participant, seen through one connection of a relay.
+///
+/// Every backend promises: a committed message is read exactly once by whoever starts from a
+/// position and goes on; positions only move over messages that were read; a barrier that is
+/// durable survives any crash together with all that its window saw; every write of an epoch that
+/// is not the shard's newest fails with `Fenced` and changes nothing.
+#[async_trait]
+pub trait Outbox: Send {
+    /// The very database behind the connection. Refuses one that is in recovery: a standby's
+    /// snapshot lacks running transactions, and rows would be lost.
+    async fn identity(&mut self) -> Result<DatabaseIdentity>;
+
+    /// What `init` wrote. `Configuration` where it was never run here.
+    async fn installation(&mut self) -> Result<Installation>;
+
+    /// The shard's row.
+    async fn shard(&mut self, shard: ShardIndex) -> Result<ShardRow>;
+
+    /// Writes `epoch` into the shard's row; `Fenced` where a higher one is there.
+    async fn claim(&mut self, shard: ShardIndex, epoch: Epoch) -> Result<()>;
+
+    /// Notes that the shard's birth record is committed in the delivery.
+    async fn note_birth(&mut self, shard: ShardIndex, epoch: Epoch) -> Result<()>;
+
+    /// Notes the error that stops the shard, None when it delivers again.
+    async fn note_error(&mut self, shard: ShardIndex, epoch: Epoch, error: Option<&str>) -> Result<()>;
+
+    /// Whether the barrier row is there.
+    async fn has_barrier(&mut self, shard: ShardIndex, barrier: BarrierId) -> Result<bool>;
+
+    /// The position before everything.
+    fn origin(&self) -> Position;
+
+    /// Begins to read a shard at a position; `barrier` is what its progress names.
+    fn add(
+        &mut self,
+        shard: ShardIndex,
+        epoch: Epoch,
+        position: &Position,
+        barrier: Option<BarrierId>,
+    ) -> Result<()>;
+
+    /// Ends reading a shard.
+    fn remove(&mut self, shard: ShardIndex);
+
+    /// One bounded read for all added shards; empty when nothing waits. After any error the
+    /// connection, what it read and where it stood are worth nothing: drop it, and begin again
+    /// from the progress in the delivery. `fenced` shards are named in the error's context.
+    async fn read(&mut self) -> Result<Batch>;
+
+    /// Removes at most `limit` delivered messages, and barrier rows older than the named ones.
+    /// Returns how many messages went.
+    async fn prune(&mut self, delivered: &[Delivered], limit: u32) -> Result<u64>;
+
+    /// Counts what a shard at `position` has not delivered yet.
+    async fn backlog(&mut self, shard: ShardIndex, position: &Position) -> Result<Backlog>;
+}
+
+/// Opens connections to one participant's outbox.
+#[async_trait]
+pub trait OutboxSource: Send + Sync {
+    /// A fresh connection.
+    async fn connect(&self) -> Result<Box<dyn Outbox>>;
+
+    /// Makes the tables where they are missing, or checks those that are there; returns what is
+    /// now written there. Idempotent.
+    async fn init(&self, wanted: &Installation) -> Result<Installation>;
+
+    /// What was written by an earlier `init`, None where there is nothing.
+    async fn found(&self) -> Result<Option<Installation>>;
+}
+
+/// The shards' barriers of one window.
+pub type Barriers = BTreeMap<ShardIndex, Barrier>;

@@ -1,0 +1,104 @@
+//! The barrier: a row committed in the very transaction that took a window's snapshot, before
+//! Kafka is told of the window.
+//!
+//! PostgreSQL hands transaction numbers out again after a crash when their end was not yet flushed;
+//! a relay that had delivered the snapshot `742:742:` saw the next three commits as delivered. The
+//! barrier's number is at or above the snapshot's xmax, and its flush keeps the lower ones from
+//! coming back. A row is always inserted under a fresh id, never updated.
+
+use std::collections::BTreeMap;
+use std::future::ready;
+use std::sync::Arc;
+
+use tokio_postgres::types::Type;
+use uuid::Uuid;
+
+use super::connection::{Connection, Parameter, within};
+use super::rows::get;
+use crate::error::{Error, ErrorKind, Result};
+use crate::failpoint;
+use crate::id::{BarrierId, Epoch, ShardIndex};
+use crate::outbox::{Barrier, BarrierOutcome, Barriers};
+
+/// The barriers of one window, inserted but not yet committed.
+pub(super) struct Inserted {
+    pub(super) barriers: Barriers,
+    pub(super) xid: u64,
+    outcomes: Vec<BarrierOutcome>,
+}
+
+/// Inserts a row for each shard, under its epoch, into the transaction that is open. Its counter is
+/// the transaction's own number: that grows whoever inserts, so that a prune by an older progress
+/// never takes a newer row for an older one, as it could with a count begun anew by each connection.
+pub(super) async fn insert(
+    connection: &Connection,
+    shards: &BTreeMap<ShardIndex, Epoch>,
+) -> Result<Inserted> {
+    let numbers: Vec<i32> = shards.keys().map(|shard| i32::from(shard.0)).collect();
+    let epochs: Vec<i64> = shards.values().map(|epoch| epoch.0).collect();
+    let ids: Vec<Uuid> = shards.keys().map(|_| Uuid::new_v4()).collect();
+    let schema = &connection.schema;
+    let sql = format!(
+        "with held as (
+           select w.id, w.shard, w.epoch from {schema}.shard s
+             join unnest($1, $2, $3) as w(shard, epoch, id) on w.shard = s.shard and w.epoch = s.epoch
+             for share of s),
+         inserted as (
+           insert into {schema}.barrier (id, shard, epoch, counter)
+             select id, shard, epoch, pg_current_xact_id()::text::bigint from held
+             returning shard, counter)
+         select shard, counter from inserted"
+    );
+    let parameters: [Parameter<'_>; 3] =
+        [(&numbers, Type::INT4_ARRAY), (&epochs, Type::INT8_ARRAY), (&ids, Type::UUID_ARRAY)];
+    let rows = connection.query("insert barrier", &sql, &parameters).await?;
+    let Some(first) = rows.first().filter(|_| rows.len() == numbers.len()) else {
+        let kept = rows.iter().map(|row| get::<i32>(row, 0)).collect::<Result<Vec<_>>>()?;
+        let lost: Vec<String> =
+            numbers.iter().filter(|shard| !kept.contains(shard)).map(ToString::to_string).collect();
+        let why = "another relay has taken over";
+        return Err(Error::new(ErrorKind::Fenced, "insert barrier", why).with("shards", lost.join(", ")));
+    };
+    let xid = get::<i64>(first, 1)? as u64;
+    let (barriers, outcomes) = shards
+        .keys()
+        .zip(ids)
+        .map(|(shard, id)| {
+            let (barrier, outcome) = Barrier::pending(BarrierId(id));
+            ((*shard, barrier), outcome)
+        })
+        .unzip();
+    Ok(Inserted { barriers, xid, outcomes })
+}
+
+/// Commits the open transaction in the background: the messages are produced meanwhile, and who
+/// commits them to Kafka waits for the outcome first.
+///
+/// The commit is in the connection's queue when this returns. Sent any later, it could come behind
+/// the next window's `begin`: that window's snapshot would then be older than its barrier's
+/// transaction, or its barrier be committed on its own without waiting for the flush.
+pub(super) async fn commit(connection: &Connection, inserted: Inserted) -> Result<Barriers> {
+    failpoint!("outbox.barrier.before_commit")?;
+    let client = Arc::clone(&connection.client);
+    let limit = connection.request_limit();
+    let mut committing =
+        Box::pin(async move { within(limit, "commit barrier", client.batch_execute("commit")).await });
+    let ended_at_once = tokio::select! {
+        biased;
+        outcome = &mut committing => Some(outcome),
+        () = ready(()) => None,
+    };
+    let outcomes = inserted.outcomes;
+    tokio::spawn(async move {
+        let committed = match ended_at_once {
+            Some(outcome) => outcome,
+            None => committing.await,
+        };
+        let committed = committed.and_then(|()| failpoint!("outbox.barrier.after_commit"));
+        let outcome = committed.map_err(Arc::new);
+        for waiting in outcomes {
+            waiting.send_replace(Some(outcome.clone()));
+        }
+    });
+    Ok(inserted.barriers)
+}

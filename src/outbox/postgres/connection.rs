@@ -1,0 +1,160 @@
+//! One connection of a relay: opened with a limit, checked to be the kind of server it has to be,
+//! and watched for a crash of the server that neither an error nor a start time would show.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_postgres::types::{FromSql, ToSql, Type};
+use tokio_postgres::{Client, NoTls, Row};
+use uuid::Uuid;
+
+use super::failure::from_postgres;
+use crate::error::{Error, ErrorKind, Result};
+use crate::protocol::progress::DatabaseIdentity;
+
+/// A connection with the limits that hold for every request on it.
+pub(super) struct Connection {
+    pub(super) client: Arc<Client>,
+    pub(super) schema: String,
+    request_limit: Duration,
+    life: Uuid,
+}
+
+/// A value with the type that the statement gives it: nothing is prepared, so nothing is asked.
+pub(super) type Parameter<'a> = (&'a (dyn ToSql + Sync), Type);
+
+/// A 64-bit transaction number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Xid8(pub(super) u64);
+
+impl<'a> FromSql<'a> for Xid8 {
+    fn from_sql(
+        _: &Type,
+        raw: &'a [u8],
+    ) -> std::result::Result<Self, Box<dyn std::error::Error + Sync + Send>> {
+        Ok(Xid8(u64::from_be_bytes(raw.try_into()?)))
+    }
+
+    fn accepts(kind: &Type) -> bool {
+        *kind == Type::XID8
+    }
+}
+
+impl Connection {
+    /// Connects and reads the server's life. `schema` is quoted already.
+    pub(super) async fn open(url: &str, schema: &str, request_limit: Duration) -> Result<Self> {
+        let client = connect(url, "onecommit relay", request_limit).await?;
+        let client = Arc::new(client);
+        let mut connection =
+            Connection { client, schema: schema.to_string(), request_limit, life: Uuid::nil() };
+        connection.refuse_standby().await?;
+        connection.life = connection.read_life().await?;
+        Ok(connection)
+    }
+
+    /// Runs a request within the limit.
+    pub(super) async fn request<T>(
+        &self,
+        operation: &'static str,
+        request: impl Future<Output = std::result::Result<T, tokio_postgres::Error>>,
+    ) -> Result<T> {
+        within(self.request_limit, operation, request).await
+    }
+
+    /// How long a request may take.
+    pub(super) fn request_limit(&self) -> Duration {
+        self.request_limit
+    }
+
+    /// Runs a query.
+    pub(super) async fn query(
+        &self,
+        operation: &'static str,
+        sql: &str,
+        parameters: &[Parameter<'_>],
+    ) -> Result<Vec<Row>> {
+        self.request(operation, self.client.query_typed(sql, parameters)).await
+    }
+
+    /// Runs SQL that returns nothing of interest.
+    pub(super) async fn execute(&self, operation: &'static str, sql: &str) -> Result<()> {
+        self.request(operation, self.client.batch_execute(sql)).await
+    }
+
+    /// Fails where the server crashed since the connection was opened. PostgreSQL recovers inside
+    /// when one backend dies, with the same start time and the same identifier, and a pooler hides
+    /// even the lost connection; positions from before are worth nothing then. The unlogged table
+    /// is emptied by a crash and by nothing else.
+    pub(super) fn check_life(&self, seen: Option<Uuid>) -> Result<()> {
+        if seen == Some(self.life) {
+            return Ok(());
+        }
+        Err(Error::new(ErrorKind::Unreachable, "read outbox", "PostgreSQL crashed and came back"))
+    }
+
+    /// Which database this is.
+    pub(super) async fn identity(&self) -> Result<DatabaseIdentity> {
+        self.refuse_standby().await?;
+        let sql = "select (select system_identifier::text from pg_control_system()), \
+                   (select oid::text from pg_database where datname = current_database()), \
+                   left(pg_walfile_name(pg_current_wal_lsn()), 8)";
+        let row = self.request("read identity", self.client.query_typed_one(sql, &[])).await?;
+        let text =
+            |index| row.try_get::<_, String>(index).map_err(|error| from_postgres("read identity", error));
+        Ok(DatabaseIdentity { system: text(0)?, database: text(1)?, timeline: Some(text(2)?) })
+    }
+
+    async fn refuse_standby(&self) -> Result<()> {
+        let request = self.client.query_typed_one("select pg_is_in_recovery()", &[]);
+        let row = self.request("connect", request).await?;
+        if row.try_get::<_, bool>(0).map_err(|error| from_postgres("connect", error))? {
+            let why = "this PostgreSQL is a standby in recovery: its snapshots lack running transactions \
+                       and messages would be lost; give the primary's address";
+            return Err(Error::new(ErrorKind::Refused, "connect", why));
+        }
+        Ok(())
+    }
+
+    async fn read_life(&self) -> Result<Uuid> {
+        let schema = &self.schema;
+        let fill = format!("insert into {schema}.server_life default values on conflict do nothing");
+        self.execute("connect", &fill).await?;
+        let sql = format!("select id from {schema}.server_life");
+        let row = self.request("connect", self.client.query_typed_one(&sql, &[])).await?;
+        row.try_get(0).map_err(|error| from_postgres("connect", error))
+    }
+}
+
+/// Connects within `limit`; the driver's half runs until the client is dropped.
+pub(super) async fn connect(url: &str, application: &str, limit: Duration) -> Result<Client> {
+    let mut config: tokio_postgres::Config = url.parse().map_err(|error| {
+        // The driver's own message may quote the address with its password.
+        let _: tokio_postgres::Error = error;
+        Error::new(ErrorKind::Configuration, "connect", "not a PostgreSQL address")
+            .with("url", crate::error::redact(url))
+    })?;
+    config.application_name(application).connect_timeout(limit);
+    let located = |error: Error| error.with("url", crate::error::redact(url));
+    let (client, driver) = within(limit, "connect", config.connect(NoTls)).await.map_err(located)?;
+    tokio::spawn(async move {
+        if let Err(error) = driver.await {
+            tracing::debug!(%error, "a connection to PostgreSQL ended");
+        }
+    });
+    Ok(client)
+}
+
+pub(super) async fn within<T>(
+    limit: Duration,
+    operation: &'static str,
+    request: impl Future<Output = std::result::Result<T, tokio_postgres::Error>>,
+) -> Result<T> {
+    match tokio::time::timeout(limit, request).await {
+        Ok(answer) => answer.map_err(|error| from_postgres(operation, error)),
+        Err(_) => {
+            let why = format!("PostgreSQL did not answer within {} ms", limit.as_millis());
+            Err(Error::new(ErrorKind::Unreachable, operation, why))
+        }
+    }
+}

@@ -1,0 +1,31 @@
+//! What an error of PostgreSQL means to the caller.
+
+use tokio_postgres::error::SqlState;
+
+use crate::error::{Error, ErrorKind};
+
+/// Turns a driver's error into ours; `operation` says what was being done.
+pub(crate) fn from_postgres(operation: &'static str, error: tokio_postgres::Error) -> Error {
+    let (kind, what) = match error.code() {
+        None => (ErrorKind::Unreachable, "the connection to PostgreSQL failed"),
+        Some(code) => meaning(code),
+    };
+    Error::new(kind, operation, what).caused_by(error)
+}
+
+fn meaning(code: &SqlState) -> (ErrorKind, &'static str) {
+    match code.code() {
+        "42P01" | "3F000" | "42883" => {
+            (ErrorKind::Configuration, "the outbox's tables are not in this database: run `onecommit init`")
+        }
+        "28P01" | "28000" => (ErrorKind::Configuration, "PostgreSQL refused the user or the password"),
+        "3D000" => (ErrorKind::Configuration, "there is no such database"),
+        "42501" => (ErrorKind::Configuration, "this user lacks a right"),
+        // Crashed, shutting down or starting up; too many connections; disk full.
+        "57P01" | "57P02" | "57P03" | "53300" => (ErrorKind::Unreachable, "PostgreSQL is not available now"),
+        "53100" => (ErrorKind::Unreachable, "PostgreSQL's disk is full"),
+        "40001" | "40P01" | "55P03" => (ErrorKind::Unreachable, "a conflict with other transactions"),
+        class if class.starts_with("08") => (ErrorKind::Unreachable, "the connection to PostgreSQL failed"),
+        _ => (ErrorKind::Failed, "PostgreSQL reported an error"),
+    }
+}

@@ -1,0 +1,130 @@
+//! `init`: makes the tables, or checks that those found are what this release reads.
+
+use std::time::Duration;
+
+use tokio_postgres::types::{ToSql, Type};
+use tokio_postgres::{Client, Row, Transaction};
+
+use super::connection::connect;
+use super::failure::from_postgres;
+use super::rows::get;
+use super::schema::{print_sql, quoted};
+use crate::error::{Error, ErrorKind, Result};
+use crate::failpoint;
+use crate::id::{Incarnation, ShardIndex};
+use crate::outbox::{Installation, SCHEMA_VERSION};
+use crate::protocol::slot::HASH_VERSION;
+
+const OPERATION: &str = "init outbox";
+/// Only one `init` works on a database at a time; the number is ours alone.
+const INIT_LOCK: i64 = 0x6f6e_6563_6f6d_6974;
+
+/// Makes what is missing; returns what is written there now.
+pub(super) async fn init(
+    url: &str,
+    schema: &str,
+    wanted: &Installation,
+    limit: Duration,
+) -> Result<Installation> {
+    let mut client = connect(url, "onecommit init", limit).await?;
+    let transaction = client.transaction().await.map_err(failed)?;
+    let lock = format!("select pg_advisory_xact_lock({INIT_LOCK})");
+    transaction.batch_execute(&lock).await.map_err(failed)?;
+    if !has_tables(&transaction, schema).await? {
+        transaction.batch_execute(&print_sql(schema, 0)).await.map_err(failed)?;
+    }
+    let found = match read(&transaction, schema).await? {
+        Some(found) => found,
+        None => {
+            write(&transaction, schema, wanted).await?;
+            wanted.clone()
+        }
+    };
+    failpoint!("init.outbox.before_commit")?;
+    transaction.commit().await.map_err(failed)?;
+    failpoint!("init.outbox.after_commit")?;
+    Ok(found)
+}
+
+/// What an earlier `init` wrote, None where there is nothing.
+pub(super) async fn found(url: &str, schema: &str, limit: Duration) -> Result<Option<Installation>> {
+    let client: Client = connect(url, "onecommit init", limit).await?;
+    if !has_tables(&client, schema).await? {
+        return Ok(None);
+    }
+    read(&client, schema).await
+}
+
+async fn has_tables<C: tokio_postgres::GenericClient>(client: &C, schema: &str) -> Result<bool> {
+    let name = format!("{}.installation", quoted(schema));
+    let sql = "select to_regclass($1) is not null";
+    let rows = client.query_typed(sql, &[(&name, Type::TEXT)]).await.map_err(failed)?;
+    rows.first().map_or(Ok(false), |row| get(row, 0))
+}
+
+/// Reads the installation, through any connection.
+pub(super) async fn read<C: tokio_postgres::GenericClient>(
+    client: &C,
+    schema: &str,
+) -> Result<Option<Installation>> {
+    let sql = format!(
+        "select schema_version, incarnation, namespace, participant, shards, hash_version, delivery_id
+         from {}.installation",
+        quoted(schema)
+    );
+    let rows = client.query_typed(&sql, &[]).await.map_err(failed)?;
+    rows.first().map(decode).transpose()
+}
+
+fn decode(row: &Row) -> Result<Installation> {
+    let version: i32 = get(row, 0)?;
+    if version != SCHEMA_VERSION {
+        let why = format!(
+            "the outbox's tables have version {version}, this release reads {SCHEMA_VERSION}: \
+             run the release that made them, or migrate with `onecommit init`"
+        );
+        return Err(Error::new(ErrorKind::Refused, "read installation", why));
+    }
+    let damaged = |what: &'static str| {
+        Error::new(ErrorKind::Refused, "read installation", "a value is not what `init` writes")
+            .with("column", what)
+    };
+    Ok(Installation {
+        incarnation: Incarnation(get(row, 1)?),
+        namespace: get::<String>(row, 2)?.parse()?,
+        participant: get::<String>(row, 3)?.parse()?,
+        shards: u16::try_from(get::<i32>(row, 4)?).map_err(|_| damaged("shards"))?,
+        hash_version: u8::try_from(get::<i32>(row, 5)?).map_err(|_| damaged("hash_version"))?,
+        delivery_id: get(row, 6)?,
+    })
+}
+
+async fn write(transaction: &Transaction<'_>, schema: &str, wanted: &Installation) -> Result<()> {
+    let schema = quoted(schema);
+    let insert = format!(
+        "insert into {schema}.installation (schema_version, incarnation, namespace, participant, \
+         shards, hash_version, delivery_id) values ($1, $2, $3, $4, $5, $6, $7)"
+    );
+    let values: [(&(dyn ToSql + Sync), Type); 7] = [
+        (&SCHEMA_VERSION, Type::INT4),
+        (&wanted.incarnation.0, Type::UUID),
+        (&wanted.namespace.as_str(), Type::TEXT),
+        (&wanted.participant.as_str(), Type::TEXT),
+        (&i32::from(wanted.shards), Type::INT4),
+        (&i32::from(HASH_VERSION), Type::INT4),
+        (&wanted.delivery_id, Type::TEXT),
+    ];
+    transaction.execute_typed(&insert, &values).await.map_err(failed)?;
+    for shard in (0..wanted.shards).map(ShardIndex) {
+        let rows = format!(
+            "insert into {schema}.shard (shard) values ({shard}) on conflict do nothing;
+             insert into {schema}.lease (shard) values ({shard}) on conflict do nothing"
+        );
+        transaction.batch_execute(&rows).await.map_err(failed)?;
+    }
+    Ok(())
+}
+
+fn failed(error: tokio_postgres::Error) -> Error {
+    from_postgres(OPERATION, error)
+}

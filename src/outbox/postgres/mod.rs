@@ -1,0 +1,31 @@
+//! The outbox in PostgreSQL 13 and later, in a schema of its own.
+//!
+//! Relies on READ COMMITTED, on snapshots (`pg_current_snapshot`) and on transaction numbers that
+//! are 64 bits wide (`xid8`). Keeps no session state and names no prepared statement, so that it
+//! works behind a pooler in transaction mode.
+
+mod failure;
+mod publish;
+mod schema;
+
+pub use publish::Outbox;
+pub use schema::print_sql;
+
+#[cfg(feature = "relay")]
+mod barrier;
+#[cfg(feature = "relay")]
+mod connection;
+#[cfg(feature = "relay")]
+mod init;
+#[cfg(feature = "relay")]
+mod port;
+#[cfg(feature = "relay")]
+mod prune;
+#[cfg(feature = "relay")]
+mod read;
+#[cfg(feature = "relay")]
+mod rows;
+#[cfg(feature = "relay")]
+pub use port::PostgresSource;
+#[cfg(feature = "relay")]
+pub use read::ReadLimits;

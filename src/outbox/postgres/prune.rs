@@ -1,0 +1,124 @@
+//! Removes delivered messages, in bounded pieces, in the background.
+//!
+//! What may go is decided by the last progress known to be committed and never by a position in
+//! memory, and by visibility and never by id alone: pruning by id deleted a late commit that was
+//! never delivered.
+
+use tokio_postgres::types::Type;
+
+use super::connection::{Connection, Parameter};
+use super::read::shard_expression;
+use super::rows::get;
+use crate::error::{Error, ErrorKind, Result};
+use crate::failpoint;
+use crate::outbox::Delivered;
+use crate::protocol::position::Position;
+
+/// Prunes at most `limit` messages whose id is above `after`. Returns how many went and the last
+/// of their ids.
+pub(super) async fn prune(
+    connection: &Connection,
+    delivered: &[Delivered],
+    shards: u16,
+    after: i64,
+    limit: u32,
+) -> Result<(u64, Option<i64>)> {
+    let begin = "begin isolation level read committed; set local enable_seqscan = off; \
+                 set local enable_bitmapscan = off; set local enable_sort = off; set local jit = off; \
+                 set local synchronous_commit = off";
+    connection.execute("prune", begin).await?;
+    check_epochs(connection, delivered).await?;
+    let gone = delete_messages(connection, delivered, shards, after, limit).await?;
+    delete_barriers(connection, delivered).await?;
+    failpoint!("outbox.prune.before_commit")?;
+    connection.execute("prune", "commit").await?;
+    failpoint!("outbox.prune.after_commit")?;
+    Ok(gone)
+}
+
+/// Locks the shards' rows until the transaction ends: after a takeover nothing of an older epoch
+/// may land, not even between the check and the commit.
+async fn check_epochs(connection: &Connection, delivered: &[Delivered]) -> Result<()> {
+    let numbers: Vec<i32> = delivered.iter().map(|shard| i32::from(shard.shard.0)).collect();
+    let epochs: Vec<i64> = delivered.iter().map(|shard| shard.epoch.0).collect();
+    let sql = format!(
+        "select s.shard from {}.shard s join unnest($1, $2) as w(shard, epoch)
+           on w.shard = s.shard and w.epoch = s.epoch for share of s",
+        connection.schema
+    );
+    let parameters: [Parameter<'_>; 2] = [(&numbers, Type::INT4_ARRAY), (&epochs, Type::INT8_ARRAY)];
+    let held = connection.query("prune", &sql, &parameters).await?;
+    if held.len() == delivered.len() {
+        return Ok(());
+    }
+    connection.execute("prune", "rollback").await?;
+    Err(Error::new(ErrorKind::Fenced, "prune", "another relay has taken over"))
+}
+
+async fn delete_messages(
+    connection: &Connection,
+    delivered: &[Delivered],
+    shards: u16,
+    after: i64,
+    limit: u32,
+) -> Result<(u64, Option<i64>)> {
+    let schema = &connection.schema;
+    let snapshots: Vec<String> = delivered.iter().flat_map(snapshots_of).collect();
+    let condition = condition(delivered, shards);
+    let sql = format!(
+        "with gone as (
+           delete from {schema}.outbox where ctid = any(array(
+             select ctid from {schema}.outbox where id > $1 and {condition} order by id limit {limit}))
+           returning id)
+         select count(*), max(id), $2::text[] is null from gone"
+    );
+    let parameters: [Parameter<'_>; 2] = [(&after, Type::INT8), (&snapshots, Type::TEXT_ARRAY)];
+    let rows = connection.query("prune", &sql, &parameters).await?;
+    let row = rows.first().ok_or_else(|| Error::new(ErrorKind::Failed, "prune", "no answer"))?;
+    Ok((get::<i64>(row, 0)? as u64, get(row, 1)?))
+}
+
+/// The two snapshots of a shard's position, at places 2n + 1 and 2n + 2 of the array.
+fn snapshots_of(shard: &Delivered) -> [String; 2] {
+    match &shard.position {
+        Position::Snapshots { prev, this, .. } => {
+            [prev.to_string(), this.as_ref().unwrap_or(prev).to_string()]
+        }
+        Position::Sequence { .. } => [String::new(), String::new()],
+    }
+}
+
+/// Whether a row is delivered, by the position of its own shard; the key is hashed once a row.
+fn condition(delivered: &[Delivered], shards: u16) -> String {
+    let mut cases = String::new();
+    for (index, shard) in delivered.iter().enumerate() {
+        let Position::Snapshots { this, last, .. } = &shard.position else { continue };
+        let seen = |place: usize| format!("pg_visible_in_snapshot(xid, ($2::text[])[{place}]::pg_snapshot)");
+        let mut passed = seen(2 * index + 1);
+        if this.is_some() {
+            passed = format!("({passed} or (id <= {last} and {}))", seen(2 * index + 2));
+        }
+        if shards == 1 {
+            return passed;
+        }
+        cases.push_str(&format!(" when {} then {passed}", shard.shard));
+    }
+    format!("case {}{cases} end", shard_expression(shards))
+}
+
+/// Barrier rows older than the one that the progress names go with the messages: whoever finds an
+/// older progress later does not find its barrier, and stops instead of passing over what is gone.
+async fn delete_barriers(connection: &Connection, delivered: &[Delivered]) -> Result<()> {
+    let schema = &connection.schema;
+    let named: Vec<_> = delivered.iter().filter_map(|shard| shard.barrier.map(|barrier| barrier.0)).collect();
+    let sql = format!(
+        "with named as (select shard, epoch, counter from {schema}.barrier where id = any($1)),
+         old as (
+           delete from {schema}.barrier b using named n
+             where b.shard = n.shard and (b.epoch, b.counter) < (n.epoch, n.counter))
+         update {schema}.shard s set pruned = true from named n where s.shard = n.shard and not s.pruned"
+    );
+    let parameters: [Parameter<'_>; 1] = [(&named, Type::UUID_ARRAY)];
+    connection.request("prune", connection.client.execute_typed(&sql, &parameters)).await?;
+    Ok(())
+}

@@ -1,0 +1,137 @@
+//! Rows of the outbox, from SQL to [`StoredMessage`]: bounded in bytes whatever is in them. A row's
+//! contents come along only where they are small; the others are fetched on their own, as many at a
+//! time as the limit allows.
+
+use std::collections::HashMap;
+
+use tokio_postgres::Row;
+use tokio_postgres::types::{FromSql, Type};
+use uuid::Uuid;
+
+use super::connection::{Connection, Parameter, Xid8};
+use crate::error::{Error, ErrorKind, Result};
+use crate::id::MessageId;
+use crate::message::{Header, Message, StoredMessage};
+
+/// A row whose contents have more bytes than this is fetched on its own.
+const SMALL_ROW_BYTES: i64 = 4096;
+/// What every read selects from `outbox`. The size of a stored value is known without reading it.
+pub(super) fn columns() -> String {
+    let size = "coalesce(octet_length(key), 0)::bigint + coalesce(octet_length(value), 0) \
+                + coalesce(pg_column_size(header_names), 0) + coalesce(pg_column_size(header_values), 0)";
+    let small = |column: &str| format!("case when {size} <= {SMALL_ROW_BYTES} then {column} end as {column}");
+    format!(
+        "id, xid, message_id, topic, partition, created_at, {size} as bytes, {}, {}, {}, {}",
+        small("key"),
+        small("value"),
+        small("header_names"),
+        small("header_values")
+    )
+}
+
+/// Rows that were read, cut at a limit in bytes; `cut` tells whether any was left out.
+pub(super) struct Rows {
+    pub(super) messages: Vec<StoredMessage>,
+    pub(super) cut: bool,
+    /// Index and id of those whose contents are still to be fetched.
+    large: Vec<(usize, i64)>,
+}
+
+/// Decodes what [`columns`] selected, beginning at column `first`, up to `limit_bytes` or one row.
+pub(super) fn decode(rows: &[Row], first: usize, limit_bytes: usize) -> Result<Rows> {
+    let limit = i64::try_from(limit_bytes).unwrap_or(i64::MAX);
+    let mut bytes = 0_i64;
+    let mut found = Rows { messages: Vec::with_capacity(rows.len()), cut: false, large: Vec::new() };
+    for row in rows {
+        let size: i64 = get(row, first + 6)?;
+        if bytes + size > limit && !found.messages.is_empty() {
+            found.cut = true;
+            break;
+        }
+        bytes += size;
+        let message = stored(row, first)?;
+        if size > SMALL_ROW_BYTES {
+            found.large.push((found.messages.len(), message.id));
+        }
+        found.messages.push(message);
+    }
+    Ok(found)
+}
+
+/// Fetches the contents of the rows that were too large to come along.
+pub(super) async fn complete(connection: &Connection, mut rows: Rows) -> Result<Rows> {
+    if rows.large.is_empty() {
+        return Ok(rows);
+    }
+    let ids: Vec<i64> = rows.large.iter().map(|(_, id)| *id).collect();
+    let sql = format!(
+        "select id, key, value, header_names, header_values from {}.outbox where id = any($1)",
+        connection.schema
+    );
+    let parameters: &[Parameter<'_>] = &[(&ids, Type::INT8_ARRAY)];
+    let mut contents = HashMap::new();
+    for row in connection.query("read large messages", &sql, parameters).await? {
+        contents.insert(get::<i64>(&row, 0)?, row);
+    }
+    for (index, id) in &rows.large {
+        let row = contents.get(id).ok_or_else(|| {
+            Error::new(ErrorKind::Unclear, "read outbox", "a row vanished while it was read").with("id", id)
+        })?;
+        let message = &mut rows.messages[*index].message;
+        let (key, value) = (get(row, 1)?, get(row, 2)?);
+        let headers = headers(row, 3, *id)?;
+        *message = Message::stored(message.topic().to_string(), key, value, headers, message.partition());
+    }
+    Ok(rows)
+}
+
+fn stored(row: &Row, first: usize) -> Result<StoredMessage> {
+    let id: i64 = get(row, first)?;
+    let headers = headers(row, first + 9, id)?;
+    let (topic, partition) = (get(row, first + 3)?, get(row, first + 4)?);
+    let (key, value) = (get(row, first + 7)?, get(row, first + 8)?);
+    Ok(StoredMessage {
+        id,
+        message_id: MessageId(get::<Uuid>(row, first + 2)?),
+        transaction: get::<Xid8>(row, first + 1)?.0,
+        created_at_ms: get::<TimestampMs>(row, first + 5)?.0,
+        message: Message::stored(topic, key, value, headers, partition),
+    })
+}
+
+fn headers(row: &Row, first: usize, id: i64) -> Result<Vec<Header>> {
+    let names: Vec<Option<String>> = get::<Option<_>>(row, first)?.unwrap_or_default();
+    let values: Vec<Option<Vec<u8>>> = get::<Option<_>>(row, first + 1)?.unwrap_or_default();
+    let damaged = |why: &str| Error::new(ErrorKind::Failed, "read outbox", why).with("id", id);
+    if names.len() != values.len() {
+        return Err(damaged("a message has another number of header names than of header values"));
+    }
+    let named = names.into_iter().map(|name| name.ok_or_else(|| damaged("a header's name is NULL")));
+    named.zip(values).map(|(name, value)| Ok((name?, value))).collect()
+}
+
+/// A column's value, as our error where it is of another type.
+pub(super) fn get<'a, T: FromSql<'a>>(row: &'a Row, index: usize) -> Result<T> {
+    row.try_get(index).map_err(|error| {
+        Error::new(ErrorKind::Failed, "read outbox", "a column has another type than `init` gave it")
+            .caused_by(error)
+    })
+}
+
+struct TimestampMs(i64);
+
+impl<'a> FromSql<'a> for TimestampMs {
+    fn from_sql(
+        _: &Type,
+        raw: &'a [u8],
+    ) -> std::result::Result<Self, Box<dyn std::error::Error + Sync + Send>> {
+        // PostgreSQL counts microseconds from 2000-01-01.
+        const EPOCH_2000_MS: i64 = 946_684_800_000;
+        let micros = i64::from_be_bytes(raw.try_into()?);
+        Ok(TimestampMs(micros.div_euclid(1000).saturating_add(EPOCH_2000_MS)))
+    }
+
+    fn accepts(kind: &Type) -> bool {
+        *kind == Type::TIMESTAMPTZ
+    }
+}

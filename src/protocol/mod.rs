@@ -1,0 +1,12 @@
+//! The protocol floor: pure state and decisions, without I/O, clock or tokio. Everything that
+//! could lose, double or reorder a message by a wrong decision is decided here, and so can be
+//! driven by tests that need no server.
+
+pub mod floor;
+pub mod lease;
+pub mod position;
+pub mod progress;
+pub mod retry;
+pub mod slot;
+pub mod snapshot;
+pub mod window;

@@ -1,0 +1,134 @@
+//! The progress record: the last committed position, written inside the same Kafka transaction as
+//! the messages, and so the truth about what was delivered. One version byte, then JSON: it is
+//! written once a batch, and a person may have to read it.
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::id::{BarrierId, Epoch, ParticipantName, ShardIndex};
+use crate::protocol::position::Position;
+use crate::protocol::slot::HASH_VERSION;
+
+/// The format written by this release.
+pub const VERSION: u8 = 1;
+
+/// Which database a position belongs to. Another system or database is another outbox, whatever
+/// its address; the timeline is for people to read.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DatabaseIdentity {
+    /// PostgreSQL's system identifier, or the id a SQLite outbox was born with.
+    pub system: String,
+    /// PostgreSQL's database oid; `main` for SQLite.
+    pub database: String,
+    /// PostgreSQL's timeline when the record was written.
+    pub timeline: Option<String>,
+}
+
+impl DatabaseIdentity {
+    /// Whether both name the same database.
+    pub fn is_same(&self, other: &DatabaseIdentity) -> bool {
+        self.system == other.system && self.database == other.database
+    }
+}
+
+/// One shard's progress.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Progress {
+    /// The lease under which it was written.
+    pub epoch: i64,
+    /// The outbox's number of shards.
+    pub shards: u16,
+    /// Which hash maps keys to slots.
+    pub hash: u8,
+    /// The database it speaks of.
+    pub database: DatabaseIdentity,
+    /// How far it got.
+    pub position: Position,
+    /// The barrier row that vouches for the position; a birth record names none.
+    pub barrier: Option<Uuid>,
+}
+
+impl Progress {
+    /// The key of a shard's records.
+    pub fn key(participant: &ParticipantName, shard: ShardIndex) -> String {
+        format!("{participant}/{shard}")
+    }
+
+    /// The record that a shard is born with: it has seen nothing and names no barrier.
+    pub fn birth(epoch: Epoch, shards: u16, database: DatabaseIdentity, position: Position) -> Self {
+        Progress { epoch: epoch.0, shards, hash: HASH_VERSION, database, position, barrier: None }
+    }
+
+    /// The barrier it names.
+    pub fn barrier(&self) -> Option<BarrierId> {
+        self.barrier.map(BarrierId)
+    }
+
+    /// Its bytes.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut bytes = vec![VERSION];
+        serde_json::to_writer(&mut bytes, self).expect("plain data into memory can't fail");
+        bytes
+    }
+
+    /// Reads a record; another version or a damaged one stops the caller.
+    pub fn decode(bytes: &[u8]) -> Result<Self> {
+        let refuse = |why: String| Error::new(ErrorKind::Refused, "read progress", why);
+        match bytes.split_first() {
+            None => Err(refuse("the progress record is empty".to_string())),
+            Some((&VERSION, json)) => serde_json::from_slice(json)
+                .map_err(|error| refuse("the progress record is damaged".to_string()).caused_by(error)),
+            Some((version, _)) => Err(refuse(format!(
+                "the progress record has format {version}, this release reads {VERSION}: \
+                 it was written by a later release of onecommit, run that one"
+            ))),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn record(position: Position) -> Progress {
+        let database = DatabaseIdentity {
+            system: "7371".to_string(),
+            database: "16384".to_string(),
+            timeline: Some("00000001".to_string()),
+        };
+        Progress { barrier: Some(Uuid::from_u128(5)), ..Progress::birth(Epoch(3), 2, database, position) }
+    }
+
+    #[test]
+    fn every_position_comes_back() {
+        let this: crate::protocol::snapshot::Snapshot = "740:745:741".parse().unwrap();
+        for position in [
+            Position::before_any_snapshot(),
+            Position::Snapshots { prev: this.clone(), this: Some(this), last: 9 },
+            Position::Sequence { last: 12 },
+        ] {
+            let progress = record(position);
+            assert_eq!(Progress::decode(&progress.encode()).unwrap(), progress);
+        }
+    }
+
+    #[test]
+    fn another_version_and_damage_are_refused_in_words() {
+        let mut bytes = record(Position::Sequence { last: 1 }).encode();
+        bytes[0] = 2;
+        assert!(Progress::decode(&bytes).unwrap_err().to_string().contains("later release"));
+        bytes[0] = VERSION;
+        bytes.truncate(bytes.len() - 3);
+        assert_eq!(Progress::decode(&bytes).unwrap_err().kind(), ErrorKind::Refused);
+        assert!(Progress::decode(b"").is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_read_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..80)) {
+            let _ = Progress::decode(&bytes);
+        }
+    }
+}

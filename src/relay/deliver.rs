@@ -1,0 +1,163 @@
+//! The deliverer of one shard, on a thread of its own: the delivery's calls block. A batch is one
+//! transaction of the delivery: messages and the progress behind them. It is committed only once
+//! the barrier behind its windows is durable.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::runtime::Handle;
+use tokio::sync::{mpsc, watch};
+
+use super::keeper::Seen;
+use super::read::Queued;
+use super::settings::RelaySettings;
+use super::take::Taken;
+use crate::error::{Error, ErrorKind, Result};
+use crate::failpoint;
+use crate::id::{BarrierId, ShardIndex};
+use crate::outbox::{Barrier, Delivered};
+use crate::protocol::position::Position;
+use crate::protocol::progress::Progress;
+
+/// A batch is begun and committed within this, as long as the delivery itself does not wait.
+const BATCH_LIMIT: Duration = Duration::from_millis(500);
+/// How long the barrier's small commit may take.
+const BARRIER_LIMIT: Duration = Duration::from_secs(8);
+/// How long an abort may take: it only saves consumers from waiting for the broker to do it.
+const ABORT_LIMIT: Duration = Duration::from_secs(5);
+/// How often a paused deliverer looks whether its lease is fresh again.
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// What is known to be committed, by shard, for the pruner.
+#[derive(Default)]
+pub(super) struct Committed {
+    shards: Mutex<BTreeMap<ShardIndex, Delivered>>,
+    /// Messages delivered and not yet pruned, about.
+    pub(super) unpruned: AtomicU64,
+}
+
+impl Committed {
+    pub(super) fn note(&self, delivered: Delivered) {
+        self.lock().insert(delivered.shard, delivered);
+    }
+
+    pub(super) fn forget(&self, shard: ShardIndex) {
+        self.lock().remove(&shard);
+    }
+
+    pub(super) fn all(&self) -> Vec<Delivered> {
+        self.lock().values().cloned().collect()
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<ShardIndex, Delivered>> {
+        self.shards.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What a deliverer works with.
+pub(super) struct Deliverer {
+    pub(super) taken: Taken,
+    pub(super) chunks: mpsc::Receiver<Queued>,
+    pub(super) stop: Arc<AtomicBool>,
+    pub(super) lease: watch::Receiver<Seen>,
+    pub(super) committed: Arc<Committed>,
+    pub(super) settings: RelaySettings,
+    pub(super) runtime: Handle,
+    /// Set at the first commit: the shard delivers again, whatever kept it before.
+    pub(super) delivers: Arc<AtomicBool>,
+}
+
+impl Deliverer {
+    /// Delivers until it is stopped or fails. A batch that was begun is finished first.
+    pub(super) fn run(mut self) -> Result<()> {
+        while let Some(first) = self.chunks.blocking_recv() {
+            if !self.wait_for_lease() {
+                return Ok(());
+            }
+            if let Err(error) = self.batch(first) {
+                // An unknown commit must never be followed by an abort, and a fenced producer has
+                // nothing left to abort.
+                if !matches!(error.kind(), ErrorKind::Unclear | ErrorKind::Fenced) {
+                    let _ = self.taken.delivery.abort(ABORT_LIMIT);
+                }
+                return Err(error.with("shard", self.taken.shard));
+            }
+            if self.stop.load(Ordering::SeqCst) {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until the lease is fresh; false when stopped meanwhile. A relay that can't show that
+    /// it lives begins no batch: it would only be fenced.
+    fn wait_for_lease(&self) -> bool {
+        while !self.stop.load(Ordering::SeqCst) {
+            if self.lease.borrow().is_fresh() {
+                return true;
+            }
+            std::thread::sleep(PAUSE);
+        }
+        false
+    }
+
+    fn batch(&mut self, first: Queued) -> Result<()> {
+        let began = Instant::now();
+        self.taken.delivery.begin()?;
+        let (mut messages, mut bytes) = (0, 0);
+        let mut barriers: Vec<Barrier> = Vec::new();
+        let mut next = Some(first);
+        // The room of what is in flight is given back when it is committed.
+        let mut in_flight: Vec<Queued> = Vec::new();
+        while let Some(queued) = next.take() {
+            self.taken.delivery.send(&queued.chunk.messages)?;
+            messages += queued.chunk.messages.len();
+            bytes += queued.bytes;
+            if barriers.last().is_none_or(|last| last.id != queued.chunk.barrier.id) {
+                barriers.push(queued.chunk.barrier.clone());
+            }
+            in_flight.push(queued);
+            let full = messages >= self.settings.batch_messages
+                || bytes >= self.settings.batch_bytes
+                || began.elapsed() >= BATCH_LIMIT;
+            if !full {
+                next = self.chunks.try_recv().ok();
+            }
+        }
+        failpoint!("relay.batch.sent")?;
+        for barrier in &barriers {
+            self.wait_for_barrier(barrier)?;
+        }
+        let Some(last) = in_flight.last() else { return Ok(()) };
+        let (position, barrier) = (last.chunk.position.clone(), last.chunk.barrier.id);
+        self.commit(position, barrier, messages as u64)
+    }
+
+    fn wait_for_barrier(&self, barrier: &Barrier) -> Result<()> {
+        let durable =
+            self.runtime.block_on(async { tokio::time::timeout(BARRIER_LIMIT, barrier.wait()).await });
+        durable.unwrap_or_else(|_| {
+            let why = "the barrier's commit did not end in time";
+            Err(Error::new(ErrorKind::Unreachable, "commit barrier", why))
+        })
+    }
+
+    fn commit(&mut self, position: Position, barrier: Option<BarrierId>, messages: u64) -> Result<()> {
+        let taken = &mut self.taken;
+        let progress = Progress {
+            epoch: taken.epoch.0,
+            shards: taken.progress.shards,
+            hash: taken.progress.hash,
+            database: taken.database.clone(),
+            position: position.clone(),
+            barrier: barrier.map(|barrier| barrier.0),
+        };
+        taken.delivery.commit(&progress)?;
+        self.committed.note(Delivered { shard: taken.shard, epoch: taken.epoch, position, barrier });
+        self.committed.unpruned.fetch_add(messages, Ordering::Relaxed);
+        self.delivers.store(true, Ordering::Relaxed);
+        failpoint!("relay.batch.committed")
+    }
+}

@@ -1,0 +1,124 @@
+//! Keeps this relay's leases alive, apart from everything that may have to wait: a database that is
+//! away must not cost a lease.
+
+use std::time::{Duration, Instant};
+
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::id::{Epoch, ShardIndex};
+use crate::lease::{Lease, LeaseView};
+
+/// Requests that may wait for the keeper.
+const REQUESTS: usize = 64;
+
+/// What the keeper last saw.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Seen {
+    pub(super) view: LeaseView,
+    /// When the last successful renewal *began*: others count from when they saw it.
+    pub(super) renewed_at: Option<Instant>,
+    timeout: Duration,
+}
+
+impl Seen {
+    /// Whether nobody else can own what this relay owns. Otherwise no batch may begin.
+    pub(super) fn is_fresh(&self) -> bool {
+        self.renewed_at.is_some_and(|at| at.elapsed() < self.timeout)
+    }
+}
+
+enum Request {
+    Take(ShardIndex, Epoch, oneshot::Sender<Result<Option<Epoch>>>),
+    Release(ShardIndex, oneshot::Sender<Result<()>>),
+    Leave(oneshot::Sender<Result<()>>),
+}
+
+/// The keeper's handle.
+#[derive(Clone)]
+pub(super) struct Keeper {
+    requests: mpsc::Sender<Request>,
+    pub(super) seen: watch::Receiver<Seen>,
+}
+
+impl Keeper {
+    /// Starts to renew. It ends when the last handle is dropped.
+    pub(super) fn start(lease: Box<dyn Lease>) -> Self {
+        let (requests, received) = mpsc::channel(REQUESTS);
+        let (publish, seen) = watch::channel(Seen { timeout: lease.timeout(), ..Seen::default() });
+        tokio::spawn(keep(lease, received, publish));
+        Keeper { requests, seen }
+    }
+
+    pub(super) async fn take(&self, shard: ShardIndex, above: Epoch) -> Result<Option<Epoch>> {
+        self.ask(|reply| Request::Take(shard, above, reply)).await
+    }
+
+    pub(super) async fn release(&self, shard: ShardIndex) -> Result<()> {
+        self.ask(|reply| Request::Release(shard, reply)).await
+    }
+
+    pub(super) async fn leave(&self) -> Result<()> {
+        self.ask(Request::Leave).await
+    }
+
+    async fn ask<T>(&self, request: impl FnOnce(oneshot::Sender<Result<T>>) -> Request) -> Result<T> {
+        let ended = || Error::new(ErrorKind::Failed, "ask for lease", "the lease keeper has ended");
+        let (reply, answer) = oneshot::channel();
+        self.requests.send(request(reply)).await.map_err(|_| ended())?;
+        answer.await.map_err(|_| ended())?
+    }
+}
+
+async fn keep(
+    mut lease: Box<dyn Lease>,
+    mut requests: mpsc::Receiver<Request>,
+    publish: watch::Sender<Seen>,
+) {
+    let mut ticks = tokio::time::interval(lease.timeout() / 4);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut told: Option<String> = None;
+    loop {
+        tokio::select! {
+            _ = ticks.tick() => renew(&mut *lease, &publish, &mut told).await,
+            request = requests.recv() => match request {
+                None => return,
+                // Whoever asked may be gone; the lease is kept or lost all the same.
+                Some(Request::Take(shard, above, reply)) => {
+                    let _ = reply.send(lease.take(shard, above).await);
+                    renew(&mut *lease, &publish, &mut told).await;
+                }
+                Some(Request::Release(shard, reply)) => {
+                    let _ = reply.send(lease.release(shard).await);
+                    renew(&mut *lease, &publish, &mut told).await;
+                }
+                Some(Request::Leave(reply)) => {
+                    let _ = reply.send(lease.leave().await);
+                    return;
+                }
+            }
+        }
+    }
+}
+
+async fn renew(lease: &mut dyn Lease, publish: &watch::Sender<Seen>, told: &mut Option<String>) {
+    let began = Instant::now();
+    match lease.renew().await {
+        Ok(view) => {
+            if told.take().is_some() {
+                tracing::info!("leases are kept again");
+            }
+            publish.send_modify(|seen| {
+                seen.view = view;
+                seen.renewed_at = Some(began);
+            });
+        }
+        Err(error) => {
+            let text = error.to_string();
+            if told.as_ref() != Some(&text) {
+                tracing::warn!(%error, "leases can't be kept; no new batch begins until they are");
+                *told = Some(text);
+            }
+        }
+    }
+}

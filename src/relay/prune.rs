@@ -1,0 +1,75 @@
+//! Removes delivered messages in the background, in small steps, and not while a backlog drains:
+//! a delete costs PostgreSQL as much CPU as delivering does.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use super::deliver::Committed;
+use super::settings::RelaySettings;
+use crate::error::ErrorKind;
+use crate::outbox::{Outbox, OutboxSource};
+
+/// The pause between two looks at what may be pruned.
+const PAUSE: Duration = Duration::from_millis(200);
+/// Above this many delivered messages pruning goes on even while a backlog drains: with writers
+/// that never rest, the table would grow for ever.
+const UNPRUNED_MAX: u64 = 4_000_000;
+
+/// Prunes for as long as the session lives.
+pub(super) async fn run(
+    source: Arc<dyn OutboxSource>,
+    committed: Arc<Committed>,
+    draining: Arc<AtomicBool>,
+    settings: RelaySettings,
+) {
+    let mut outbox: Option<Box<dyn Outbox>> = None;
+    let mut failures = 0;
+    // What a former owner left is not counted anywhere.
+    committed.unpruned.fetch_add(1, Ordering::Relaxed);
+    loop {
+        tokio::time::sleep(PAUSE).await;
+        let unpruned = committed.unpruned.load(Ordering::Relaxed);
+        if unpruned == 0 || (draining.load(Ordering::Relaxed) && unpruned < UNPRUNED_MAX) {
+            continue;
+        }
+        match prune(&*source, &mut outbox, &committed, &draining, settings.prune_messages).await {
+            Ok(()) => failures = 0,
+            Err(error) => {
+                // Another connection; what is left is pruned by the next step, or the next owner.
+                outbox = None;
+                failures += 1;
+                if failures == 1 && error.kind() != ErrorKind::Fenced {
+                    tracing::warn!(%error, "delivered messages can't be removed now");
+                }
+                tokio::time::sleep(settings.retry.wait(failures, 0.5)).await;
+            }
+        }
+    }
+}
+
+async fn prune(
+    source: &dyn OutboxSource,
+    outbox: &mut Option<Box<dyn Outbox>>,
+    committed: &Committed,
+    draining: &AtomicBool,
+    limit: u32,
+) -> crate::error::Result<()> {
+    let connected = match outbox {
+        Some(connected) => connected,
+        None => outbox.insert(source.connect().await?),
+    };
+    let before = committed.unpruned.load(Ordering::Relaxed);
+    loop {
+        let gone = connected.prune(&committed.all(), limit).await?;
+        if gone < u64::from(limit) {
+            // Everything that was counted before is gone; what came since is looked at next time.
+            committed.unpruned.fetch_sub(before, Ordering::Relaxed);
+            return Ok(());
+        }
+        if draining.load(Ordering::Relaxed) && committed.unpruned.load(Ordering::Relaxed) < UNPRUNED_MAX {
+            return Ok(());
+        }
+        tokio::task::yield_now().await;
+    }
+}

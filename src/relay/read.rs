@@ -1,0 +1,135 @@
+//! The one reader of a relay: reads for all its shards over one connection, and hands chunks to
+//! their deliverers. Memory is bounded by bytes over all shards together: a read begins only when
+//! what it may return has room.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+
+use super::settings::RelaySettings;
+use crate::error::{Error, ErrorKind, Result};
+use crate::id::{BarrierId, Epoch, ShardIndex};
+use crate::outbox::{Chunk, Outbox, READ_BYTES};
+use crate::protocol::position::Position;
+
+/// The buffer is counted in units of this many bytes.
+const UNIT_BYTES: usize = 1024;
+/// What a message takes in memory beside its contents.
+const MESSAGE_OVERHEAD_BYTES: usize = 256;
+/// Chunks that may wait for one deliverer; bytes are the bound that is met first.
+pub(super) const CHUNKS: usize = 4096;
+/// After the last message, polls stay frequent for this long.
+const BUSY_FOR: Duration = Duration::from_secs(1);
+
+/// A chunk on its way to a deliverer; dropping it gives its room back.
+pub(super) struct Queued {
+    pub(super) chunk: Chunk,
+    pub(super) bytes: usize,
+    _room: Option<OwnedSemaphorePermit>,
+}
+
+/// What the supervisor tells the reader.
+pub(super) enum Command {
+    Add {
+        shard: ShardIndex,
+        epoch: Epoch,
+        position: Position,
+        barrier: Option<BarrierId>,
+        chunks: mpsc::Sender<Queued>,
+    },
+    Remove(ShardIndex),
+}
+
+/// A reader and the deliverers it serves.
+pub(super) struct Reader {
+    pub(super) outbox: Box<dyn Outbox>,
+    pub(super) commands: mpsc::Receiver<Command>,
+    pub(super) settings: RelaySettings,
+    /// Set while a backlog drains: pruning is deferred meanwhile.
+    pub(super) draining: Arc<AtomicBool>,
+}
+
+impl Reader {
+    /// Reads until an error, or until the supervisor is gone.
+    pub(super) async fn run(mut self) -> Result<()> {
+        let units = self.settings.buffer_bytes.max(READ_BYTES) / UNIT_BYTES;
+        let room = Arc::new(Semaphore::new(units));
+        let one_read = u32::try_from(READ_BYTES / UNIT_BYTES).unwrap_or(u32::MAX);
+        let mut deliverers: BTreeMap<ShardIndex, mpsc::Sender<Queued>> = BTreeMap::new();
+        let mut last_message = Instant::now();
+        let mut wait = Duration::ZERO;
+        loop {
+            let reserved = tokio::select! {
+                biased;
+                command = self.commands.recv() => match command {
+                    None => return Ok(()),
+                    Some(command) => {
+                        self.obey(command, &mut deliverers)?;
+                        continue;
+                    }
+                },
+                reserved = reserve_after(wait, &room, one_read), if !deliverers.is_empty() => reserved?,
+            };
+            let batch = self.outbox.read().await?;
+            self.draining.store(batch.backlog, Ordering::Relaxed);
+            let idle = batch.chunks.is_empty();
+            if !idle {
+                last_message = Instant::now();
+            }
+            wait = match (batch.more, last_message.elapsed() < BUSY_FOR) {
+                (true, _) => Duration::ZERO,
+                (false, true) => self.settings.poll_busy,
+                (false, false) => self.settings.poll_idle,
+            };
+            hand_out(batch.chunks, reserved, &deliverers).await;
+        }
+    }
+
+    fn obey(
+        &mut self,
+        command: Command,
+        deliverers: &mut BTreeMap<ShardIndex, mpsc::Sender<Queued>>,
+    ) -> Result<()> {
+        match command {
+            Command::Add { shard, epoch, position, barrier, chunks } => {
+                self.outbox.add(shard, epoch, &position, barrier)?;
+                deliverers.insert(shard, chunks);
+            }
+            Command::Remove(shard) => {
+                self.outbox.remove(shard);
+                deliverers.remove(&shard);
+            }
+        }
+        Ok(())
+    }
+}
+
+async fn reserve_after(wait: Duration, room: &Arc<Semaphore>, units: u32) -> Result<OwnedSemaphorePermit> {
+    if !wait.is_zero() {
+        tokio::time::sleep(wait).await;
+    }
+    let closed = |_| Error::new(ErrorKind::Failed, "read outbox", "the relay's buffer is closed");
+    Arc::clone(room).acquire_many_owned(units).await.map_err(closed)
+}
+
+/// Each chunk keeps what it takes of the reserved room; the rest is free again at once.
+async fn hand_out(
+    chunks: Vec<Chunk>,
+    mut reserved: OwnedSemaphorePermit,
+    deliverers: &BTreeMap<ShardIndex, mpsc::Sender<Queued>>,
+) {
+    for chunk in chunks {
+        let bytes: usize =
+            chunk.messages.iter().map(|stored| stored.message.size() + MESSAGE_OVERHEAD_BYTES).sum();
+        let units = bytes.div_ceil(UNIT_BYTES).min(reserved.num_permits());
+        let room = reserved.split(units);
+        if let Some(deliverer) = deliverers.get(&chunk.shard) {
+            // A deliverer that ended is told to the supervisor by itself; its chunks are read
+            // again by whoever takes the shard next.
+            let _ = deliverer.send(Queued { chunk, bytes, _room: room }).await;
+        }
+    }
+}

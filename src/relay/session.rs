@@ -1,0 +1,309 @@
+//! One session: a connection to the outbox, one reader on it, and the shards that are delivered
+//! through it. What was read and where it stood lives and dies with the session.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use tokio::runtime::Handle;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+
+use super::deliver::{Committed, Deliverer};
+use super::keeper::Keeper;
+use super::prune;
+use super::read::{CHUNKS, Command, Reader};
+use super::settings::RelaySettings;
+use super::take::{Taken, Taker};
+use super::wait::{chance, stopped};
+use crate::error::{Error, ErrorKind, Result};
+use crate::id::{Epoch, RelayId, ShardIndex};
+use crate::outbox::{Delivered, OutboxSource};
+use crate::protocol::lease::share;
+
+/// Commands that may wait for the reader: an add and a remove for each of 256 shards.
+const COMMANDS: usize = 512;
+
+/// What outlives a session.
+pub(super) struct Shared {
+    pub(super) id: RelayId,
+    pub(super) source: Arc<dyn OutboxSource>,
+    pub(super) taker: Taker,
+    pub(super) keeper: Keeper,
+    pub(super) settings: RelaySettings,
+}
+
+struct Running {
+    epoch: Epoch,
+    since: Instant,
+    stop: Arc<AtomicBool>,
+    stopping: bool,
+    release: bool,
+    had_error: bool,
+    delivers: Arc<AtomicBool>,
+}
+
+struct Failure {
+    count: u32,
+    not_before: Instant,
+    told: String,
+}
+
+/// How a shard's deliverer or its taking ended.
+type Ended<T> = (ShardIndex, Result<T>);
+
+pub(super) struct Session<'a> {
+    shared: &'a Shared,
+    commands: mpsc::Sender<Command>,
+    committed: Arc<Committed>,
+    running: BTreeMap<ShardIndex, Running>,
+    delivering: JoinSet<Ended<()>>,
+    taking: JoinSet<Ended<Option<Taken>>>,
+    being_taken: BTreeSet<ShardIndex>,
+    failures: BTreeMap<ShardIndex, Failure>,
+}
+
+impl<'a> Session<'a> {
+    /// Runs until the relay is stopped (Ok) or the session fails.
+    pub(super) async fn run(
+        shared: &'a Shared,
+        stop: &mut watch::Receiver<bool>,
+        told: &mut Option<String>,
+    ) -> Result<()> {
+        // Before any progress is read: the reader notices a crash of the database from here on.
+        let outbox = shared.source.connect().await?;
+        if told.take().is_some() {
+            tracing::info!("the outbox can be reached again");
+        }
+        let (commands, received) = mpsc::channel(COMMANDS);
+        let (committed, draining) = (Arc::new(Committed::default()), Arc::new(AtomicBool::new(false)));
+        let settings = shared.settings.clone();
+        let reader = Reader {
+            outbox,
+            commands: received,
+            settings: settings.clone(),
+            draining: Arc::clone(&draining),
+        };
+        let mut background: JoinSet<Result<()>> = JoinSet::new();
+        background.spawn(reader.run());
+        let pruner =
+            prune::run(Arc::clone(&shared.source), Arc::clone(&committed), Arc::clone(&draining), settings);
+        background.spawn(async {
+            pruner.await;
+            Ok(())
+        });
+        let mut session = Session {
+            shared,
+            commands,
+            committed,
+            running: BTreeMap::new(),
+            delivering: JoinSet::new(),
+            taking: JoinSet::new(),
+            being_taken: BTreeSet::new(),
+            failures: BTreeMap::new(),
+        };
+        let ended = session.supervise(&mut background, stop).await;
+        // The reader's end of every chunk channel goes with it: deliverers finish and end.
+        background.shutdown().await;
+        session.end().await;
+        ended
+    }
+
+    async fn supervise(
+        &mut self,
+        background: &mut JoinSet<Result<()>>,
+        stop: &mut watch::Receiver<bool>,
+    ) -> Result<()> {
+        let mut seen = self.shared.keeper.seen.clone();
+        let mut ticks = tokio::time::interval(self.shared.settings.retry.first);
+        loop {
+            tokio::select! {
+                () = stopped(stop) => return Ok(()),
+                Some(ended) = background.join_next() => return Err(failure_of(ended)),
+                Some(ended) = self.delivering.join_next() => self.delivered(ended.map_err(panicked)?).await?,
+                Some(taken) = self.taking.join_next() => self.taken(taken.map_err(panicked)?).await?,
+                changed = seen.changed() => {
+                    changed.map_err(|_| Error::new(ErrorKind::Failed, "keep leases", "the lease keeper ended"))?;
+                    self.plan().await?;
+                }
+                _ = ticks.tick() => self.plan().await?,
+            }
+        }
+    }
+
+    /// Compares what is owned with what is run, and with what would be an even share.
+    async fn plan(&mut self) -> Result<()> {
+        let seen = self.shared.keeper.seen.borrow().clone();
+        self.clear_errors();
+        let Some(renewed_at) = seen.renewed_at.filter(|_| seen.is_fresh()) else { return Ok(()) };
+        let me = Some(self.shared.id);
+        let share = share(self.shared.id, &seen.view.live, &seen.view.owners);
+        for (shard, owner) in &seen.view.owners {
+            let running = self.running.get(shard);
+            let mine = *owner == me;
+            if running.is_some_and(|running| !mine && running.since < renewed_at) {
+                tracing::info!(%shard, "the lease is another relay's now");
+                self.stop_shard(*shard, false).await?;
+            } else if share.release.contains(shard) {
+                match running {
+                    Some(_) => self.stop_shard(*shard, true).await?,
+                    None if !self.being_taken.contains(shard) => self.release(*shard).await,
+                    None => {}
+                }
+            } else if running.is_none() && (mine || share.take.contains(shard)) {
+                self.take(*shard);
+            }
+        }
+        Ok(())
+    }
+
+    fn take(&mut self, shard: ShardIndex) {
+        let waits = self.failures.get(&shard).is_some_and(|failure| failure.not_before > Instant::now());
+        if waits || !self.being_taken.insert(shard) {
+            return;
+        }
+        let taker = self.shared.taker.clone();
+        self.taking.spawn(async move { (shard, taker.take(shard).await) });
+    }
+
+    async fn taken(&mut self, (shard, taken): Ended<Option<Taken>>) -> Result<()> {
+        self.being_taken.remove(&shard);
+        match taken {
+            Ok(Some(taken)) => self.start(taken).await,
+            Ok(None) => Ok(()),
+            Err(error) if error.kind() == ErrorKind::Refused => Err(error),
+            Err(error) => {
+                self.failed(shard, &error);
+                Ok(())
+            }
+        }
+    }
+
+    async fn start(&mut self, taken: Taken) -> Result<()> {
+        let (shard, epoch, progress) = (taken.shard, taken.epoch, taken.progress.clone());
+        tracing::info!(%shard, %epoch, "delivers");
+        let (chunks, received) = mpsc::channel(CHUNKS);
+        let stop = Arc::new(AtomicBool::new(false));
+        let (position, barrier) = (progress.position.clone(), progress.barrier());
+        let (had_error, delivers) = (taken.had_error, Arc::new(AtomicBool::new(false)));
+        self.committed.note(Delivered { shard, epoch, position: position.clone(), barrier });
+        let deliverer = Deliverer {
+            taken,
+            chunks: received,
+            stop: Arc::clone(&stop),
+            lease: self.shared.keeper.seen.clone(),
+            committed: Arc::clone(&self.committed),
+            settings: self.shared.settings.clone(),
+            runtime: Handle::current(),
+            delivers: Arc::clone(&delivers),
+        };
+        self.delivering.spawn_blocking(move || (shard, deliverer.run()));
+        let (since, stopping, release) = (Instant::now(), false, false);
+        let running = Running { epoch, since, stop, stopping, release, had_error, delivers };
+        self.running.insert(shard, running);
+        self.command(Command::Add { shard, epoch, position, barrier, chunks }).await
+    }
+
+    async fn stop_shard(&mut self, shard: ShardIndex, release: bool) -> Result<()> {
+        let Some(running) = self.running.get_mut(&shard).filter(|running| !running.stopping) else {
+            return Ok(());
+        };
+        running.stopping = true;
+        running.release = release;
+        running.stop.store(true, Ordering::SeqCst);
+        self.command(Command::Remove(shard)).await
+    }
+
+    async fn delivered(&mut self, (shard, ended): Ended<()>) -> Result<()> {
+        let running = self.running.remove(&shard);
+        self.committed.forget(shard);
+        self.command(Command::Remove(shard)).await?;
+        if let Err(error) = &ended {
+            self.failed(shard, error);
+            if let Some(running) = &running {
+                self.note_error(shard, running.epoch, Some(error.to_string()));
+            }
+        }
+        if running.is_some_and(|running| running.release) {
+            self.release(shard).await;
+        }
+        Ok(())
+    }
+
+    /// The shard waits before it is taken again. What keeps it is told once.
+    fn failed(&mut self, shard: ShardIndex, error: &Error) {
+        let text = error.to_string();
+        let before = self.failures.remove(&shard);
+        if before.as_ref().is_none_or(|before| before.told != text) {
+            tracing::warn!(%shard, %error, "the shard waits, nothing is lost");
+        }
+        let long_ago = |before: &Failure| before.not_before.elapsed() > self.shared.settings.retry.limit;
+        let count = before.filter(|before| !long_ago(before)).map_or(0, |before| before.count) + 1;
+        let wait = self.shared.settings.retry.wait(count, chance());
+        self.failures.insert(shard, Failure { count, not_before: Instant::now() + wait, told: text });
+    }
+
+    /// Gives a lease up; where that fails, the next plan does it again.
+    async fn release(&self, shard: ShardIndex) {
+        if let Err(error) = self.shared.keeper.release(shard).await {
+            tracing::debug!(%shard, %error, "the lease was not given up yet");
+        }
+    }
+
+    /// Takes back the noted errors of shards that deliver again.
+    fn clear_errors(&mut self) {
+        let mut cleared = Vec::new();
+        for (shard, running) in &mut self.running {
+            if running.had_error && running.delivers.load(Ordering::Relaxed) {
+                running.had_error = false;
+                cleared.push((*shard, running.epoch));
+            }
+        }
+        for (shard, epoch) in cleared {
+            tracing::info!(%shard, "delivers again");
+            self.note_error(shard, epoch, None);
+        }
+    }
+
+    /// Writes, or clears, the error where `status` finds it; best effort, on its own connection.
+    fn note_error(&self, shard: ShardIndex, epoch: Epoch, error: Option<String>) {
+        let source = Arc::clone(&self.shared.source);
+        tokio::spawn(async move {
+            if let Ok(mut outbox) = source.connect().await {
+                let _ = outbox.note_error(shard, epoch, error.as_deref()).await;
+            }
+        });
+    }
+
+    async fn command(&self, command: Command) -> Result<()> {
+        let sent = self.commands.send(command).await;
+        sent.map_err(|_| Error::new(ErrorKind::Unreachable, "read outbox", "the reader has ended"))
+    }
+
+    /// Waits, within the limit, for the batches in flight.
+    async fn end(&mut self) {
+        for running in self.running.values() {
+            running.stop.store(true, Ordering::SeqCst);
+        }
+        let all = async {
+            while self.delivering.join_next().await.is_some() {}
+            while self.taking.join_next().await.is_some() {}
+        };
+        if tokio::time::timeout(self.shared.settings.shutdown_limit, all).await.is_err() {
+            tracing::warn!("a batch in flight did not end in time; the next owner fences it");
+        }
+    }
+}
+
+fn failure_of(ended: Result<Result<()>, tokio::task::JoinError>) -> Error {
+    match ended {
+        Ok(Err(error)) => error,
+        Ok(Ok(())) => Error::new(ErrorKind::Failed, "read outbox", "the reader ended by itself"),
+        Err(error) => panicked(error),
+    }
+}
+
+fn panicked(error: tokio::task::JoinError) -> Error {
+    Error::new(ErrorKind::Failed, "run relay", "a part of the relay ended early").caused_by(error)
+}

@@ -1,0 +1,26 @@
+//! Limits and pauses of a relay.
+
+use std::time::Duration;
+
+use crate::protocol::retry::Backoff;
+
+/// Limits and pauses of a relay; each is a setting of `onecommit.toml`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RelaySettings {
+    /// A batch ends at this many messages,
+    pub batch_messages: usize,
+    /// at this many bytes, or when nothing more waits.
+    pub batch_bytes: usize,
+    /// Bytes of messages in memory, over all shards.
+    pub buffer_bytes: usize,
+    /// The pause between polls while messages come.
+    pub poll_busy: Duration,
+    /// The pause between polls while none come.
+    pub poll_idle: Duration,
+    /// How many messages one step of pruning removes.
+    pub prune_messages: u32,
+    /// Waits after failures.
+    pub retry: Backoff,
+    /// How long a stop waits for batches in flight.
+    pub shutdown_limit: Duration,
+}

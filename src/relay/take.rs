@@ -1,0 +1,180 @@
+//! Taking a shard: identity first and read-only, so that a copied configuration never fences
+//! production; then the lease, the epoch in the shard's row, the fence at the delivery, identity
+//! once more, and the proved progress.
+
+use std::sync::Arc;
+
+use super::keeper::Keeper;
+use crate::delivery::{Delivery, ShardDelivery};
+use crate::error::{Error, ErrorKind, Result};
+use crate::failpoint;
+use crate::id::{Epoch, ShardIndex};
+use crate::outbox::{Installation, Outbox, OutboxSource, ShardRow};
+use crate::protocol::progress::{DatabaseIdentity, Progress};
+use crate::protocol::slot::HASH_VERSION;
+
+const OPERATION: &str = "take shard";
+
+/// What it takes to take a shard.
+#[derive(Clone)]
+pub(super) struct Taker {
+    pub(super) source: Arc<dyn OutboxSource>,
+    pub(super) installation: Installation,
+    pub(super) delivery: Arc<dyn Delivery>,
+    pub(super) keeper: Keeper,
+}
+
+/// A shard that is this relay's, with everything needed to deliver it.
+pub(super) struct Taken {
+    pub(super) shard: ShardIndex,
+    pub(super) epoch: Epoch,
+    pub(super) database: DatabaseIdentity,
+    pub(super) progress: Progress,
+    /// Whether the shard's row tells of an error, to be cleared when the shard delivers.
+    pub(super) had_error: bool,
+    pub(super) delivery: Box<dyn ShardDelivery>,
+}
+
+impl Taker {
+    /// Takes `shard`; None where another relay was faster.
+    pub(super) async fn take(self, shard: ShardIndex) -> Result<Option<Taken>> {
+        self.take_in_order(shard).await.map_err(|error| error.with("shard", shard))
+    }
+
+    async fn take_in_order(self, shard: ShardIndex) -> Result<Option<Taken>> {
+        let mut outbox = self.source.connect().await?;
+        let row = outbox.shard(shard).await?;
+        let database = self.check_identity(&mut *outbox).await?;
+        let delivery = Arc::clone(&self.delivery);
+        let seen = blocking(move || delivery.peek(shard)).await?;
+        self.check_progress(&mut *outbox, shard, &row, &database, seen.as_ref()).await?;
+
+        let above = seen.map_or(row.epoch, |progress| row.epoch.max(Epoch(progress.epoch)));
+        let Some(mut epoch) = self.keeper.take(shard, above).await? else { return Ok(None) };
+        failpoint!("relay.take.after_lease")?;
+        outbox.claim(shard, epoch).await?;
+
+        let delivery = Arc::clone(&self.delivery);
+        let mut delivery = blocking(move || delivery.open(shard, epoch)).await?;
+        let database = self.check_identity(&mut *outbox).await?;
+        let (mut delivery, found) = blocking(move || {
+            let found = delivery.progress()?;
+            Ok((delivery, found))
+        })
+        .await?;
+        let row = outbox.shard(shard).await?;
+        self.check_progress(&mut *outbox, shard, &row, &database, found.as_ref()).await?;
+
+        if let Some(newer) = found.as_ref().filter(|found| found.epoch >= epoch.0) {
+            // The lease's store was restored or wiped: its epochs have to overtake the progress
+            // before the first batch.
+            let Some(raised) = self.keeper.take(shard, Epoch(newer.epoch)).await? else { return Ok(None) };
+            epoch = raised;
+            outbox.claim(shard, epoch).await?;
+        }
+        let progress = match found {
+            Some(progress) => progress,
+            None => {
+                let birth =
+                    Progress::birth(epoch, self.installation.shards, database.clone(), outbox.origin());
+                let record = birth.clone();
+                delivery = blocking(move || {
+                    delivery.begin()?;
+                    delivery.commit(&record)?;
+                    Ok(delivery)
+                })
+                .await?;
+                birth
+            }
+        };
+        if !row.born {
+            outbox.note_birth(shard, epoch).await?;
+        }
+        let had_error = row.last_error.is_some();
+        Ok(Some(Taken { shard, epoch, database, progress, had_error, delivery }))
+    }
+
+    /// The database, the installation in it and the delivery are the ones that `init` knew.
+    async fn check_identity(&self, outbox: &mut dyn Outbox) -> Result<DatabaseIdentity> {
+        let found = outbox.installation().await?;
+        if found != self.installation {
+            let why = "the outbox was set up anew or changed while this relay ran: restart it";
+            return Err(refuse(why));
+        }
+        if found.hash_version != HASH_VERSION {
+            let why = format!(
+                "the outbox hashes keys by version {}, this release by {HASH_VERSION}",
+                found.hash_version
+            );
+            return Err(refuse(why));
+        }
+        let delivery = Arc::clone(&self.delivery);
+        let id = blocking(move || delivery.id()).await?;
+        if id != found.delivery_id {
+            let why = "the Kafka cluster (or topic log) is another one than the outbox was set up with: \
+                       what was delivered is not known here. Give the old one's address, or begin a new \
+                       namespace";
+            return Err(refuse(why).with("expected", &found.delivery_id).with("found", id));
+        }
+        outbox.identity().await
+    }
+
+    /// The progress speaks of this database, and this database holds what it vouches for.
+    async fn check_progress(
+        &self,
+        outbox: &mut dyn Outbox,
+        shard: ShardIndex,
+        row: &ShardRow,
+        database: &DatabaseIdentity,
+        progress: Option<&Progress>,
+    ) -> Result<()> {
+        let Some(progress) = progress else {
+            if row.born {
+                let why = "this shard has delivered before, but its progress is gone from the delivery: \
+                           the progress topic was deleted or emptied. Restore it, or begin a new namespace";
+                return Err(refuse(why));
+            }
+            return Ok(());
+        };
+        if !progress.database.is_same(database) {
+            let why = "the progress was written for another database: this one is a copy or a new one. \
+                       Give the right address, or begin a new namespace";
+            return Err(refuse(why)
+                .with("expected", format!("{}/{}", progress.database.system, progress.database.database))
+                .with("found", format!("{}/{}", database.system, database.database)));
+        }
+        if progress.shards != self.installation.shards || progress.hash != HASH_VERSION {
+            let why = "the progress was written with another number of shards or another hash: \
+                       the number of shards was changed by hand";
+            return Err(refuse(why)
+                .with("progress", progress.shards)
+                .with("outbox", self.installation.shards));
+        }
+        match progress.barrier() {
+            None if row.pruned => {
+                let why = "the progress is older than what was removed as delivered: the progress topic \
+                           was restored from an old copy";
+                Err(refuse(why))
+            }
+            None => Ok(()),
+            Some(barrier) if outbox.has_barrier(shard, barrier).await? => Ok(()),
+            Some(barrier) => {
+                let why = "the database lacks the barrier row that the progress names: it was restored, \
+                           rolled back or failed over with loss, and may hand out again what was delivered. \
+                           Restore what was there, or begin a new namespace";
+                Err(refuse(why).with("barrier", barrier))
+            }
+        }
+    }
+}
+
+fn refuse(why: impl Into<String>) -> Error {
+    Error::new(ErrorKind::Refused, OPERATION, why)
+}
+
+/// Runs a blocking call of the delivery away from the async threads.
+async fn blocking<T: Send + 'static>(call: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    tokio::task::spawn_blocking(call).await.map_err(|error| {
+        Error::new(ErrorKind::Failed, OPERATION, "a call of the delivery ended early").caused_by(error)
+    })?
+}

@@ -1,0 +1,103 @@
+//! One adapter for each port, as the configuration says.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::config::{Config, DatabaseUrl, Participant};
+use crate::delivery::topic_log::TopicLogDelivery;
+use crate::delivery::{Delivery, DeliveryScope, kafka::KafkaDelivery};
+use crate::error::{Error, ErrorKind, Result};
+use crate::id::{Incarnation, ParticipantName, RelayId};
+use crate::lease::Lease;
+use crate::lease::file::FileLease;
+use crate::lease::postgres::PostgresLease;
+use crate::lease::zookeeper::{ZookeeperLease, ZookeeperSettings};
+use crate::outbox::postgres::PostgresSource;
+use crate::outbox::sqlite::SqliteSource;
+use crate::outbox::{Installation, OutboxSource};
+
+/// The participants with an outbox; an error where there is none.
+pub(super) fn outboxes(config: &Config) -> Result<Vec<(&ParticipantName, &Participant)>> {
+    let found: Vec<_> = config.outboxes().collect();
+    if found.is_empty() {
+        let why = "no participant has an outbox: set `outbox = true` in one of [participants.…]";
+        return Err(Error::new(ErrorKind::Configuration, "read configuration", why));
+    }
+    Ok(found)
+}
+
+pub(super) fn request_limit(config: &Config) -> Duration {
+    Duration::from_millis(config.relay.request_timeout_ms)
+}
+
+pub(super) fn source(config: &Config, participant: &Participant) -> Arc<dyn OutboxSource> {
+    match &participant.url {
+        DatabaseUrl::Postgres(url) => Arc::new(PostgresSource {
+            url: url.clone(),
+            schema: config.schema.clone(),
+            request_limit: request_limit(config),
+        }),
+        DatabaseUrl::Sqlite(path) => {
+            Arc::new(SqliteSource { path: path.clone(), busy_limit: request_limit(config) })
+        }
+    }
+}
+
+/// The topic log's file, where no Kafka is configured.
+pub(super) fn topic_log_path(config: &Config) -> PathBuf {
+    config.data_dir.join("topics.db")
+}
+
+/// The names under which a participant's messages are delivered.
+pub fn scope(
+    config: &Config,
+    name: &ParticipantName,
+    participant: &Participant,
+    incarnation: Incarnation,
+) -> DeliveryScope {
+    let prefix = format!("{}{incarnation}", config.kafka_prefix());
+    DeliveryScope { prefix, participant: name.clone(), shards: participant.shards }
+}
+
+pub(super) fn delivery(config: &Config, scope: DeliveryScope) -> Arc<dyn Delivery> {
+    match &config.kafka {
+        Some(properties) => Arc::new(KafkaDelivery::new((**properties).clone(), scope)),
+        None => Arc::new(TopicLogDelivery::new(topic_log_path(config), scope)),
+    }
+}
+
+pub(super) fn zookeeper(config: &Config) -> Option<ZookeeperSettings> {
+    config.zookeeper.as_ref().map(|zookeeper| ZookeeperSettings {
+        servers: zookeeper.servers.clone(),
+        chroot: zookeeper.chroot.clone(),
+        session_timeout: Duration::from_millis(zookeeper.session_timeout_ms),
+        user: zookeeper.user.clone(),
+        password: zookeeper.password.as_ref().map(|password| password.expose().to_string()),
+    })
+}
+
+/// Leases are kept in ZooKeeper where it is configured, otherwise beside the outbox.
+pub(super) async fn lease(
+    config: &Config,
+    participant: &Participant,
+    installation: &Installation,
+    relay: RelayId,
+) -> Result<Box<dyn Lease>> {
+    let timeout = Duration::from_millis(config.relay.lease_timeout_ms);
+    let (name, shards) = (installation.participant.clone(), installation.shards);
+    if let Some(settings) = zookeeper(config) {
+        let (namespace, incarnation) = (&config.namespace, installation.incarnation);
+        let lease = ZookeeperLease::connect(settings, namespace, incarnation, name, shards, relay).await?;
+        return Ok(Box::new(lease));
+    }
+    match &participant.url {
+        DatabaseUrl::Postgres(url) => {
+            Ok(Box::new(PostgresLease::connect(url, &config.schema, shards, relay, timeout).await?))
+        }
+        DatabaseUrl::Sqlite(_) => {
+            let path = config.data_dir.join("leases.db");
+            Ok(Box::new(FileLease::open(&path, name, shards, relay, timeout)?))
+        }
+    }
+}

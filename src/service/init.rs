@@ -1,0 +1,175 @@
+//! `init`: gives birth to an incarnation where no store has one, and makes what is missing. Running
+//! it again changes nothing; where two stores disagree it refuses.
+
+use std::sync::Arc;
+
+use super::build;
+use crate::config::{Config, DatabaseUrl};
+use crate::delivery::Delivery;
+use crate::error::{Error, ErrorKind, Result};
+use crate::id::{Incarnation, ParticipantName};
+use crate::lease::zookeeper;
+use crate::outbox::Installation;
+use crate::protocol::slot::HASH_VERSION;
+
+const OPERATION: &str = "init";
+
+/// What `init` made or found.
+#[derive(Clone, Debug)]
+pub struct InitReport {
+    /// The namespace's incarnation.
+    pub incarnation: Incarnation,
+    /// Whether it was born now.
+    pub born: bool,
+    /// Each participant with an outbox.
+    pub participants: Vec<ParticipantReport>,
+    /// The topics asked for, each with whether it was made now.
+    pub topics: Vec<(String, bool)>,
+}
+
+/// What `init` made or found for one participant.
+#[derive(Clone, Debug)]
+pub struct ParticipantReport {
+    /// Its name.
+    pub participant: ParticipantName,
+    /// Its number of shards.
+    pub shards: u16,
+    /// Whether its tables were made now.
+    pub made: bool,
+}
+
+/// Makes tables, topics and znodes for the configuration; and `topics` for messages, with
+/// `partitions` each (None: the broker's default).
+pub async fn init(config: &Config, topics: &[String], partitions: Option<u32>) -> Result<InitReport> {
+    make_data_dir(config)?;
+    let outboxes = build::outboxes(config)?;
+    let mut known = Vec::new();
+    let mut missing = Vec::new();
+    for (name, participant) in &outboxes {
+        match build::source(config, participant)
+            .found()
+            .await
+            .map_err(|error| error.with("participant", name))?
+        {
+            Some(found) => known.push(found),
+            None => missing.push(*name),
+        }
+    }
+    let (incarnation, born) = incarnation(config, &known).await?;
+    let mut participants = Vec::new();
+    let mut delivery: Option<Arc<dyn Delivery>> = None;
+    for (name, participant) in &outboxes {
+        let scope = build::scope(config, name, participant, incarnation);
+        let target = build::delivery(config, scope);
+        delivery = Some(Arc::clone(&target));
+        let delivery_id = blocking(move || {
+            let id = target.id()?;
+            target.init()?;
+            Ok(id)
+        })
+        .await?;
+        let wanted = Installation {
+            incarnation,
+            namespace: config.namespace.clone(),
+            participant: (*name).clone(),
+            shards: participant.shards,
+            hash_version: HASH_VERSION,
+            delivery_id,
+        };
+        let found = build::source(config, participant).init(&wanted).await?;
+        check(&wanted, &found)?;
+        let made = missing.contains(name);
+        participants.push(ParticipantReport { participant: (*name).clone(), shards: found.shards, made });
+    }
+    if let Some(settings) = build::zookeeper(config) {
+        zookeeper::init(&settings, &config.namespace, incarnation).await?;
+    }
+    let topics = make_topics(delivery, topics, partitions).await?;
+    Ok(InitReport { incarnation, born, participants, topics })
+}
+
+/// Makes the folder that embedded stores need.
+fn make_data_dir(config: &Config) -> Result<()> {
+    let embedded = config.kafka.is_none()
+        || config.participants.values().any(|participant| matches!(participant.url, DatabaseUrl::Sqlite(_)));
+    if !embedded {
+        return Ok(());
+    }
+    std::fs::create_dir_all(&config.data_dir).map_err(|error| {
+        Error::new(ErrorKind::Configuration, OPERATION, "data_dir can't be made")
+            .with("data_dir", config.data_dir.display())
+            .caused_by(error)
+    })
+}
+
+/// The one incarnation that the stores know, or a new one where none knows any.
+async fn incarnation(config: &Config, known: &[Installation]) -> Result<(Incarnation, bool)> {
+    let mut found: Vec<(String, Incarnation)> =
+        known.iter().map(|one| (format!("participant {}", one.participant), one.incarnation)).collect();
+    if let Some(settings) = build::zookeeper(config)
+        && let Some(incarnation) = zookeeper::found_incarnation(&settings, &config.namespace).await?
+    {
+        found.push(("ZooKeeper".to_string(), incarnation));
+    }
+    let Some((first_store, first)) = found.first() else { return Ok((Incarnation::random(), true)) };
+    if let Some((store, other)) = found.iter().find(|(_, incarnation)| incarnation != first) {
+        let why = format!(
+            "{first_store} and {store} belong to different installations: one of them is a copy, or was set up \
+             for another namespace. Nothing was changed. Give the right addresses, or another namespace"
+        );
+        let refused = Error::new(ErrorKind::Refused, OPERATION, why);
+        return Err(refused.with("first", first).with("other", other));
+    }
+    Ok((*first, false))
+}
+
+fn check(wanted: &Installation, found: &Installation) -> Result<()> {
+    let refuse = |what: &'static str, wanted: String, found: String| {
+        let why = format!(
+            "this outbox was set up with another {what}; it is fixed when an outbox is born. Nothing was \
+             changed. Give what was there, or begin a new namespace in another schema"
+        );
+        Err(Error::new(ErrorKind::Refused, OPERATION, why).with("configured", wanted).with("found", found))
+    };
+    if found.namespace != wanted.namespace {
+        return refuse("namespace", wanted.namespace.to_string(), found.namespace.to_string());
+    }
+    if found.participant != wanted.participant {
+        return refuse("participant's name", wanted.participant.to_string(), found.participant.to_string());
+    }
+    if found.shards != wanted.shards {
+        return refuse("number of shards", wanted.shards.to_string(), found.shards.to_string());
+    }
+    if found.delivery_id != wanted.delivery_id {
+        return refuse("Kafka cluster (or topic log)", wanted.delivery_id.clone(), found.delivery_id.clone());
+    }
+    Ok(())
+}
+
+async fn make_topics(
+    delivery: Option<Arc<dyn Delivery>>,
+    topics: &[String],
+    partitions: Option<u32>,
+) -> Result<Vec<(String, bool)>> {
+    let Some(delivery) = delivery else { return Ok(Vec::new()) };
+    let wanted = topics.to_vec();
+    blocking(move || {
+        wanted
+            .into_iter()
+            .map(|topic| {
+                let made = delivery.create_topic(&topic, partitions)?;
+                Ok((topic, made))
+            })
+            .collect()
+    })
+    .await
+}
+
+/// Runs blocking calls of a delivery away from the async threads.
+pub(super) async fn blocking<T: Send + 'static>(
+    call: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    tokio::task::spawn_blocking(call).await.map_err(|error| {
+        Error::new(ErrorKind::Failed, OPERATION, "a call of the delivery ended early").caused_by(error)
+    })?
+}

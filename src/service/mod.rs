@@ -1,0 +1,14 @@
+//! The assembly floor: builds adapters from the configuration, and starts and stops them in order.
+//! The only place that knows every backend.
+
+mod build;
+mod init;
+mod reader;
+mod relay;
+mod status;
+
+pub use build::scope;
+pub use init::{InitReport, ParticipantReport, init};
+pub use reader::{Reader, open_reader};
+pub use relay::run_relays;
+pub use status::{ParticipantStatus, ShardStatus, status};

@@ -1,0 +1,64 @@
+//! What an error of SQLite means to the caller.
+
+use rusqlite::Error as SqliteError;
+use rusqlite::ffi::ErrorCode;
+
+use crate::error::{Error, ErrorKind};
+
+/// Turns SQLite's error into ours; `operation` says what was being done.
+pub(crate) fn from_sqlite(operation: &'static str, error: SqliteError) -> Error {
+    let (kind, what) = meaning(&error);
+    Error::new(kind, operation, what).caused_by(error)
+}
+
+/// The same for a failed commit: only where SQLite says that it did nothing is that believed.
+#[cfg(feature = "relay")]
+pub(crate) fn from_commit(operation: &'static str, error: SqliteError) -> Error {
+    match code(&error) {
+        Some(ErrorCode::DatabaseBusy | ErrorCode::ConstraintViolation) => from_sqlite(operation, error),
+        _ => {
+            let what = "it is not known whether the commit took effect: look at the disk, whether it \
+                        is full or failing";
+            Error::new(ErrorKind::Unclear, operation, what).caused_by(error)
+        }
+    }
+}
+
+fn code(error: &SqliteError) -> Option<ErrorCode> {
+    match error {
+        SqliteError::SqliteFailure(failure, _) => Some(failure.code),
+        SqliteError::SqlInputError { error: failure, .. } => Some(failure.code),
+        _ => None,
+    }
+}
+
+fn meaning(error: &SqliteError) -> (ErrorKind, &'static str) {
+    let text = error.to_string();
+    if text.contains("no such table: onecommit_") || text.contains("has no column named") {
+        let what = "the outbox's tables are not in this database: run `onecommit init`";
+        return (ErrorKind::Configuration, what);
+    }
+    match code(error) {
+        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => (
+            ErrorKind::Unreachable,
+            "the file is locked: another process holds its write lock, look for a long transaction",
+        ),
+        Some(ErrorCode::DiskFull) => (ErrorKind::Unreachable, "the disk is full: make room"),
+        Some(ErrorCode::SystemIoFailure) => (ErrorKind::Unreachable, "the disk reported an error"),
+        Some(ErrorCode::CannotOpen) => (
+            ErrorKind::Configuration,
+            "the file can't be opened: check that it is there and that this user may read and write \
+             it and its directory",
+        ),
+        Some(ErrorCode::ReadOnly | ErrorCode::PermissionDenied) => {
+            (ErrorKind::Configuration, "this user may not write the file or its directory")
+        }
+        Some(ErrorCode::NotADatabase) => {
+            (ErrorKind::Refused, "the file is not a SQLite database, or is encrypted: check its path")
+        }
+        Some(ErrorCode::DatabaseCorrupt) => {
+            (ErrorKind::Refused, "the file is damaged: restore it, or look at `pragma integrity_check`")
+        }
+        _ => (ErrorKind::Failed, "SQLite reported an error"),
+    }
+}

@@ -1,0 +1,153 @@
+//! Opens SQLite files: an application's, in which the outbox is a guest, and our own.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use rusqlite::ffi::ErrorCode;
+use rusqlite::{Connection, OpenFlags};
+
+use super::failure::from_sqlite;
+use super::transaction::{begin, commit};
+use crate::error::{Error, ErrorKind, Result};
+use crate::failpoint;
+
+/// Statements kept prepared on one connection.
+const STATEMENTS: usize = 32;
+/// Between two attempts to enter WAL mode.
+const WAL_PAUSE: Duration = Duration::from_millis(5);
+
+/// Opens a file that is there; `Configuration` where it is not.
+pub(crate) fn open_existing(path: &Path, busy: Duration, operation: &'static str) -> Result<Connection> {
+    open(path, busy, operation, OpenFlags::empty())
+}
+
+/// Opens a file, and makes it where it is missing.
+pub(crate) fn open_or_create(path: &Path, busy: Duration, operation: &'static str) -> Result<Connection> {
+    open(path, busy, operation, OpenFlags::SQLITE_OPEN_CREATE)
+}
+
+fn open(path: &Path, busy: Duration, operation: &'static str, more: OpenFlags) -> Result<Connection> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX | more;
+    let failed = |error| from_sqlite(operation, error).with("file", path.display());
+    let connection = Connection::open_with_flags(path, flags).map_err(failed)?;
+    connection.busy_timeout(busy).map_err(failed)?;
+    connection.set_prepared_statement_cache_capacity(STATEMENTS);
+    connection.execute_batch("pragma synchronous = full").map_err(failed)?;
+    Ok(connection)
+}
+
+/// Puts the file into WAL mode, which it keeps. Fails where the file system can't do it.
+pub(crate) fn enter_wal(
+    connection: &Connection,
+    path: &Path,
+    busy: Duration,
+    operation: &'static str,
+) -> Result<()> {
+    let mode = switch_to_wal(connection, busy);
+    let mode = mode.map_err(|error| from_sqlite(operation, error).with("file", path.display()))?;
+    if mode == "wal" {
+        return Ok(());
+    }
+    let why = "the file can't be put into WAL mode (journal_mode = wal): it must be on a local disk, \
+               not on a network file system";
+    Err(Error::new(ErrorKind::Configuration, operation, why)
+        .with("file", path.display())
+        .with("journal_mode", mode))
+}
+
+/// Waits by itself: SQLite's busy timeout does not hold for this switch, and processes that make
+/// the same file at the same time found it locked.
+fn switch_to_wal(connection: &Connection, busy: Duration) -> rusqlite::Result<String> {
+    let started = Instant::now();
+    loop {
+        let switched = connection.query_row("pragma journal_mode = wal", (), |row| row.get(0));
+        let locked = matches!(&switched, Err(error)
+            if error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy));
+        if !locked || started.elapsed() >= busy {
+            return switched;
+        }
+        std::thread::sleep(WAL_PAUSE);
+    }
+}
+
+/// A kind of file that is ours alone.
+pub(crate) struct OwnFile {
+    /// What people call it.
+    pub(crate) name: &'static str,
+    /// SQLite's `application_id`: tells our kinds of files from each other and from all others.
+    pub(crate) application_id: i32,
+    /// SQLite's `user_version`: the version of the tables.
+    pub(crate) version: i32,
+    /// Makes the tables.
+    pub(crate) sql: &'static str,
+}
+
+/// Opens a file of ours; makes it, and its directory, where it is missing. `born` writes what a new
+/// file begins with, in the transaction that makes its tables.
+pub(crate) fn open_own(
+    path: &Path,
+    kind: &OwnFile,
+    busy: Duration,
+    operation: &'static str,
+    born: impl FnOnce(&Connection) -> rusqlite::Result<()>,
+) -> Result<Connection> {
+    if let Some(directory) = path.parent() {
+        std::fs::create_dir_all(directory).map_err(|error| {
+            Error::new(ErrorKind::Configuration, operation, "its directory can't be made")
+                .with("file", path.display())
+                .caused_by(error)
+        })?;
+    }
+    let mut connection = open_or_create(path, busy, operation)?;
+    let failed = |error| from_sqlite(operation, error).with("file", path.display());
+    if identify(&connection).map_err(failed)? != (kind.application_id, kind.version) {
+        enter_own(&mut connection, path, kind, operation, born)?;
+    }
+    enter_wal(&connection, path, busy, operation)?;
+    Ok(connection)
+}
+
+/// Makes the tables in a file that is still empty; refuses one that has something else in it.
+fn enter_own(
+    connection: &mut Connection,
+    path: &Path,
+    kind: &OwnFile,
+    operation: &'static str,
+    born: impl FnOnce(&Connection) -> rusqlite::Result<()>,
+) -> Result<()> {
+    let failed = |error| from_sqlite(operation, error).with("file", path.display());
+    let transaction = begin(connection, operation).map_err(|error| error.with("file", path.display()))?;
+    let (application_id, version) = identify(&transaction).map_err(failed)?;
+    if (application_id, version) == (kind.application_id, kind.version) {
+        // Another process made it meanwhile.
+        return Ok(());
+    }
+    let count = "select count(*) from sqlite_master";
+    let objects: i64 = transaction.query_row(count, (), |row| row.get(0)).map_err(failed)?;
+    if (application_id, version, objects) != (0, 0, 0) {
+        return Err(foreign(path, kind, operation, (application_id, version)));
+    }
+    transaction.execute_batch(kind.sql).and_then(|()| born(&transaction)).map_err(failed)?;
+    transaction.pragma_update(None, "application_id", kind.application_id).map_err(failed)?;
+    transaction.pragma_update(None, "user_version", kind.version).map_err(failed)?;
+    failpoint!("sqlite.birth.before_commit")?;
+    commit(transaction, operation).map_err(|error| error.with("file", path.display()))?;
+    failpoint!("sqlite.birth.after_commit")
+}
+
+fn identify(connection: &Connection) -> rusqlite::Result<(i32, i32)> {
+    let number = |pragma| connection.query_row(pragma, (), |row| row.get(0));
+    Ok((number("pragma application_id")?, number("pragma user_version")?))
+}
+
+fn foreign(path: &Path, kind: &OwnFile, operation: &'static str, found: (i32, i32)) -> Error {
+    let why = if found.0 == kind.application_id {
+        format!(
+            "the {} has version {}, this release reads {}: run the release of onecommit that wrote it",
+            kind.name, found.1, kind.version
+        )
+    } else {
+        format!("the file is a SQLite database, but not a {}: check its path", kind.name)
+    };
+    Error::new(ErrorKind::Refused, operation, why).with("file", path.display())
+}

@@ -1,0 +1,1 @@
+"""Tests: of the tree, of the packages, and against real servers."""

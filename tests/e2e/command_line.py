@@ -1,0 +1,146 @@
+"""Runs the program under test: short commands, and relays that are killed, paused and stopped.
+
+Relies on `tests.servers.process`, so that no relay outlives the test process, however that dies.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tests.servers.process import Process
+
+from .waiting import LIMIT_S, wait_until
+
+ROOT = Path(__file__).resolve().parents[2]
+BINARY = Path(os.environ.get("ONECOMMIT_TEST_BINARY", ROOT / "target" / "debug" / "onecommit"))
+KILLED = 128 + signal.SIGKILL
+FAILPOINTS = "ONECOMMIT_FAILPOINTS"
+FAILPOINTS_LOG = "ONECOMMIT_FAILPOINTS_LOG"
+
+
+class CommandLine:
+    """The program with one configuration file, in one folder."""
+
+    def __init__(self, folder: Path, configuration: Path) -> None:
+        self.folder = folder
+        self.configuration = configuration
+        self._started: list[RelayProcess] = []
+
+    def arguments(self, *words: str) -> list[str]:
+        assert BINARY.exists(), f"{BINARY} is missing: run `cargo build --features failpoints`"
+        return [str(BINARY), "--config", str(self.configuration), *words]
+
+    def run(
+        self, *words: str, environment: Mapping[str, str] | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        """Runs a command to its end, whatever its exit code."""
+        return subprocess.run(
+            self.arguments(*words),
+            capture_output=True,
+            text=True,
+            timeout=LIMIT_S,
+            check=False,
+            cwd=self.folder,
+            env={**os.environ, **(environment or {})},
+        )
+
+    def succeed(self, *words: str) -> str:
+        """Runs a command that has to succeed; returns what it printed."""
+        done = self.run(*words)
+        assert done.returncode == 0, f"{words} ended with {done.returncode}: {done.stderr}"
+        return done.stdout
+
+    def status(self) -> list[dict[str, Any]]:
+        """The shards of the one participant, as `status --json` tells them."""
+        answer: list[dict[str, Any]] = json.loads(self.succeed("--json", "status"))["participants"][
+            0
+        ]["shards"]
+        return answer
+
+    def relay(self, failpoints: str = "") -> RelayProcess:
+        """Starts a relay."""
+        relay = RelayProcess(self, len(self._started) + 1, failpoints)
+        self._started.append(relay)
+        return relay
+
+    def close(self) -> None:
+        """Ends every relay that still runs."""
+        for relay in self._started:
+            relay.kill()
+
+
+class RelayProcess:
+    """One run of `onecommit relay`."""
+
+    def __init__(self, command_line: CommandLine, number: int, failpoints: str) -> None:
+        self.log = command_line.folder / f"relay-{number}.log"
+        self.hits = command_line.folder / f"relay-{number}.failpoints"
+        environment = {**os.environ, FAILPOINTS: failpoints, FAILPOINTS_LOG: str(self.hits)}
+        words = command_line.arguments("relay")
+        self._process = Process(words, log=self.log, environment=environment)
+        self.pid = self._process.pid
+
+    @property
+    def running(self) -> bool:
+        return self._process.poll() is None
+
+    def text(self) -> str:
+        """Everything it has said."""
+        return self.log.read_text(errors="replace")
+
+    def hit(self) -> list[str]:
+        """The failpoints that acted."""
+        lines = self.hits.read_text().splitlines() if self.hits.exists() else []
+        return [line.split()[1] for line in lines]
+
+    def wait_for(self, pattern: str, times: int = 1) -> None:
+        """Waits until its log has `pattern` that many times."""
+
+        def found() -> bool:
+            return len(re.findall(pattern, self.text())) >= times
+
+        wait_until(found, f"{pattern!r} {times} times in the relay's log", explain=self.text)
+
+    def wait_hit(self, name: str) -> None:
+        """Waits until a failpoint acted."""
+        wait_until(lambda: name in self.hit(), f"failpoint {name} hit", explain=self.text)
+
+    def wait(self) -> int:
+        """Waits for its end; the exit status, 128 + N after signal N."""
+        try:
+            return self._process.wait(LIMIT_S)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"the relay did not end:\n{self.text()}") from None
+
+    def kill(self) -> None:
+        """SIGKILL, and waits."""
+        self._process.signal(signal.SIGKILL)
+        self._process.wait()
+
+    def stop(self) -> None:
+        """SIGTERM: it has to finish and exit with 0."""
+        self._process.signal(signal.SIGTERM)
+        status = self.wait()
+        assert status == 0, f"after SIGTERM the relay ended with {status}:\n{self.text()}"
+
+    def pause(self) -> None:
+        """SIGSTOP."""
+        self._process.signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """SIGCONT."""
+        self._process.signal(signal.SIGCONT)
+
+    def memory_peak_bytes(self) -> int:
+        """The most resident memory that it ever had."""
+        status = Path(f"/proc/{self.pid}/status").read_text()
+        found = re.search(r"^VmHWM:\s+(\d+) kB$", status, re.MULTILINE)
+        assert found is not None, status
+        return int(found[1]) * 1024

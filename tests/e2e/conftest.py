@@ -1,0 +1,103 @@
+"""Fixtures: the servers, and a fresh installation for each test.
+
+Servers named by ONECOMMIT_TEST_POSTGRES, ONECOMMIT_TEST_KAFKA and ONECOMMIT_TEST_ZOOKEEPER are
+used; those that are not are started. Tests that kill a server have one of their own.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from tests.servers import QUICK_RETURN, Kafka, Postgres, ZooKeeper
+
+from .installation import Installation, Servers
+
+# What would flush or number transactions by itself while a test prepares a crash.
+UNDISTURBED = {"autovacuum": "off", "checkpoint_timeout": "1h"}
+MakeInstallation = Callable[..., Installation]
+
+
+@pytest.fixture(scope="session")
+def servers() -> Iterator[Servers]:
+    """The servers that all tests share."""
+    with ExitStack() as stack:
+
+        def address(kind: str, start: Callable[[], str]) -> str:
+            return os.environ.get(f"ONECOMMIT_TEST_{kind}") or start()
+
+        yield Servers(
+            postgres=address("POSTGRES", lambda: stack.enter_context(Postgres()).dsn),
+            kafka=address("KAFKA", lambda: stack.enter_context(Kafka()).address),
+            zookeeper=address("ZOOKEEPER", lambda: stack.enter_context(ZooKeeper()).address),
+        )
+
+
+class OwnServers:
+    """Servers of the session's own, which tests may kill; each is started when first asked for."""
+
+    def __init__(self) -> None:
+        self._stack = ExitStack()
+        self._lock = threading.Lock()
+        self._postgres: Postgres | None = None
+        self._kafka: Kafka | None = None
+        self._zookeeper: ZooKeeper | None = None
+
+    @property
+    def postgres(self) -> Postgres:
+        with self._lock:
+            if self._postgres is None:
+                self._postgres = self._stack.enter_context(Postgres(settings=UNDISTURBED))
+            return self._postgres
+
+    @property
+    def kafka(self) -> Kafka:
+        with self._lock:
+            if self._kafka is None:
+                self._kafka = self._stack.enter_context(Kafka(properties=QUICK_RETURN))
+            return self._kafka
+
+    @property
+    def zookeeper(self) -> ZooKeeper:
+        with self._lock:
+            if self._zookeeper is None:
+                self._zookeeper = self._stack.enter_context(ZooKeeper())
+            return self._zookeeper
+
+    def close(self) -> None:
+        self._stack.close()
+
+
+@pytest.fixture(scope="session")
+def own_servers() -> Iterator[OwnServers]:
+    own = OwnServers()
+    try:
+        yield own
+    finally:
+        own.close()
+
+
+@pytest.fixture
+def make_installation(servers: Servers, tmp_path: Path) -> Iterator[MakeInstallation]:
+    """Makes installations that end with the test."""
+    with ExitStack() as stack:
+
+        def make(given: Servers | None = None, *, zookeeper: bool = False) -> Installation:
+            made = Installation(given or servers, tmp_path, zookeeper=zookeeper)
+            stack.callback(made.close)
+            return made
+
+        yield make
+
+
+@pytest.fixture
+def installation(make_installation: MakeInstallation) -> Installation:
+    """An installation on which `init` has run."""
+    made = make_installation()
+    made.init()
+    return made

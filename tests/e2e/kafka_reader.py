@@ -1,0 +1,156 @@
+"""Reads whole topics with librdkafka as a consumer of the user's would, at both isolation levels.
+
+Relies on the broker to say where a partition ends. Promises that a read reaches the end that was
+there when it began: a `read_committed` reader waits until every transaction below it has ended.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Collection, Iterable, Sequence
+from typing import Literal, cast
+
+from confluent_kafka import (
+    OFFSET_BEGINNING,
+    Consumer,
+    KafkaError,
+    KafkaException,
+    Message,
+    TopicPartition,
+)
+
+from .checker import Committed, Record, Report, compare
+from .waiting import LIMIT_S
+
+ID_HEADER = "onecommit-id"
+REQUEST_LIMIT_S = 15.0
+POLL_S = 0.05
+Place = tuple[str, int]
+
+
+class TopicReader:
+    """Reads topics from their beginning; every record that was read stays in `records`."""
+
+    def __init__(
+        self,
+        servers: str,
+        topics: Sequence[str],
+        isolation: Literal["read_committed", "read_uncommitted"],
+    ) -> None:
+        self.records: list[Record] = []
+        self.message_ids: set[str] = set()
+        self._reached: dict[Place, int] = {}
+        self._consumer = Consumer(
+            {
+                "bootstrap.servers": servers,
+                "group.id": "onecommit-test",
+                "enable.auto.commit": False,
+                "auto.offset.reset": "error",
+                "enable.partition.eof": True,
+                "isolation.level": isolation,
+                "fetch.wait.max.ms": 20,
+                "reconnect.backoff.max.ms": 200,
+            }
+        )
+        self.partitions = [place for topic in topics for place in self._partitions_of(topic)]
+        self._consumer.assign(
+            [TopicPartition(topic, number, OFFSET_BEGINNING) for topic, number in self.partitions]
+        )
+
+    def _partitions_of(self, topic: str) -> list[Place]:
+        found = self._consumer.list_topics(topic, REQUEST_LIMIT_S).topics[topic]
+        if found.error is not None:
+            raise KafkaException(found.error)
+        return [(topic, number) for number in found.partitions]
+
+    def ends(self) -> dict[Place, int]:
+        """The end of each partition as this reader's isolation shows it now."""
+        found = {}
+        for topic, number in self.partitions:
+            asked = self._consumer.get_watermark_offsets(
+                TopicPartition(topic, number), REQUEST_LIMIT_S, cached=False
+            )
+            assert asked is not None, f"no end of {topic}[{number}] in {REQUEST_LIMIT_S:.0f} s"
+            found[topic, number] = asked[1]
+        return found
+
+    def read_to(self, ends: dict[Place, int], limit_s: float = LIMIT_S) -> list[Record]:
+        """Reads until every end is reached; all records read so far."""
+        self.read_until(
+            lambda: all(self._reached.get(place, 0) >= end for place, end in ends.items()),
+            lambda: f"read to {ends}, reached {self._reached}: a transaction is open",
+            limit_s,
+        )
+        return self.records
+
+    def read_ids(self, wanted: Collection[str], limit_s: float = LIMIT_S) -> None:
+        """Reads until every one of these message ids was seen."""
+        missing = set(wanted)
+
+        def seen() -> bool:
+            missing.difference_update(self.message_ids)
+            return not missing
+
+        self.read_until(seen, lambda: f"deliver {len(missing)} of {len(wanted)} messages", limit_s)
+
+    def read_until(
+        self, done: Callable[[], bool], what: Callable[[], str], limit_s: float = LIMIT_S
+    ) -> None:
+        """Reads until `done`."""
+        end = time.monotonic() + limit_s
+        while not done():
+            assert time.monotonic() < end, f"after {limit_s:.0f} s still not: {what()}"
+            for message in self._consumer.consume(1000, POLL_S):
+                self._note(message)
+
+    def _note(self, message: Message) -> None:
+        error = message.error()
+        topic, partition, offset = message.topic(), message.partition(), message.offset()
+        if error is not None and error.code() != KafkaError._PARTITION_EOF:
+            if error.retriable() or not error.fatal():
+                return  # librdkafka connects again by itself
+            raise KafkaException(error)
+        assert topic is not None and partition is not None and offset is not None
+        if error is not None:
+            self._reached[topic, partition] = offset
+            return
+        record = _record(message, topic, partition, offset)
+        self.records.append(record)
+        self._reached[topic, partition] = offset + 1
+        if record.message_id is not None:
+            self.message_ids.add(record.message_id)
+
+    def close(self) -> None:
+        """Ends the client."""
+        self._consumer.close()
+
+
+def _record(message: Message, topic: str, partition: int, offset: int) -> Record:
+    headers = cast(list[tuple[str, bytes | None]], message.headers() or [])
+    ids = [value for name, value in headers if name == ID_HEADER and value is not None]
+    message_id = ids[0].decode() if len(ids) == 1 else None
+    key, value = _bytes(message.key()), _bytes(message.value())
+    return Record(message_id, topic, partition, offset, key, digest_of(value))
+
+
+def _bytes(part: bytes | str | None) -> bytes | None:
+    return part.encode() if isinstance(part, str) else part
+
+
+def digest_of(value: bytes | None) -> str:
+    """What stands for a value in ledger and records: the same as SQL's `md5`."""
+    return "" if value is None else hashlib.md5(value, usedforsecurity=False).hexdigest()
+
+
+def check(servers: str, topics: Sequence[str], committed: Iterable[Committed]) -> Report:
+    """Reads the topics at both isolation levels and compares them with the ledger."""
+    written = TopicReader(servers, topics, "read_uncommitted")
+    visible = TopicReader(servers, topics, "read_committed")
+    try:
+        ends = written.ends()
+        everything = written.read_to(ends)
+        return compare(committed, visible.read_to(ends), everything)
+    finally:
+        written.close()
+        visible.close()

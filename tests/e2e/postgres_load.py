@@ -1,0 +1,159 @@
+"""Writers on PostgreSQL, and the ledger that they keep in the transactions that publish.
+
+Every message goes through `onecommit.publish_bytes` and into the ledger by one statement, so that
+the two live and die together. Writers lock a key's row before they publish, as users are told to,
+so the place of a message among its key's is its id in the outbox.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+
+import psycopg
+from psycopg import sql
+
+from .checker import Committed
+
+KEYS = 20
+SCHEMA = f"""
+create table ledger (
+  message_id uuid primary key, topic text not null, key bytea, digest text not null,
+  place bigint not null);
+create table account (name bytea primary key, changes int not null default 0);
+insert into account (name) select convert_to('key-' || n, 'UTF8') from generate_series(1, {KEYS}) n;
+"""
+CHANGE = "update account set changes = changes + 1 where name = %s"
+PUBLISH = """
+insert into ledger (message_id, topic, key, digest, place)
+select onecommit.publish_bytes(%(topic)s, %(key)s::bytea, %(value)s::bytea), %(topic)s,
+  %(key)s::bytea, coalesce(md5(%(value)s::bytea), ''), currval('onecommit.outbox_id_seq')
+"""
+PUBLISH_MANY = """
+insert into ledger (message_id, topic, key, digest, place)
+select onecommit.publish_bytes(%(topic)s, m.key, m.value), %(topic)s, m.key, md5(m.value),
+  currval('onecommit.outbox_id_seq')
+from (select convert_to('key-' || n %% %(keys)s, 'UTF8') as key,
+             convert_to(repeat('x', %(bytes)s) || n, 'UTF8') as value
+      from generate_series(1, %(messages)s) n) m
+"""
+Connection = psycopg.Connection[tuple[object, ...]]
+
+
+def publish(connection: Connection, topic: str, key: bytes | None, value: bytes | None) -> None:
+    """Publishes one message and enters it into the ledger."""
+    connection.execute(PUBLISH, {"topic": topic, "key": key, "value": value})
+
+
+def publish_many(
+    connection: Connection, topic: str, messages: int, value_bytes: int = 100, keys: int = KEYS
+) -> None:
+    """Publishes many messages by one statement; call it where no other writer uses these keys."""
+    values = {"topic": topic, "messages": messages, "bytes": value_bytes, "keys": keys}
+    connection.execute(PUBLISH_MANY, values)
+
+
+def ledger(url: str) -> list[Committed]:
+    """What the database holds as committed."""
+    with psycopg.connect(url) as connection:
+        rows = connection.execute("select message_id, topic, key, place, digest from ledger")
+        return [Committed(str(row[0]), *row[1:]) for row in rows.fetchall()]
+
+
+def waiting_rows(url: str) -> int:
+    """How many messages the outbox table holds."""
+    with psycopg.connect(url) as connection:
+        row = connection.execute("select count(*) from onecommit.outbox").fetchone()
+        assert row is not None
+        return int(row[0])
+
+
+class Writers:
+    """Threads that commit and roll back random transactions from now on until they are stopped."""
+
+    def __init__(
+        self,
+        url: str,
+        topic: str,
+        *,
+        threads: int = 3,
+        seed: int = 1,
+        synchronous_commit: str = "on",
+        pause_s: float = 0.002,
+    ) -> None:
+        self.url = url
+        self.topic = topic
+        self.synchronous_commit = synchronous_commit
+        self.highest_xid = 0
+        self.lost_connections = 0
+        self.committed = 0
+        self._pause_s = pause_s
+        self._stop = threading.Event()
+        self._pool = ThreadPoolExecutor(threads)
+        chances = [random.Random(seed * 1000 + number) for number in range(threads)]
+        self._running = [self._pool.submit(self._run, chance) for chance in chances]
+
+    def stop(self) -> None:
+        """Ends all, each behind its transaction; raises what went wrong in one."""
+        self._stop.set()
+        self._pool.shutdown()
+        for running in self._running:
+            running.result()
+
+    def _run(self, chance: random.Random) -> None:
+        while not self._stop.is_set():
+            try:
+                with psycopg.connect(self.url, autocommit=True) as connection:
+                    connection.execute("set lock_timeout = '20s'")
+                    mode = sql.Literal(self.synchronous_commit)
+                    connection.execute(sql.SQL("set synchronous_commit = {}").format(mode))
+                    while not self._stop.wait(self._pause_s):
+                        self._transaction(connection, chance)
+            except psycopg.errors.LockNotAvailable:
+                raise
+            except psycopg.OperationalError:
+                self.lost_connections += 1
+                self._stop.wait(0.05)  # the server is away: writers come back, as a user's would
+
+    def _transaction(self, connection: Connection, chance: random.Random) -> None:
+        keys: list[bytes | None] = [
+            f"key-{number}".encode()
+            for number in sorted(chance.sample(range(1, KEYS + 1), chance.randint(1, 3)))
+        ]
+        if chance.random() < 0.2:
+            keys.append(None)
+        commits = chance.random() < 0.7
+        with connection.transaction(force_rollback=not commits):
+            for key in keys:
+                self._change_and_publish(connection, chance, key)
+            if chance.random() < 0.3:
+                self._stop.wait(chance.random() * 0.02)  # its ids are older than its commit
+        self.committed += commits
+
+    def _change_and_publish(
+        self, connection: Connection, chance: random.Random, key: bytes | None
+    ) -> None:
+        if key is not None:
+            connection.execute(CHANGE, [key])
+        publish(connection, self.topic, key, chance.randbytes(chance.randint(0, 200)))
+        if chance.random() < 0.1:
+            with connection.transaction(force_rollback=True):
+                publish(connection, self.topic, key, b"in a savepoint that is rolled back")
+        row = connection.execute("select pg_current_xact_id()::text::bigint").fetchone()
+        assert row is not None
+        self.highest_xid = max(self.highest_xid, int(str(row[0])))
+
+
+@contextmanager
+def writing(
+    url: str, topic: str, *, seed: int = 1, synchronous_commit: str = "on"
+) -> Iterator[Writers]:
+    """Writers that work as long as the block does."""
+    writers = Writers(url, topic, seed=seed, synchronous_commit=synchronous_commit)
+    try:
+        yield writers
+    finally:
+        writers.stop()

@@ -1,0 +1,224 @@
+//! Leases in a real PostgreSQL: what only this backend owes beside the conformance suite.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use onecommit::error::{ErrorKind, Result};
+use onecommit::id::{Epoch, RelayId, ShardIndex};
+use onecommit::lease::postgres::PostgresLease;
+use onecommit::lease::{Lease, LeaseView};
+use onecommit::outbox::postgres::print_sql;
+use tokio_postgres::NoTls;
+use uuid::Uuid;
+
+use crate::conformance_lease::{self as conformance, SHARDS};
+
+const FIRST: ShardIndex = ShardIndex(0);
+const TIMEOUT: Duration = Duration::from_secs(2);
+const CONDITION_LIMIT: Duration = Duration::from_secs(60);
+
+fn url() -> String {
+    std::env::var("ONECOMMIT_TEST_POSTGRES").expect(
+        "ONECOMMIT_TEST_POSTGRES has to be the url of a PostgreSQL database: run the tests under \
+         `python -m tests.servers run -- cargo test`",
+    )
+}
+
+/// A schema of its own with the outbox's tables, and a connection to look and meddle with.
+struct Place {
+    schema: String,
+    client: tokio_postgres::Client,
+}
+
+impl Place {
+    async fn new() -> Place {
+        let schema = format!("lease_{}", Uuid::new_v4().simple());
+        let (client, connection) = tokio_postgres::connect(&url(), NoTls).await.unwrap();
+        tokio::spawn(connection);
+        client.batch_execute(&print_sql(&schema, 0)).await.unwrap();
+        Place { schema, client }
+    }
+
+    async fn connect(&self, url: &str, relay: RelayId, timeout: Duration) -> Result<PostgresLease> {
+        PostgresLease::connect(url, &self.schema, SHARDS, relay, timeout).await
+    }
+
+    async fn relay(&self, timeout: Duration) -> (PostgresLease, RelayId) {
+        let relay = RelayId::random();
+        let mut lease = self.connect(&url(), relay, timeout).await.unwrap();
+        lease.renew().await.unwrap();
+        (lease, relay)
+    }
+
+    /// Runs SQL in which `{s}` stands for the schema.
+    async fn sql(&self, text: &str) {
+        self.client.batch_execute(&text.replace("{s}", &self.schema)).await.unwrap();
+    }
+
+    async fn number(&self, text: &str) -> i64 {
+        let rows = self.client.query(&text.replace("{s}", &self.schema), &[]).await.unwrap();
+        rows[0].get(0)
+    }
+}
+
+fn owner(view: &LeaseView, shard: ShardIndex) -> Option<RelayId> {
+    view.owners.iter().find(|(number, _)| *number == shard).unwrap().1
+}
+
+/// Renews, whatever comes back, until it shows what is waited for.
+async fn renew_until(lease: &mut PostgresLease, wanted: impl Fn(&LeaseView) -> bool) -> LeaseView {
+    let waiting = async {
+        loop {
+            match lease.renew().await {
+                Ok(view) if wanted(&view) => return view,
+                Ok(_) => {}
+                Err(error) => assert!(error.is_retriable(), "{error}"),
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(CONDITION_LIMIT, waiting).await.expect("the view that is waited for")
+}
+
+#[async_trait]
+impl conformance::Place for Place {
+    async fn open(&self, relay: RelayId) -> Box<dyn Lease> {
+        Box::new(self.connect(&url(), relay, TIMEOUT).await.unwrap())
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn postgres_leases_conform() {
+    let fresh = async || Box::new(Place::new().await) as Box<dyn conformance::Place>;
+    conformance::suite(fresh).await;
+    conformance::a_paused_owner_comes_back_to_nothing(&*fresh().await).await;
+}
+
+#[tokio::test]
+async fn a_silent_relay_loses_its_shards_and_never_gets_them_back_by_itself() {
+    let place = Place::new().await;
+    let (mut silent, silent_relay) = place.relay(TIMEOUT).await;
+    let (mut other, other_relay) = place.relay(TIMEOUT).await;
+    let before = silent.take(FIRST, Epoch(7)).await.unwrap().unwrap();
+    assert_eq!(before, Epoch(8));
+    assert_eq!(owner(&other.renew().await.unwrap(), FIRST), Some(silent_relay));
+    assert_eq!(other.take(FIRST, Epoch::ZERO).await.unwrap(), None);
+
+    renew_until(&mut other, |view| view.live == [other_relay] && owner(view, FIRST).is_none()).await;
+    let taken = other.take(FIRST, Epoch::ZERO).await.unwrap().unwrap();
+    assert!(taken > before);
+
+    let view = silent.renew().await.unwrap();
+    assert_eq!(owner(&view, FIRST), Some(other_relay));
+    assert_eq!(silent.take(FIRST, Epoch::ZERO).await.unwrap(), None);
+    silent.release(FIRST).await.unwrap();
+    silent.leave().await.unwrap();
+    let view = other.renew().await.unwrap();
+    assert_eq!((view.live.clone(), owner(&view, FIRST)), (vec![other_relay], Some(other_relay)));
+}
+
+#[tokio::test]
+async fn of_two_that_take_at_the_same_time_one_succeeds() {
+    let place = Place::new().await;
+    let ((mut one, _), (mut two, _)) = (place.relay(TIMEOUT).await, place.relay(TIMEOUT).await);
+    for shard in (0..SHARDS).map(ShardIndex) {
+        let (one, two) = tokio::join!(one.take(shard, Epoch::ZERO), two.take(shard, Epoch::ZERO));
+        let taken = (one.unwrap(), two.unwrap());
+        assert!(matches!(taken, (Some(Epoch(1)), None) | (None, Some(Epoch(1)))), "{taken:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_lost_connection_is_replaced_and_loses_no_lease() {
+    let place = Place::new().await;
+    let (mut lease, relay) = place.relay(TIMEOUT * 10).await;
+    let (mut other, _) = place.relay(TIMEOUT * 10).await;
+    lease.take(FIRST, Epoch::ZERO).await.unwrap().unwrap();
+    place
+        .sql(
+            "select pg_terminate_backend(pid) from pg_stat_activity
+             where query like '%{s}%' and application_name = 'onecommit relay lease'",
+        )
+        .await;
+    renew_until(&mut lease, |view| owner(view, FIRST) == Some(relay)).await;
+    renew_until(&mut other, |view| owner(view, FIRST) == Some(relay)).await;
+    assert_eq!(lease.take(FIRST, Epoch::ZERO).await.unwrap(), Some(Epoch(2)));
+}
+
+#[tokio::test]
+async fn who_only_looks_is_not_among_the_living() {
+    let place = Place::new().await;
+    let (mut lease, relay) = place.relay(TIMEOUT).await;
+    lease.take(FIRST, Epoch::ZERO).await.unwrap().unwrap();
+    let mut observer = place.connect(&url(), RelayId::random(), TIMEOUT).await.unwrap();
+    let view = observer.look().await.unwrap();
+    assert_eq!((view.live.clone(), owner(&view, FIRST)), (vec![relay], Some(relay)));
+    assert_eq!(lease.renew().await.unwrap().live, [relay]);
+}
+
+#[tokio::test]
+async fn rows_of_dead_relays_are_removed_and_missing_shards_are_added() {
+    let place = Place::new().await;
+    let timeout = Duration::from_millis(200);
+    let (mut lease, relay) = place.relay(timeout).await;
+    place.sql("insert into {s}.relay select gen_random_uuid(), n from generate_series(1, 100) n").await;
+    place.sql("delete from {s}.lease where shard > 2").await;
+    renew_until(&mut lease, |view| view.live.len() == 101).await;
+    renew_until(&mut lease, |view| view.live == [relay]).await;
+    let emptied = async {
+        while place.number("select count(*) from {s}.relay").await > 1 {
+            renew_until(&mut lease, |_| true).await;
+        }
+    };
+    tokio::time::timeout(CONDITION_LIMIT, emptied).await.unwrap();
+    assert_eq!(place.number("select count(*) from {s}.lease").await, i64::from(SHARDS));
+}
+
+#[tokio::test]
+async fn an_epoch_is_on_disk_before_it_is_returned() {
+    let place = Place::new().await;
+    place
+        .sql(
+            "create function {s}.durable() returns trigger language plpgsql as $$ begin
+               if current_setting('synchronous_commit') <> 'on' then raise 'not flushed'; end if;
+               return null;
+             end $$;
+             create constraint trigger durable after update of owner, epoch on {s}.lease
+             deferrable initially deferred for each row execute function {s}.durable()",
+        )
+        .await;
+    let unflushed = format!("{}?options=-c%20synchronous_commit%3Doff", url());
+    let mut lease = place.connect(&unflushed, RelayId::random(), TIMEOUT).await.unwrap();
+    lease.renew().await.unwrap();
+    lease.take(FIRST, Epoch::ZERO).await.unwrap().unwrap();
+    lease.release(FIRST).await.unwrap();
+    lease.take(FIRST, Epoch::ZERO).await.unwrap().unwrap();
+    lease.leave().await.unwrap();
+}
+
+#[tokio::test]
+async fn what_stands_in_the_way_is_said() {
+    let place = Place::new().await;
+    let relay = RelayId::random();
+
+    let mut unprepared = PostgresLease::connect(&url(), "nothing_here", 1, relay, TIMEOUT).await.unwrap();
+    let error = unprepared.renew().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Configuration);
+    assert!(error.to_string().contains("onecommit init"), "{error}");
+
+    let read_only = format!("{}?options=-c%20default_transaction_read_only%3Don", url());
+    let mut lease = place.connect(&read_only, relay, TIMEOUT).await.unwrap();
+    assert_eq!(lease.renew().await.unwrap_err().kind(), ErrorKind::Refused);
+
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let silent = format!("postgresql://app:secret@{}/db", listener.local_addr().unwrap());
+    let error = place.connect(&silent, relay, TIMEOUT).await.err().unwrap();
+    assert_eq!(error.kind(), ErrorKind::Unreachable);
+    assert!(error.to_string().contains("app:***@127.0.0.1"), "{error}");
+    drop(listener);
+    assert_eq!(place.connect(&silent, relay, TIMEOUT).await.err().unwrap().kind(), ErrorKind::Unreachable);
+
+    let error = place.connect("postgresql://app:secret@h/db?x=y", relay, TIMEOUT).await.err().unwrap();
+    assert_eq!(error.kind(), ErrorKind::Configuration);
+    assert!(!error.to_string().contains("secret"), "{error}");
+}

@@ -1,0 +1,16 @@
+//! Tests against real databases and servers: one conformance suite a port, which each backend
+//! passes by one call.
+
+mod conformance_delivery;
+mod conformance_lease;
+mod conformance_outbox;
+#[cfg(feature = "postgres")]
+mod lease_postgres;
+#[cfg(feature = "zookeeper")]
+mod lease_zookeeper;
+#[cfg(feature = "postgres")]
+mod postgres;
+#[cfg(feature = "postgres")]
+mod read_path;
+#[cfg(feature = "sqlite")]
+mod sqlite;

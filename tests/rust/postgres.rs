@@ -1,0 +1,103 @@
+//! PostgreSQL as the tests use it: a fresh database on the server that the environment names, and
+//! the outbox in it under the conformance suite.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use onecommit::outbox::OutboxSource;
+use onecommit::outbox::postgres::{Outbox, PostgresSource};
+use onecommit::{Message, MessageId};
+use tokio::sync::Mutex;
+use tokio_postgres::{Client, NoTls};
+use uuid::Uuid;
+
+use crate::conformance_outbox::{Place, Publisher, installation, suite};
+
+/// A database of a test's own.
+pub struct Database {
+    /// A connection to it.
+    pub client: Client,
+    pub name: String,
+    pub url: String,
+    admin: Client,
+}
+
+impl Database {
+    pub async fn create() -> Self {
+        let server = std::env::var("ONECOMMIT_TEST_POSTGRES").expect(
+            "ONECOMMIT_TEST_POSTGRES names no PostgreSQL server: run the tests by \
+             `python -m tests.servers run -- cargo test`",
+        );
+        let admin = connect(&server).await;
+        let name = format!("test_{}", Uuid::new_v4().simple());
+        admin.batch_execute(&format!("create database {name}")).await.expect("create database");
+        let (server, _) = server.rsplit_once('/').expect("a database in ONECOMMIT_TEST_POSTGRES");
+        let url = format!("{server}/{name}");
+        Database { client: connect(&url).await, name, url, admin }
+    }
+
+    pub fn source(&self) -> PostgresSource {
+        let request_limit = Duration::from_secs(60);
+        PostgresSource { url: self.url.clone(), schema: "onecommit".to_string(), request_limit }
+    }
+
+    /// Makes the outbox's tables.
+    pub async fn init(&self, shards: u16) {
+        let mut wanted = installation();
+        wanted.shards = shards;
+        self.source().init(&wanted).await.expect("init");
+    }
+
+    /// The one number that a query returns.
+    pub async fn count(&self, sql: &str) -> i64 {
+        self.client.query_one(sql, &[]).await.expect("count").get(0)
+    }
+
+    /// Drops it; one whose test failed is left for a look.
+    pub async fn drop(self) {
+        let sql = format!("drop database {} with (force)", self.name);
+        self.admin.batch_execute(&sql).await.expect("drop database");
+    }
+}
+
+pub async fn connect(url: &str) -> Client {
+    let (client, driver) = tokio_postgres::connect(url, NoTls).await.expect("connect");
+    tokio::spawn(driver);
+    client
+}
+
+struct Application(Mutex<Client>);
+
+#[async_trait]
+impl Publisher for Application {
+    async fn commit(&self, messages: &[Message]) -> Vec<MessageId> {
+        let mut client = self.0.lock().await;
+        let transaction = client.transaction().await.expect("begin");
+        let ids = Outbox::new().publish_many(&transaction, messages).await.expect("publish");
+        transaction.commit().await.expect("commit");
+        ids
+    }
+
+    async fn roll_back(&self, messages: &[Message]) {
+        let mut client = self.0.lock().await;
+        let transaction = client.transaction().await.expect("begin");
+        Outbox::new().publish_many(&transaction, messages).await.expect("publish");
+        transaction.rollback().await.expect("rollback");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_outbox_in_postgresql_passes_the_suite() {
+    let databases = Mutex::new(Vec::new());
+    suite(async || {
+        let database = Database::create().await;
+        let client = connect(&database.url).await;
+        let source = Box::new(database.source());
+        databases.lock().await.push(database);
+        Place { source, publisher: Box::new(Application(Mutex::new(client))) }
+    })
+    .await;
+    for database in databases.into_inner() {
+        database.drop().await;
+    }
+}

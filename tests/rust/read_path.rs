@@ -1,0 +1,90 @@
+//! The read path of the PostgreSQL outbox as a property: whatever writers and relays do, every
+//! committed message is read exactly once by the relay that owns its shard, in the order of its
+//! key, and no prune removes one that was not delivered.
+//!
+//! `ONECOMMIT_TEST_SEED` runs one seed again, `ONECOMMIT_TEST_ROUNDS` sets the number of random
+//! ones. What is drawn depends on the seed alone; how statements meet inside the server does not.
+
+mod chance;
+mod ledger;
+mod relays;
+mod writers;
+
+use std::time::SystemTime;
+
+use chance::Chance;
+use ledger::Ledger;
+use relays::{Counts, Relays};
+use writers::Writers;
+
+use crate::postgres::{Database, connect};
+
+const FIXED_SEEDS: [u64; 3] = [1, 2, 3];
+const STEPS: usize = 1500;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_committed_message_is_read_exactly_once_and_in_order() {
+    let variable = |name: &str| std::env::var(name).ok().map(|text| text.parse::<u64>().expect(name));
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("a clock");
+    let mut random = Chance::new(now.as_nanos() as u64);
+    let mut seeds = match variable("ONECOMMIT_TEST_SEED") {
+        Some(seed) => vec![seed],
+        None => FIXED_SEEDS.to_vec(),
+    };
+    let rounds = variable("ONECOMMIT_TEST_ROUNDS").unwrap_or(1);
+    seeds.extend((0..rounds).map(|_| random.next()));
+    let mut all = Counts::default();
+    for seed in seeds {
+        eprintln!("ONECOMMIT_TEST_SEED={seed}");
+        let counts = round(seed).await;
+        eprintln!("{counts:?}");
+        all.add(&counts);
+    }
+    if variable("ONECOMMIT_TEST_SEED").is_none() {
+        all.assert_all_met();
+    }
+}
+
+async fn round(seed: u64) -> Counts {
+    let mut chance = Chance::new(seed);
+    let database = Database::create().await;
+    let shards = chance.between(1, 4) as u16;
+    database.init(shards).await;
+    let locks = "create table locks as select key, 0 as n from generate_series(0, 99) key";
+    database.client.batch_execute(locks).await.expect("locks");
+    let mut clients = Vec::new();
+    for index in 0..12 {
+        let writer = connect(&database.url).await;
+        if index % 3 > 0 {
+            writer.batch_execute("set synchronous_commit = off").await.expect("set");
+        }
+        clients.push(writer);
+    }
+    let mut ledger = Ledger::default();
+    let mut writers = Writers::new(clients, &database.name).await;
+    let mut relays = Relays::new(database.source(), chance.between(1, 3), shards, &mut chance).await;
+    for step in 0..STEPS {
+        writers.quiet = step / 100 % 2 == 1;
+        for _ in 0..chance.between(0, if writers.quiet { 2 } else { 4 }) {
+            writers.step(&mut chance, &mut ledger).await;
+        }
+        relays.step(&mut chance, &ledger).await;
+        if step % 300 == 0 {
+            writers.join_all(&mut ledger).await;
+            let (backlog, settled) = relays.backlog_and_settled().await;
+            assert_eq!(backlog as usize + settled, ledger.committed_messages(), "backlog");
+        }
+    }
+    writers.finish(&mut chance, &mut ledger).await;
+    let deliveries = relays.finish(&mut chance, &ledger).await;
+    ledger.check(&deliveries);
+    relays.prune_all(&mut chance).await;
+    assert_eq!(database.count("select count(*) from onecommit.outbox").await, 0, "left after pruning");
+    let mut counts = relays.counts;
+    counts.messages = ledger.committed_messages();
+    counts.late_commits = writers.late_commits;
+    counts.large_messages = writers.large_messages;
+    drop((writers, relays));
+    database.drop().await;
+    counts
+}

@@ -1,0 +1,211 @@
+"""Real Kafka brokers in KRaft mode: one by default, or several that form one cluster.
+
+Every broker has a listener for clients, which may be advertised under another port (a fault
+proxy's), and one for itself and its fellow brokers, so that a fault between client and broker is
+only that. Promises that topics are never made by accident, and that `start` returns when each
+broker answers clients, a controller is elected, and every broker knows all the others.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+
+from .fetch import kafka_jars
+from .java import java
+from .kafka_wire import ask_cluster
+from .ports import free_port
+from .process import ServerError, tail
+from .server import Server
+
+LOGGING = """status = WARN
+appender.out.type = Console
+appender.out.name = out
+appender.out.layout.type = PatternLayout
+appender.out.layout.pattern = %d %-5p %c{1} %m%n
+rootLogger.level = INFO
+rootLogger.appenderRef.out.ref = out
+"""
+
+# A killed broker is let in again only when its old session has run out: 12 s with Kafka's own
+# settings, 5 s with these. Not the default, as a busy machine may then lose a living broker.
+QUICK_RETURN = {"broker.session.timeout.ms": "3000", "broker.heartbeat.interval.ms": "500"}
+
+
+class Broker(Server):
+    """One broker, which is also a controller. Made by `Kafka`."""
+
+    def __init__(self, node: int, advertised_port: int | None, heap: str) -> None:
+        super().__init__(f"Kafka broker {node}")
+        self.node = node
+        self.port = free_port()
+        self.internal_port = free_port()
+        self.controller_port = free_port()
+        self.advertised_port = self.port if advertised_port is None else advertised_port
+        self._heap = heap
+        self._jars = Path()
+        self._cluster_id = ""
+        self._properties: dict[str, str] = {}
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    def join(self, cluster_id: str, fellows: Sequence[Broker], extra: Mapping[str, str]) -> None:
+        """Says which cluster this broker belongs to; before its first start."""
+        copies = str(min(3, len(fellows)))
+        in_sync = "2" if copies == "3" else "1"
+        self._cluster_id = cluster_id
+        self._properties = {
+            "process.roles": "broker,controller",
+            "node.id": str(self.node),
+            "controller.quorum.voters": ",".join(
+                f"{fellow.node}@127.0.0.1:{fellow.controller_port}" for fellow in fellows
+            ),
+            "listeners": (
+                f"CLIENT://127.0.0.1:{self.port},INTERNAL://127.0.0.1:{self.internal_port},"
+                f"CONTROLLER://127.0.0.1:{self.controller_port}"
+            ),
+            "advertised.listeners": (
+                f"CLIENT://127.0.0.1:{self.advertised_port},"
+                f"INTERNAL://127.0.0.1:{self.internal_port}"
+            ),
+            "listener.security.protocol.map": (
+                "CLIENT:PLAINTEXT,INTERNAL:PLAINTEXT,CONTROLLER:PLAINTEXT"
+            ),
+            "inter.broker.listener.name": "INTERNAL",
+            "controller.listener.names": "CONTROLLER",
+            "log.dirs": str(self.folder / "data"),
+            "auto.create.topics.enable": "false",
+            "offsets.topic.replication.factor": copies,
+            "transaction.state.log.replication.factor": copies,
+            "transaction.state.log.min.isr": in_sync,
+            "default.replication.factor": copies,
+            "min.insync.replicas": in_sync,
+            "group.initial.rebalance.delay.ms": "0",
+            **extra,
+        }
+
+    def _fetch(self) -> None:
+        self._jars = kafka_jars()
+
+    def _prepare(self) -> None:
+        lines = [f"{name}={value}\n" for name, value in self._properties.items()]
+        (self.folder / "server.properties").write_text("".join(lines))
+        (self.folder / "log4j2.properties").write_text(LOGGING)
+        log = self.folder / "format.log"
+        # the quickest Java for a second's work
+        quick = ["-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC"]
+        command = java(self._jars, self.folder, "256m", quick, "kafka.tools.StorageTool")
+        command += ["format", "-t", self._cluster_id, "-c", "server.properties"]
+        if self._run(command, log, self.farewell).wait() != 0:
+            raise ServerError(f"formatting the storage of {self.title} failed\n{tail(log)}")
+
+    def _command(self) -> Sequence[str]:
+        logging = f"-Dlog4j2.configurationFile={self.folder / 'log4j2.properties'}"
+        start = java(self._jars, self.folder, self._heap, [logging], "kafka.Kafka")
+        return [*start, "server.properties"]
+
+    def _ask(self) -> None:
+        self.expect([self])
+
+    def expect(self, fellows: Sequence[Broker]) -> None:
+        """Asks this broker for its cluster; raises ValueError while a fellow is missing there."""
+        cluster = ask_cluster(self.port)
+        for fellow in fellows:
+            if cluster.brokers.get(fellow.node) != ("127.0.0.1", fellow.advertised_port):
+                raise ValueError(f"the controller has not let broker {fellow.node} in yet")
+        if cluster.controller not in cluster.brokers:
+            raise ValueError("no controller is elected yet")
+
+
+class Kafka:
+    """A cluster. Its methods act on all brokers; `brokers[n]` can be stopped or killed alone.
+
+    `properties` are added to, or replace, each broker's; `QUICK_RETURN` is for tests that kill.
+    `address` lists the clients' listeners. `internal_address` lists those that are never
+    advertised under another port, for a test that watches a cluster behind a fault proxy.
+    """
+
+    def __init__(
+        self,
+        brokers: int = 1,
+        *,
+        heap: str = "512m",
+        properties: Mapping[str, str] | None = None,
+        advertised_ports: Sequence[int] | None = None,
+    ) -> None:
+        ports: Sequence[int | None] = advertised_ports or [None] * brokers
+        if len(ports) != brokers:
+            raise ValueError(f"{len(ports)} advertised ports for {brokers} brokers")
+        self.brokers = [Broker(node, port, heap) for node, port in enumerate(ports, start=1)]
+        cluster_id = _new_cluster_id()
+        for broker in self.brokers:
+            broker.join(cluster_id, self.brokers, properties or {})
+
+    @property
+    def address(self) -> str:
+        return ",".join(broker.address for broker in self.brokers)
+
+    @property
+    def internal_address(self) -> str:
+        return ",".join(f"127.0.0.1:{broker.internal_port}" for broker in self.brokers)
+
+    def start(self) -> None:
+        """Launches all, then waits for each: no controller is elected before most of them run."""
+        for broker in self.brokers:
+            broker.launch()
+        for broker in self.brokers:
+            broker.wait_until_answering(partial(broker.expect, self.brokers))
+
+    def stop(self) -> None:
+        """Asks all at once: the last ones would wait for a controller that is gone already."""
+        for broker in self.brokers:
+            broker.ask_to_stop()
+        for broker in self.brokers:
+            broker.wait_until_stopped()
+
+    def kill(self) -> None:
+        for broker in self.brokers:
+            broker.kill()
+
+    def restart(self) -> None:
+        self.stop()
+        self.start()
+
+    def pause(self) -> None:
+        for broker in self.brokers:
+            broker.pause()
+
+    def resume(self) -> None:
+        for broker in self.brokers:
+            broker.resume()
+
+    def close(self) -> None:
+        for broker in self.brokers:
+            broker.close()
+
+    def __enter__(self) -> Kafka:
+        try:
+            self.start()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def _new_cluster_id() -> str:
+    """A random id as Kafka writes them; a leading dash would look like an option to its tool."""
+    return "o" + base64.urlsafe_b64encode(os.urandom(16)).decode()[1:22]
