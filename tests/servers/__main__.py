@@ -98,13 +98,13 @@ def makers(given: argparse.Namespace) -> dict[str, Callable[[], Startable]]:
 
 def start_all(wanted: Sequence[Wanted]) -> None:
     """Starts all at once; raises the first error when all have started or failed."""
-    failures: list[BaseException] = []
+    failures: list[Exception] = []
 
     def start(one: Wanted) -> None:
         begin = time.monotonic()
         try:
             one.server.start()
-        except BaseException as error:
+        except Exception as error:
             failures.append(error)
         else:
             seconds = time.monotonic() - begin

@@ -29,11 +29,7 @@ EMBEDDED_POSTGRES = {"13": "13.22.0", "17": "17.6.0", "18": "18.0.0"}
 EMBEDDED_PLATFORMS = {"x86_64": "amd64", "aarch64": "arm64v8"}
 
 KAFKA = "4.3.0"
-KAFKA_JARS = (
-    f"org.apache.kafka:kafka_2.13:{KAFKA}",
-    f"org.apache.kafka:kafka-tools:{KAFKA}",
-    "org.apache.logging.log4j:log4j-slf4j-impl:2.25.4",
-)
+KAFKA_LOG4J = {"4.2.0": "2.25.1", "4.3.0": "2.25.4"}  # each Kafka's own
 ZOOKEEPER = "3.9.4"
 ZOOKEEPER_JARS = (
     f"org.apache.zookeeper:zookeeper:{ZOOKEEPER}",
@@ -45,9 +41,16 @@ ZOOKEEPER_JARS = (
 COPY_JARS = "org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy-dependencies"
 
 
-def kafka_jars() -> Path:
+def kafka_jars(version: str = KAFKA) -> Path:
     """A folder with Kafka's jars and those of its command-line tools."""
-    return _fetched(f"kafka-{KAFKA}", KAFKA_JARS, _keep_jars)
+    if version not in KAFKA_LOG4J:
+        raise ServerError(f"no Kafka {version}: known versions are {', '.join(KAFKA_LOG4J)}")
+    jars = [
+        f"org.apache.kafka:kafka_2.13:{version}",
+        f"org.apache.kafka:kafka-tools:{version}",
+        f"org.apache.logging.log4j:log4j-slf4j-impl:{KAFKA_LOG4J[version]}",
+    ]
+    return _fetched(f"kafka-{version}", jars, _keep_jars)
 
 
 def zookeeper_jars() -> Path:
@@ -161,6 +164,7 @@ def _run(command: Sequence[str], needs: str, environment: dict[str, str] | None 
     try:
         done = subprocess.run(
             command,
+            check=False,
             env=environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,

@@ -4,6 +4,11 @@ Every broker has a listener for clients, which may be advertised under another p
 proxy's), and one for itself and its fellow brokers, so that a fault between client and broker is
 only that. Promises that topics are never made by accident, and that `start` returns when each
 broker answers clients, a controller is elected, and every broker knows all the others.
+
+A trap for tests that kill: when the only broker of Kafka 4.3.0 dies between a commit's answer and
+its markers, the restarted broker can take the partitions for deleted and never write the markers,
+so that committed messages stay invisible to `read_committed` for ever (KAFKA-20734, new in 4.3).
+Such a test takes `version="4.2.0"`, or three brokers and kills one.
 """
 
 from __future__ import annotations
@@ -14,13 +19,17 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import TracebackType
+from typing import TYPE_CHECKING
 
-from .fetch import kafka_jars
+from .fetch import KAFKA, kafka_jars
 from .java import java
 from .kafka_wire import ask_cluster
 from .ports import free_port
 from .process import ServerError, tail
 from .server import Server
+
+if TYPE_CHECKING:  # for the type checker alone: at run time there is no Python package
+    from typing_extensions import Self
 
 LOGGING = """status = WARN
 appender.out.type = Console
@@ -39,7 +48,7 @@ QUICK_RETURN = {"broker.session.timeout.ms": "3000", "broker.heartbeat.interval.
 class Broker(Server):
     """One broker, which is also a controller. Made by `Kafka`."""
 
-    def __init__(self, node: int, advertised_port: int | None, heap: str) -> None:
+    def __init__(self, node: int, advertised_port: int | None, heap: str, version: str) -> None:
         super().__init__(f"Kafka broker {node}")
         self.node = node
         self.port = free_port()
@@ -47,6 +56,7 @@ class Broker(Server):
         self.controller_port = free_port()
         self.advertised_port = self.port if advertised_port is None else advertised_port
         self._heap = heap
+        self._version = version
         self._jars = Path()
         self._cluster_id = ""
         self._properties: dict[str, str] = {}
@@ -91,7 +101,7 @@ class Broker(Server):
         }
 
     def _fetch(self) -> None:
-        self._jars = kafka_jars()
+        self._jars = kafka_jars(self._version)
 
     def _prepare(self) -> None:
         lines = [f"{name}={value}\n" for name, value in self._properties.items()]
@@ -136,13 +146,16 @@ class Kafka:
         brokers: int = 1,
         *,
         heap: str = "512m",
+        version: str = KAFKA,
         properties: Mapping[str, str] | None = None,
         advertised_ports: Sequence[int] | None = None,
     ) -> None:
         ports: Sequence[int | None] = advertised_ports or [None] * brokers
         if len(ports) != brokers:
             raise ValueError(f"{len(ports)} advertised ports for {brokers} brokers")
-        self.brokers = [Broker(node, port, heap) for node, port in enumerate(ports, start=1)]
+        self.brokers = [
+            Broker(node, port, heap, version) for node, port in enumerate(ports, start=1)
+        ]
         cluster_id = _new_cluster_id()
         for broker in self.brokers:
             broker.join(cluster_id, self.brokers, properties or {})
@@ -189,7 +202,7 @@ class Kafka:
         for broker in self.brokers:
             broker.close()
 
-    def __enter__(self) -> Kafka:
+    def __enter__(self) -> Self:
         try:
             self.start()
         except BaseException:

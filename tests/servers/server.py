@@ -20,7 +20,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TypeVar
+from typing import TYPE_CHECKING
 
 from .process import Account, Process, ServerError, keep, tail
 
@@ -28,7 +28,8 @@ START_LIMIT = 180.0
 STOP_LIMIT = 60.0
 ASK_EVERY = 0.05
 
-AnyServer = TypeVar("AnyServer", bound="Server")
+if TYPE_CHECKING:  # for the type checker alone: at run time there is no Python package
+    from typing_extensions import Self
 
 
 class Server(ABC):
@@ -193,7 +194,7 @@ class Server(ABC):
             if process is not None:
                 process.end()
 
-    def __enter__(self: AnyServer) -> AnyServer:
+    def __enter__(self) -> Self:
         try:
             self.start()
         except BaseException:
