@@ -58,10 +58,10 @@ clean:
 system:
 	@tests/install-system-packages
 
-$(VENV)/ready: requirements-dev.txt
+$(VENV)/ready: pyproject.toml requirements-dev.lock
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
-	$(BIN)/pip install --quiet -r requirements-dev.txt
+	$(BIN)/pip install --quiet --group dev --constraint requirements-dev.lock
 	touch $@
 
 # The extension module in the virtual environment, for the Python tests and type checks.

@@ -21,7 +21,9 @@ def main(url: str, changes: int) -> None:
         conn.commit()
         for number in range(changes):
             # Change first: the row's lock puts this transaction behind the one before it.
-            row = conn.execute("update accounts set total = total + 1 where id = 42 returning total").fetchone()
+            row = conn.execute(
+                "update accounts set total = total + 1 where id = 42 returning total"
+            ).fetchone()
             assert row is not None
             outbox.publish(conn, "account.changed", key="42", value={"total": row[0]})
             if number % 3 == 2:

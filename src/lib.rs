@@ -26,6 +26,8 @@ pub mod lease;
 pub mod outbox;
 #[cfg(feature = "relay")]
 pub mod protocol;
+#[cfg(feature = "python")]
+mod python;
 #[cfg(feature = "relay")]
 pub mod relay;
 #[cfg(feature = "service")]

@@ -9,7 +9,7 @@ pub const ID_HEADER: &str = "onecommit-id";
 const RESERVED_PREFIX: &str = "onecommit-";
 
 /// Kafka's limit for the length of a topic's name.
-const TOPIC_MAX_LEN: usize = 249;
+pub const TOPIC_MAX_LEN: usize = 249;
 /// More headers than this are refused: a consumer of a usual record has a handful.
 pub const HEADERS_MAX: usize = 1_000;
 /// Key, value and headers together. PostgreSQL can't hold more than 1 GiB in a field, and Kafka

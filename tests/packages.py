@@ -22,7 +22,9 @@ def run(*command: str | Path, cwd: Path = ROOT, env: dict[str, str] | None = Non
     """Runs a command; shows what it said where it fails."""
     done = subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True)
     if done.returncode != 0:
-        sys.exit(f"{' '.join(map(str, command))}: exit {done.returncode}\n{done.stdout}{done.stderr}")
+        sys.exit(
+            f"{' '.join(map(str, command))}: exit {done.returncode}\n{done.stdout}{done.stderr}"
+        )
     return done.stdout
 
 
@@ -42,7 +44,13 @@ def check_sdist(sdist: Path) -> None:
     """The source distribution has what it takes to build it."""
     with tarfile.open(sdist) as archive:
         names = {name.split("/", 1)[-1] for name in archive.getnames()}
-    missing = {"Cargo.toml", "Cargo.lock", "src/lib.rs", "python/onecommit/__init__.py", "LICENSE"} - names
+    missing = {
+        "Cargo.toml",
+        "Cargo.lock",
+        "src/lib.rs",
+        "python/onecommit/__init__.py",
+        "LICENSE",
+    } - names
     if missing:
         sys.exit(f"{sdist.name} lacks {sorted(missing)}")
 

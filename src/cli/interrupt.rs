@@ -7,11 +7,20 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::error::{Error, ErrorKind, Result};
 
+/// Each shard's deliverer has a blocking thread for as long as it runs; there are at most 256 shards a
+/// participant.
+const BLOCKING_THREADS: usize = 4096;
+
 /// The async runtime of a command.
 pub(super) fn runtime() -> Result<tokio::runtime::Runtime> {
-    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().map_err(|error| {
-        Error::new(ErrorKind::Failed, "start", "the async runtime can't be started").caused_by(error)
-    })
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .max_blocking_threads(BLOCKING_THREADS)
+        .enable_all()
+        .build()
+        .map_err(|error| {
+            Error::new(ErrorKind::Failed, "start", "the async runtime can't be started").caused_by(error)
+        })
 }
 
 /// Runs a command that Ctrl-C may cut off at any moment: it changes nothing that is not whole.

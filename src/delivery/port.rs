@@ -38,6 +38,10 @@ pub trait Delivery: Send + Sync {
     /// Makes what delivery itself needs (the progress topic), or says how to. Idempotent.
     fn init(&self) -> Result<()>;
 
+    /// Whether what `init` made still has the settings that the guarantees rest on; `Refused` where
+    /// it has not.
+    fn check(&self) -> Result<()>;
+
     /// Makes a topic for messages, where it is missing; `partitions` None takes the default.
     /// Returns whether it was made.
     fn create_topic(&self, topic: &str, partitions: Option<u32>) -> Result<bool>;

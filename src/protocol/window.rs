@@ -255,3 +255,6 @@ impl<B: Clone> Windows<B> {
         chunks
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -40,7 +40,11 @@ pub(super) struct Committed {
 
 impl Committed {
     pub(super) fn note(&self, delivered: Delivered) {
-        self.lock().insert(delivered.shard, delivered);
+        if self.lock().insert(delivered.shard, delivered).is_none() {
+            // Just taken: what a former owner left unpruned is counted nowhere, and without a sign
+            // it would stay until the next message.
+            self.unpruned.fetch_add(1, Ordering::Relaxed);
+        }
     }
 
     pub(super) fn forget(&self, shard: ShardIndex) {

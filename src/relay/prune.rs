@@ -25,8 +25,6 @@ pub(super) async fn run(
 ) {
     let mut outbox: Option<Box<dyn Outbox>> = None;
     let mut failures = 0;
-    // What a former owner left is not counted anywhere.
-    committed.unpruned.fetch_add(1, Ordering::Relaxed);
     loop {
         tokio::time::sleep(PAUSE).await;
         let unpruned = committed.unpruned.load(Ordering::Relaxed);

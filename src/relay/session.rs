@@ -25,6 +25,10 @@ use crate::protocol::lease::share;
 /// Commands that may wait for the reader: an add and a remove for each of 256 shards.
 const COMMANDS: usize = 512;
 
+/// Taking a shard opens a connection to the database and several to Kafka: of many shards only so
+/// many are taken at once.
+const TAKEN_AT_ONCE: usize = 4;
+
 /// What outlives a session.
 pub(super) struct Shared {
     pub(super) id: RelayId,
@@ -72,7 +76,10 @@ impl<'a> Session<'a> {
         told: &mut Option<String>,
     ) -> Result<()> {
         // Before any progress is read: the reader notices a crash of the database from here on.
-        let outbox = shared.source.connect().await?;
+        let outbox = tokio::select! {
+            connected = shared.source.connect() => connected?,
+            () = stopped(stop) => return Ok(()),
+        };
         if told.take().is_some() {
             tracing::info!("the outbox can be reached again");
         }
@@ -119,35 +126,38 @@ impl<'a> Session<'a> {
         let mut ticks = tokio::time::interval(self.shared.settings.retry.first);
         loop {
             tokio::select! {
+                // In this order: a reader that failed ends its deliverers, too, and has the cause.
+                biased;
                 () = stopped(stop) => return Ok(()),
                 Some(ended) = background.join_next() => return Err(failure_of(ended)),
-                Some(ended) = self.delivering.join_next() => self.delivered(ended.map_err(panicked)?).await?,
+                Some(ended) = self.delivering.join_next() => self.delivered(ended.map_err(panicked)?).await,
                 Some(taken) = self.taking.join_next() => self.taken(taken.map_err(panicked)?).await?,
                 changed = seen.changed() => {
                     changed.map_err(|_| Error::new(ErrorKind::Failed, "keep leases", "the lease keeper ended"))?;
-                    self.plan().await?;
+                    self.plan().await;
                 }
-                _ = ticks.tick() => self.plan().await?,
+                _ = ticks.tick() => self.plan().await,
             }
         }
     }
 
     /// Compares what is owned with what is run, and with what would be an even share.
-    async fn plan(&mut self) -> Result<()> {
+    async fn plan(&mut self) {
         let seen = self.shared.keeper.seen.borrow().clone();
         self.clear_errors();
-        let Some(renewed_at) = seen.renewed_at.filter(|_| seen.is_fresh()) else { return Ok(()) };
+        let Some(renewed_at) = seen.renewed_at.filter(|_| seen.is_fresh()) else { return };
         let me = Some(self.shared.id);
         let share = share(self.shared.id, &seen.view.live, &seen.view.owners);
         for (shard, owner) in &seen.view.owners {
             let running = self.running.get(shard);
             let mine = *owner == me;
-            if running.is_some_and(|running| !mine && running.since < renewed_at) {
+            let lost = |running: &Running| !mine && !running.stopping && running.since < renewed_at;
+            if running.is_some_and(lost) {
                 tracing::info!(%shard, "the lease is another relay's now");
-                self.stop_shard(*shard, false).await?;
+                self.stop_shard(*shard, false).await;
             } else if share.release.contains(shard) {
                 match running {
-                    Some(_) => self.stop_shard(*shard, true).await?,
+                    Some(_) => self.stop_shard(*shard, true).await,
                     None if !self.being_taken.contains(shard) => self.release(*shard).await,
                     None => {}
                 }
@@ -155,12 +165,11 @@ impl<'a> Session<'a> {
                 self.take(*shard);
             }
         }
-        Ok(())
     }
 
     fn take(&mut self, shard: ShardIndex) {
         let waits = self.failures.get(&shard).is_some_and(|failure| failure.not_before > Instant::now());
-        if waits || !self.being_taken.insert(shard) {
+        if waits || self.being_taken.len() >= TAKEN_AT_ONCE || !self.being_taken.insert(shard) {
             return;
         }
         let taker = self.shared.taker.clone();
@@ -170,7 +179,10 @@ impl<'a> Session<'a> {
     async fn taken(&mut self, (shard, taken): Ended<Option<Taken>>) -> Result<()> {
         self.being_taken.remove(&shard);
         match taken {
-            Ok(Some(taken)) => self.start(taken).await,
+            Ok(Some(taken)) => {
+                self.start(taken).await;
+                Ok(())
+            }
             Ok(None) => Ok(()),
             Err(error) if error.kind() == ErrorKind::Refused => Err(error),
             Err(error) => {
@@ -180,7 +192,7 @@ impl<'a> Session<'a> {
         }
     }
 
-    async fn start(&mut self, taken: Taken) -> Result<()> {
+    async fn start(&mut self, taken: Taken) {
         let (shard, epoch, progress) = (taken.shard, taken.epoch, taken.progress.clone());
         tracing::info!(%shard, %epoch, "delivers");
         let (chunks, received) = mpsc::channel(CHUNKS);
@@ -202,23 +214,21 @@ impl<'a> Session<'a> {
         let (since, stopping, release) = (Instant::now(), false, false);
         let running = Running { epoch, since, stop, stopping, release, had_error, delivers };
         self.running.insert(shard, running);
-        self.command(Command::Add { shard, epoch, position, barrier, chunks }).await
+        self.command(Command::Add { shard, epoch, position, barrier, chunks }).await;
     }
 
-    async fn stop_shard(&mut self, shard: ShardIndex, release: bool) -> Result<()> {
-        let Some(running) = self.running.get_mut(&shard).filter(|running| !running.stopping) else {
-            return Ok(());
-        };
+    async fn stop_shard(&mut self, shard: ShardIndex, release: bool) {
+        let Some(running) = self.running.get_mut(&shard).filter(|running| !running.stopping) else { return };
         running.stopping = true;
         running.release = release;
         running.stop.store(true, Ordering::SeqCst);
-        self.command(Command::Remove(shard)).await
+        self.command(Command::Remove(shard)).await;
     }
 
-    async fn delivered(&mut self, (shard, ended): Ended<()>) -> Result<()> {
+    async fn delivered(&mut self, (shard, ended): Ended<()>) {
         let running = self.running.remove(&shard);
         self.committed.forget(shard);
-        self.command(Command::Remove(shard)).await?;
+        self.command(Command::Remove(shard)).await;
         if let Err(error) = &ended {
             self.failed(shard, error);
             if let Some(running) = &running {
@@ -228,7 +238,6 @@ impl<'a> Session<'a> {
         if running.is_some_and(|running| running.release) {
             self.release(shard).await;
         }
-        Ok(())
     }
 
     /// The shard waits before it is taken again. What keeps it is told once.
@@ -276,9 +285,9 @@ impl<'a> Session<'a> {
         });
     }
 
-    async fn command(&self, command: Command) -> Result<()> {
-        let sent = self.commands.send(command).await;
-        sent.map_err(|_| Error::new(ErrorKind::Unreachable, "read outbox", "the reader has ended"))
+    /// A reader that has ended is noticed, with its reason, by [`Session::supervise`].
+    async fn command(&self, command: Command) {
+        let _ = self.commands.send(command).await;
     }
 
     /// Waits, within the limit, for the batches in flight.

@@ -43,11 +43,10 @@ impl Taker {
 
     async fn take_in_order(self, shard: ShardIndex) -> Result<Option<Taken>> {
         let mut outbox = self.source.connect().await?;
-        let row = outbox.shard(shard).await?;
         let database = self.check_identity(&mut *outbox).await?;
         let delivery = Arc::clone(&self.delivery);
-        let seen = blocking(move || delivery.peek(shard)).await?;
-        self.check_progress(&mut *outbox, shard, &row, &database, seen.as_ref()).await?;
+        blocking(move || delivery.check()).await?;
+        let (row, seen) = self.look(&mut *outbox, shard, &database).await?;
 
         let above = seen.map_or(row.epoch, |progress| row.epoch.max(Epoch(progress.epoch)));
         let Some(mut epoch) = self.keeper.take(shard, above).await? else { return Ok(None) };
@@ -92,6 +91,29 @@ impl Taker {
         }
         let had_error = row.last_error.is_some();
         Ok(Some(Taken { shard, epoch, database, progress, had_error, delivery }))
+    }
+
+    /// The shard's row and its progress as they can be seen without fencing anybody. A predecessor
+    /// that still lives may deliver and prune meanwhile, so what does not fit is looked at again;
+    /// that no progress is seen proves nothing yet.
+    async fn look(
+        &self,
+        outbox: &mut dyn Outbox,
+        shard: ShardIndex,
+        database: &DatabaseIdentity,
+    ) -> Result<(ShardRow, Option<Progress>)> {
+        let mut refused: Option<Progress> = None;
+        loop {
+            let row = outbox.shard(shard).await?;
+            let delivery = Arc::clone(&self.delivery);
+            let Some(seen) = blocking(move || delivery.peek(shard)).await? else { return Ok((row, None)) };
+            match (self.check_progress(outbox, shard, &row, database, Some(&seen)).await, refused.take()) {
+                (Ok(()), _) => return Ok((row, Some(seen))),
+                (Err(error), Some(before)) if before == seen => return Err(error),
+                (Err(error), _) if error.kind() != ErrorKind::Refused => return Err(error),
+                (Err(_), _) => refused = Some(seen),
+            }
+        }
     }
 
     /// The database, the installation in it and the delivery are the ones that `init` knew.

@@ -131,6 +131,10 @@ fn check(wanted: &Installation, found: &Installation) -> Result<()> {
         );
         Err(Error::new(ErrorKind::Refused, OPERATION, why).with("configured", wanted).with("found", found))
     };
+    if found.incarnation != wanted.incarnation {
+        let why = "another `onecommit init` ran at the same time and gave birth first: run this again";
+        return Err(Error::new(ErrorKind::Refused, OPERATION, why));
+    }
     if found.namespace != wanted.namespace {
         return refuse("namespace", wanted.namespace.to_string(), found.namespace.to_string());
     }

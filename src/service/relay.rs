@@ -52,7 +52,14 @@ async fn run_relay(
     loop {
         match assemble(config, name, participant, id, settings.clone()).await {
             Ok(relay) => return relay.run(stop).await,
-            Err(error) if error.kind() != ErrorKind::Unreachable => return Err(error),
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    ErrorKind::Refused | ErrorKind::Configuration | ErrorKind::Invalid
+                ) =>
+            {
+                return Err(error);
+            }
             Err(error) => {
                 let text = error.to_string();
                 if told.as_ref() != Some(&text) {

@@ -124,9 +124,13 @@ class RelayProcess:
         self._process.signal(signal.SIGKILL)
         self._process.wait()
 
+    def terminate(self) -> None:
+        """SIGTERM, without waiting."""
+        self._process.signal(signal.SIGTERM)
+
     def stop(self) -> None:
         """SIGTERM: it has to finish and exit with 0."""
-        self._process.signal(signal.SIGTERM)
+        self.terminate()
         status = self.wait()
         assert status == 0, f"after SIGTERM the relay ended with {status}:\n{self.text()}"
 

@@ -16,11 +16,11 @@ import pytest
 
 from tests.servers import QUICK_RETURN, Kafka, Postgres, ZooKeeper
 
-from .installation import Installation, Servers
+from .installation import PostgresInstallation, Servers
 
 # What would flush or number transactions by itself while a test prepares a crash.
 UNDISTURBED = {"autovacuum": "off", "checkpoint_timeout": "1h"}
-MakeInstallation = Callable[..., Installation]
+MakeInstallation = Callable[..., PostgresInstallation]
 
 
 @pytest.fixture(scope="session")
@@ -59,7 +59,9 @@ class OwnServers:
     def kafka(self) -> Kafka:
         with self._lock:
             if self._kafka is None:
-                self._kafka = self._stack.enter_context(Kafka(properties=QUICK_RETURN))
+                # 4.3.0 loses committed messages when its only broker is killed (KAFKA-20734).
+                kafka = Kafka(version="4.2.0", properties=QUICK_RETURN)
+                self._kafka = self._stack.enter_context(kafka)
             return self._kafka
 
     @property
@@ -87,8 +89,8 @@ def make_installation(servers: Servers, tmp_path: Path) -> Iterator[MakeInstalla
     """Makes installations that end with the test."""
     with ExitStack() as stack:
 
-        def make(given: Servers | None = None, *, zookeeper: bool = False) -> Installation:
-            made = Installation(given or servers, tmp_path, zookeeper=zookeeper)
+        def make(given: Servers | None = None, *, zookeeper: bool = False) -> PostgresInstallation:
+            made = PostgresInstallation(given or servers, tmp_path, zookeeper=zookeeper)
             stack.callback(made.close)
             return made
 
@@ -96,7 +98,7 @@ def make_installation(servers: Servers, tmp_path: Path) -> Iterator[MakeInstalla
 
 
 @pytest.fixture
-def installation(make_installation: MakeInstallation) -> Installation:
+def installation(make_installation: MakeInstallation) -> PostgresInstallation:
     """An installation on which `init` has run."""
     made = make_installation()
     made.init()

@@ -6,19 +6,17 @@ import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit, urlunsplit
-
-import psycopg
-from confluent_kafka.admin import AdminClient
-from psycopg import sql
 
 from .checker import Report
 from .command_line import CommandLine, RelayProcess
-from .kafka_reader import TopicReader, check
-from .postgres_load import SCHEMA, ledger, waiting_rows
+from .kafka_topics import KafkaTopics
+from .postgres_outbox import PostgresOutbox
+from .sqlite_outbox import SqliteOutbox
+from .topic_log import TopicLog
 from .waiting import wait_until
 
 PARTITIONS = 3
+Table = Mapping[str, str | int | bool]
 
 
 @dataclass(frozen=True)
@@ -31,51 +29,48 @@ class Servers:
 
 
 class Installation:
-    """PostgreSQL to Kafka, ready for `init`; leases in ZooKeeper where that is asked for."""
+    """Stores and configuration, ready for `init`."""
 
-    def __init__(self, servers: Servers, folder: Path, *, zookeeper: bool = False) -> None:
-        self.servers = servers
-        self.name = f"t{secrets.token_hex(5)}"
-        self.topic = f"{self.name}.messages"
+    def __init__(
+        self,
+        name: str,
+        folder: Path,
+        outbox: PostgresOutbox | SqliteOutbox,
+        topics: KafkaTopics | TopicLog,
+        zookeeper: str | None,
+    ) -> None:
+        self.name = name
+        self.topic = f"{name}.messages"
         self.folder = folder
+        self.outbox = outbox
+        self.topics = topics
         self.zookeeper = zookeeper
-        self.shards = 2
         # Small batches, so that a few hundred messages pass every step many times.
-        self.relay_settings = {
+        self.relay_settings: dict[str, int] = {
             "lease_timeout_ms": 1000,
             "batch_messages": 40,
             "retry_limit_ms": 500,
         }
-        self.create_database()
         self.command_line = CommandLine(folder, self.configure())
 
-    @property
-    def database_url(self) -> str:
-        """The test's own database."""
-        return database_url(self.servers.postgres, self.name)
-
-    def create_database(self) -> None:
-        with psycopg.connect(self.servers.postgres, autocommit=True) as connection:
-            connection.execute(sql.SQL("create database {}").format(sql.Identifier(self.name)))
-        with psycopg.connect(self.database_url) as connection:
-            connection.execute(SCHEMA)
-
-    def configure(self, name: str = "onecommit.toml", servers: Servers | None = None) -> Path:
-        """Writes a configuration file; `servers` are those of the installation unless given."""
-        servers = servers or self.servers
-        tables: dict[str, Mapping[str, str | int | bool]] = {
-            "kafka": {"bootstrap.servers": servers.kafka},
-            "participants.main": {
-                "url": database_url(servers.postgres, self.name),
-                "outbox": True,
-                "shards": self.shards,
-            },
+    def configure(self, name: str = "onecommit.toml", **other: Table) -> Path:
+        """Writes a configuration file; `other` tables replace the installation's own."""
+        participant: Table = {
+            "url": self.outbox.url,
+            "outbox": True,
+            "shards": self.outbox.shards,
+        }
+        tables: dict[str, Table] = {
+            **self.topics.configuration(),
+            "participants.main": participant,
             "relay": self.relay_settings,
         }
-        if self.zookeeper:
-            tables["zookeeper"] = {"servers": servers.zookeeper, "session_timeout_ms": 1500}
+        if self.zookeeper is not None:
+            tables["zookeeper"] = {"servers": self.zookeeper, "session_timeout_ms": 1500}
+        tables.update(other)
         path = self.folder / name
-        path.write_text(f'namespace = "{self.name}"\n' + "".join(map(_table, tables.items())))
+        head = f'namespace = "{self.name}"\ndata_dir = "{self.folder / "data"}"\n'
+        path.write_text(head + "".join(map(_table, tables.items())))
         return path
 
     def init(self) -> None:
@@ -86,26 +81,18 @@ class Installation:
         """Starts a relay."""
         return self.command_line.relay(failpoints)
 
-    def connect(self) -> psycopg.Connection[tuple[object, ...]]:
-        """A connection to the test's database."""
-        return psycopg.connect(self.database_url)
-
     def wait_delivered(self) -> None:
         """Waits until a consumer has seen all that is committed now."""
-        wanted = {message.message_id for message in ledger(self.database_url)}
-        reader = TopicReader(self.servers.kafka, [self.topic], "read_committed")
-        try:
-            reader.read_ids(wanted)
-        finally:
-            reader.close()
+        wanted = {message.message_id for message in self.outbox.ledger()}
+        self.topics.wait_delivered([self.topic], wanted)
 
     def wait_pruned(self) -> None:
         """Waits until the outbox table is empty."""
-        wait_until(lambda: waiting_rows(self.database_url) == 0, "outbox table is empty")
+        wait_until(lambda: self.outbox.waiting_rows() == 0, "outbox table is empty")
 
     def report(self) -> Report:
         """The checker's verdict on the topic as it is now."""
-        return check(self.servers.kafka, [self.topic], ledger(self.database_url))
+        return self.topics.check([self.topic], self.outbox.ledger())
 
     def check_clean(self, at_least: int = 1) -> None:
         """No promise was broken, over at least so many messages."""
@@ -113,30 +100,57 @@ class Installation:
         assert report.committed >= at_least, f"only {report.committed} messages were committed"
         assert not report.findings, str(report)
 
-    def finish(self, relay: RelayProcess, at_least: int = 1) -> None:
-        """Everything committed arrives and the relay stops when told; then the verdict."""
+    def finish(self, *relays: RelayProcess, at_least: int = 1) -> None:
+        """Everything committed arrives and the relays stop when told; then the verdict."""
         self.wait_delivered()
-        relay.stop()
+        for relay in relays:
+            relay.stop()
         self.check_clean(at_least)
 
     def close(self) -> None:
         """Ends the relays and removes database and topics."""
         self.command_line.close()
-        with psycopg.connect(self.servers.postgres, autocommit=True) as connection:
-            drop = sql.SQL("drop database if exists {} with (force)")
-            connection.execute(drop.format(sql.Identifier(self.name)))
-        admin = AdminClient({"bootstrap.servers": self.servers.kafka})
-        topics = [topic for topic in admin.list_topics(timeout=15).topics if self.name in topic]
-        for answer in admin.delete_topics(topics).values() if topics else []:
-            answer.result(timeout=15)
+        self.outbox.drop()
+        self.topics.remove(self.name)
 
 
-def database_url(server: str, name: str) -> str:
-    """The url of another database on the same server."""
-    return urlunsplit(urlsplit(server)._replace(path=f"/{name}"))
+class PostgresInstallation(Installation):
+    """PostgreSQL to Kafka; leases in ZooKeeper where that is asked for."""
+
+    def __init__(self, servers: Servers, folder: Path, *, zookeeper: bool = False) -> None:
+        name = fresh_name()
+        self.servers = servers
+        self.postgres = PostgresOutbox(servers.postgres, name)
+        kafka = KafkaTopics(servers.kafka)
+        super().__init__(
+            name, folder, self.postgres, kafka, servers.zookeeper if zookeeper else None
+        )
+
+    @property
+    def database_url(self) -> str:
+        """The test's own database."""
+        return self.postgres.url
 
 
-def _table(named: tuple[str, Mapping[str, str | int | bool]]) -> str:
+def embedded(folder: Path) -> Installation:
+    """SQLite to the topic log, without any server."""
+    name = fresh_name()
+    return Installation(name, folder, SqliteOutbox(folder, name), TopicLog(folder / "data"), None)
+
+
+def postgres_to_topic_log(servers: Servers, folder: Path) -> Installation:
+    """PostgreSQL to the topic log."""
+    name = fresh_name()
+    outbox = PostgresOutbox(servers.postgres, name)
+    return Installation(name, folder, outbox, TopicLog(folder / "data"), None)
+
+
+def fresh_name() -> str:
+    """A namespace that nobody uses."""
+    return f"t{secrets.token_hex(5)}"
+
+
+def _table(named: tuple[str, Table]) -> str:
     name, values = named
     lines = [f'"{key}" = {_value(value)}\n' for key, value in values.items()]
     return f"[{name}]\n" + "".join(lines)

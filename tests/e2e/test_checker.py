@@ -13,9 +13,9 @@ from confluent_kafka.cimpl import NewTopic
 
 from .checker import Committed, Kind, Record, Report, compare
 from .conftest import MakeInstallation, OwnServers
-from .installation import Installation, Servers
+from .installation import PostgresInstallation, Servers
 from .postgres_crash import crash, next_xid, nothing_flushed_by_itself
-from .postgres_load import publish
+from .postgres_outbox import publish
 from .wrong_relay import Bugs, WrongRelay
 
 KEYS = [b"a", b"b", b"", None]
@@ -130,7 +130,7 @@ def test_a_message_with_other_contents_is_a_phantom_and_lost(change: dict[str, s
     assert judged(records).counts() == {"phantom": 1, "lost": 1}
 
 
-Provoke = Callable[[Installation, OwnServers, Bugs], None]
+Provoke = Callable[[PostgresInstallation, OwnServers, Bugs], None]
 
 
 @dataclass(frozen=True)
@@ -142,21 +142,21 @@ class Planted:
     expected: set[Kind]
 
 
-def relay_on(made: Installation, bugs: Bugs) -> WrongRelay:
+def relay_on(made: PostgresInstallation, bugs: Bugs) -> WrongRelay:
     return WrongRelay(made.database_url, made.servers.kafka, made.topic, bugs)
 
 
-def commit(made: Installation, *keys: bytes, synchronous_commit: str = "on") -> None:
-    with made.connect() as connection:
+def commit(made: PostgresInstallation, *keys: bytes, synchronous_commit: str = "on") -> None:
+    with made.postgres.connect() as connection:
         connection.execute(f"set synchronous_commit = {synchronous_commit}")
         for key in keys:
             publish(connection, made.topic, key, b"value")
 
 
-def commits_that_are_late(made: Installation, _: OwnServers, bugs: Bugs) -> None:
+def commits_that_are_late(made: PostgresInstallation, _: OwnServers, bugs: Bugs) -> None:
     """A transaction draws its ids before another one, and commits behind it."""
     relay = relay_on(made, bugs)
-    with made.connect() as late:
+    with made.postgres.connect() as late:
         publish(late, made.topic, b"late", b"value")
         commit(made, b"early")
         relay.step()
@@ -167,7 +167,7 @@ class Died(Exception):
     """Raised where a test lets a relay die."""
 
 
-def death_before_the_commit(made: Installation, _: OwnServers, bugs: Bugs) -> None:
+def death_before_the_commit(made: PostgresInstallation, _: OwnServers, bugs: Bugs) -> None:
     """All is sent, nothing is committed; the next one takes over."""
 
     def die() -> None:
@@ -179,7 +179,7 @@ def death_before_the_commit(made: Installation, _: OwnServers, bugs: Bugs) -> No
     relay_on(made, bugs).step()
 
 
-def return_of_a_zombie(made: Installation, _: OwnServers, bugs: Bugs) -> None:
+def return_of_a_zombie(made: PostgresInstallation, _: OwnServers, bugs: Bugs) -> None:
     """A relay sleeps before its commit, another one delivers, the first one wakes up."""
     commit(made, b"a", b"b")
     try:
@@ -188,7 +188,7 @@ def return_of_a_zombie(made: Installation, _: OwnServers, bugs: Bugs) -> None:
         assert not bugs.no_fence
 
 
-def crash_of_the_database(made: Installation, own: OwnServers, bugs: Bugs) -> None:
+def crash_of_the_database(made: PostgresInstallation, own: OwnServers, bugs: Bugs) -> None:
     """The database forgets what was not flushed, and gives its transaction numbers out again."""
     postgres = own.postgres
     commit(made, b"before")
@@ -196,7 +196,7 @@ def crash_of_the_database(made: Installation, own: OwnServers, bugs: Bugs) -> No
     relay.step()
     with nothing_flushed_by_itself(postgres):
         for _ in range(3):
-            with made.connect() as connection:
+            with made.postgres.connect() as connection:
                 publish(connection, made.topic, b"rolled-back", b"value")
                 connection.rollback()
         commit(made, b"asynchronous", synchronous_commit="off")

@@ -23,7 +23,7 @@ from confluent_kafka import (
     TopicPartition,
 )
 
-from .kafka_reader import ID_HEADER
+from .kafka_topics import ID_HEADER
 
 LIMIT_S = 30.0
 BEFORE_ANY = "3:3:"

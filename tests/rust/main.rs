@@ -4,6 +4,8 @@
 mod conformance_delivery;
 mod conformance_lease;
 mod conformance_outbox;
+#[cfg(feature = "kafka")]
+mod delivery_kafka;
 #[cfg(feature = "postgres")]
 mod lease_postgres;
 #[cfg(feature = "zookeeper")]

@@ -66,7 +66,7 @@ def named_paths(text: str) -> set[str]:
     return found
 
 
-def resolve(module: tuple[str, ...], file: Path, path: str) -> list[str]:
+def resolve(module: tuple[str, ...], path: str) -> list[str]:
     """The absolute path, as parts, that `path` means inside `module`."""
     parts = path.split("::")
     here = list(module)
@@ -96,7 +96,7 @@ def imports() -> dict[tuple[str, ...], set[tuple[str, ...]]]:
     for module, file in modules.items():
         found = set()
         for path in named_paths(without_tests(file.read_text())):
-            other = target(modules, resolve(module, file, path))
+            other = target(modules, resolve(module, path))
             if other is not None and other != module:
                 found.add(other)
         graph[module] = found
@@ -153,11 +153,17 @@ def is_facade(file: Path) -> bool:
     if file.name != "mod.rs":
         return False
     text = without_tests(file.read_text())
-    return not re.search(r"^\s*(?:pub(?:\([^)]*\))?\s+)?(?:async\s+)?(?:fn|struct|enum|trait|const|static|type)\s", text, re.MULTILINE)
+    return not re.search(
+        r"^\s*(?:pub(?:\([^)]*\))?\s+)?(?:async\s+)?(?:fn|struct|enum|trait|const|static|type)\s",
+        text,
+        re.MULTILINE,
+    )
 
 
 def test_the_protocol_does_no_io_and_knows_no_clock() -> None:
-    forbidden = re.compile(r"\b(tokio|rdkafka|rusqlite|std::fs|std::net|std::io|Instant::now|SystemTime)\b")
+    forbidden = re.compile(
+        r"\b(tokio|rdkafka|rusqlite|std::fs|std::net|std::io|Instant::now|SystemTime)\b"
+    )
     for file in (SRC / "protocol").rglob("*.rs"):
         found = forbidden.findall(without_tests(file.read_text()))
         assert not found, f"{file.relative_to(ROOT)}: {found}"

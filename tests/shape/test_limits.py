@@ -11,7 +11,9 @@ FILE_LINES = 600
 FUNCTION_LINES = 70
 SOURCE_ENDINGS = {".rs", ".py", ".pyi", ".sql", ".sh"}
 MEANINGLESS = {"utils", "util", "helpers", "helper", "manager", "common", "misc", "v2"}
-RUST_FUNCTION = re.compile(r"^(\s*)(?:pub(?:\([^)]*\))?\s+)?(?:async\s+)?(?:unsafe\s+)?(?:extern\s+\"C\"\s+)?fn\s+(\w+)")
+RUST_FUNCTION = re.compile(
+    r"^(\s*)(?:pub(?:\([^)]*\))?\s+)?(?:async\s+)?(?:unsafe\s+)?(?:extern\s+\"C\"\s+)?fn\s+(\w+)"
+)
 UNDONE = re.compile(
     r"todo!\(|unimplemented!\(|#\[ignore|pytest\.mark\.(?:skip|xfail)|pytest\.skip|unittest\.skip|\bXXX\b|\bFIXME\b"
 )
@@ -34,7 +36,10 @@ def test_functions_fit_on_a_screen() -> None:
     long = []
     for file in tracked():
         if file.suffix == ".rs":
-            long += [f"{file.relative_to(ROOT)}: {name}, {lines} lines" for name, lines in long_functions(file)]
+            long += [
+                f"{file.relative_to(ROOT)}: {name}, {lines} lines"
+                for name, lines in long_functions(file)
+            ]
     assert not long, "\n".join(long)
 
 
@@ -45,7 +50,14 @@ def long_functions(file: Path) -> list[tuple[str, int]]:
         match = RUST_FUNCTION.match(line)
         if not match or line.rstrip().endswith(";"):
             continue
-        end = next((n for n in range(start, len(lines)) if lines[n] in {f"{match[1]}}}", f"{match[1]}}})"}), start)
+        end = next(
+            (
+                n
+                for n in range(start, len(lines))
+                if lines[n] in {f"{match[1]}}}", f"{match[1]}}})"}
+            ),
+            start,
+        )
         if end - start + 1 > FUNCTION_LINES:
             found.append((match[2], end - start + 1))
     return found

@@ -1,5 +1,7 @@
 //! Topics: made where they are missing, checked where somebody else made them.
 
+use std::time::{Duration, Instant};
+
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
@@ -9,10 +11,13 @@ use super::failure::{from_code, from_kafka};
 use super::settings::REQUEST_LIMIT;
 use crate::delivery::DeliveryScope;
 use crate::error::{Error, ErrorKind, Result};
+use crate::failpoint;
 
 /// The smallest segment that Kafka 4 takes: only closed segments are compacted, and progress is
 /// small.
 const SEGMENT_BYTES: &str = "1048576";
+/// How often a fresh topic is looked at until it can be used.
+const PAUSE: Duration = Duration::from_millis(20);
 
 /// Makes the progress topic, or checks the one that is there: a partition a shard, compacted only
 /// (a topic that deletes by time would forget what was delivered).
@@ -47,7 +52,7 @@ pub(super) fn ensure_progress_topic(config: &ClientConfig, scope: &DeliveryScope
             "the progress topic has fewer than 3 replicas: a lost disk can lose it"
         );
     }
-    if made { Ok(()) } else { check_progress_topic(&admin, &topic, partitions) }
+    if made { Ok(()) } else { check(&admin, &topic, partitions) }
 }
 
 /// Makes a topic for messages with the broker's defaults. Returns whether it was made.
@@ -57,21 +62,38 @@ pub(super) fn create_topic(config: &ClientConfig, topic: &str, partitions: Optio
     Admin::new(config)?.create(&wanted).map_err(|error| error.with("topic", topic))
 }
 
-fn check_progress_topic(admin: &Admin, topic: &str, partitions: i32) -> Result<()> {
+/// Refuses a progress topic that could forget or take back what was delivered. Settings that may not
+/// be read are taken as they are: the right to do so is not needed otherwise.
+pub(super) fn check_progress_topic(config: &ClientConfig, scope: &DeliveryScope) -> Result<()> {
+    check(&Admin::new(config)?, &scope.progress_topic(), i32::from(scope.shards))
+}
+
+fn check(admin: &Admin, topic: &str, partitions: i32) -> Result<()> {
     let refuse = |why: String| Error::new(ErrorKind::Refused, "check topic", why).with("topic", topic);
     let found = admin.partitions(topic)?;
+    if found == 0 {
+        let why = "the progress topic is not there, or has no leader now. If it was deleted, restore it";
+        return Err(Error::new(ErrorKind::Unreachable, "check topic", why).with("topic", topic));
+    }
     if found != partitions {
         let why = format!("the progress topic has {found} partitions, the outbox {partitions} shards");
         return Err(refuse(why));
     }
-    let policy = admin.setting(topic, "cleanup.policy")?;
-    if policy.as_deref() != Some("compact") {
-        let why = format!(
-            "the progress topic must be compacted only, its cleanup.policy is {:?}: \
-             it would forget what was delivered. Set cleanup.policy=compact",
-            policy.unwrap_or_default()
-        );
-        return Err(refuse(why));
+    for (name, wanted, otherwise) in [
+        ("cleanup.policy", "compact", "it would forget what was delivered"),
+        ("unclean.leader.election.enable", "false", "it could take back what was delivered"),
+    ] {
+        match admin.setting(topic, name) {
+            Ok(Some(value)) if value != wanted => {
+                let why = format!(
+                    "the progress topic's {name} must be {wanted} and is {value}: {otherwise}. \
+                     Set {name}={wanted}"
+                );
+                return Err(refuse(why));
+            }
+            Err(error) if error.kind() != ErrorKind::Configuration => return Err(error),
+            _ => {}
+        }
     }
     Ok(())
 }
@@ -103,12 +125,47 @@ impl Admin {
         Ok(i32::try_from(count).unwrap_or(i32::MAX))
     }
 
-    /// Whether the topic was made now; false where it was there.
+    /// Whether the topic was made now; false where it was there. It can be used when this returns.
     fn create(&self, topic: &NewTopic<'_>) -> Result<bool> {
+        let made = self.request(topic)?;
+        self.wait_until_usable(topic.name)?;
+        Ok(made)
+    }
+
+    /// Kafka says that a topic is made before its brokers know it: who used it at once was told
+    /// that it was not there, or that its leader was none.
+    fn wait_until_usable(&self, topic: &str) -> Result<()> {
+        let deadline = Instant::now() + REQUEST_LIMIT;
+        while !self.is_usable(topic)? {
+            if Instant::now() > deadline {
+                let why = "the topic is made, but not all of its partitions have a leader: run this again";
+                return Err(Error::new(ErrorKind::Unreachable, "make topic", why).with("topic", topic));
+            }
+            std::thread::sleep(PAUSE);
+        }
+        Ok(())
+    }
+
+    fn is_usable(&self, topic: &str) -> Result<bool> {
+        let client = self.client.inner();
+        let metadata = client.fetch_metadata(Some(topic), REQUEST_LIMIT);
+        let metadata = metadata.map_err(|error| from_kafka("look up topic", error))?;
+        let found = metadata.topics().iter().find(|found| found.name() == topic);
+        let Some(found) = found.filter(|found| found.error().is_none() && !found.partitions().is_empty())
+        else {
+            return Ok(false);
+        };
+        let answers = |id: i32| client.fetch_watermarks(topic, id, REQUEST_LIMIT).is_ok();
+        Ok(found.partitions().iter().all(|partition| partition.leader() >= 0 && answers(partition.id())))
+    }
+
+    fn request(&self, topic: &NewTopic<'_>) -> Result<bool> {
         let options =
             AdminOptions::new().operation_timeout(Some(REQUEST_LIMIT)).request_timeout(Some(REQUEST_LIMIT));
+        failpoint!("kafka.create_topic.before")?;
         let answers = self.runtime.block_on(self.client.create_topics([topic], &options));
         let answers = answers.map_err(|error| from_kafka("make topic", error))?;
+        failpoint!("kafka.create_topic.after")?;
         match answers.into_iter().next() {
             Some(Ok(_)) => Ok(true),
             Some(Err((_, RDKafkaErrorCode::TopicAlreadyExists))) => Ok(false),

@@ -87,6 +87,10 @@ impl Delivery for KafkaDelivery {
         admin::ensure_progress_topic(&self.client_config(), &self.scope)
     }
 
+    fn check(&self) -> Result<()> {
+        admin::check_progress_topic(&self.client_config(), &self.scope)
+    }
+
     fn create_topic(&self, topic: &str, partitions: Option<u32>) -> Result<bool> {
         admin::create_topic(&self.client_config(), topic, partitions)
     }

@@ -22,11 +22,15 @@ use crate::protocol::progress::Progress;
 
 /// The first step back from the end, in offsets: a commit takes two.
 const FIRST_STEP: i64 = 16;
+/// How often the end is looked at while a transaction is open.
+const PAUSE: Duration = Duration::from_millis(50);
 const OPERATION: &str = "read progress";
 
 /// The last committed record. With `proved`, which only makes sense behind `init_transactions`,
 /// None is said only after the end was reached that the partition had when this began; an answer
-/// that can't be proved within the limit is an error, never None.
+/// that can't be proved within the limit is an error, never None. A topic that is not there is an
+/// error too: Kafka says so for moments while its brokers restart, and None would be taken for lost
+/// progress.
 pub(super) fn last(
     config: &ClientConfig,
     scope: &DeliveryScope,
@@ -41,7 +45,7 @@ pub(super) fn last(
     let any =
         Reader { consumer: consumer(config, scope, "read_uncommitted")?, topic: topic.clone(), partition };
     // Everything that was ever written there: what is open below it is waited for.
-    let Some((low, end)) = any.watermarks().map_err(located)? else { return Ok(None) };
+    let (low, end) = any.watermarks().map_err(located)?;
     drop(any);
     if proved {
         reader.wait_for_end(end, deadline).map_err(located)?;
@@ -66,31 +70,37 @@ struct Reader {
 }
 
 impl Reader {
-    /// First and end offset, as this reader's isolation sees them; None without such a topic.
-    fn watermarks(&self) -> Result<Option<(i64, i64)>> {
-        match self.consumer.fetch_watermarks(&self.topic, self.partition, REQUEST_LIMIT) {
-            Ok(found) => Ok(Some(found)),
-            Err(error) => match error.rdkafka_error_code() {
-                Some(RDKafkaErrorCode::UnknownPartition | RDKafkaErrorCode::UnknownTopicOrPartition) => {
-                    Ok(None)
-                }
-                _ => Err(from_kafka(OPERATION, error)),
-            },
-        }
+    /// First and end offset, as this reader's isolation sees them.
+    fn watermarks(&self) -> Result<(i64, i64)> {
+        let found = self.consumer.fetch_watermarks(&self.topic, self.partition, REQUEST_LIMIT);
+        found.map_err(|error| match error.rdkafka_error_code() {
+            // librdkafka says this, too, while the partition has no leader.
+            Some(
+                RDKafkaErrorCode::UnknownPartition
+                | RDKafkaErrorCode::UnknownTopic
+                | RDKafkaErrorCode::UnknownTopicOrPartition,
+            ) => {
+                let why = "the progress topic is not there, or has no leader now. If it was deleted, restore \
+                           it; if it never was, `onecommit init` makes it";
+                Error::new(ErrorKind::Unreachable, OPERATION, why).caused_by(error)
+            }
+            _ => from_kafka(OPERATION, error),
+        })
     }
 
     /// Waits until nothing below `end` is open any more: the end that a read_committed reader sees
     /// only grows, so whatever it reaches later includes everything below `end`.
     fn wait_for_end(&self, end: i64, deadline: Instant) -> Result<()> {
         loop {
-            match self.watermarks()? {
-                Some((_, stable)) if stable >= end => return Ok(()),
-                _ if Instant::now() > deadline => {
-                    let why = "a transaction stays open in the progress topic: the end was not reached";
-                    return Err(Error::new(ErrorKind::Unreachable, OPERATION, why).with("end", end));
-                }
-                _ => std::thread::sleep(Duration::from_millis(50)),
+            let (_, stable) = self.watermarks()?;
+            if stable >= end {
+                return Ok(());
             }
+            if Instant::now() > deadline {
+                let why = "a transaction stays open in the progress topic: the end was not reached";
+                return Err(Error::new(ErrorKind::Unreachable, OPERATION, why).with("end", end));
+            }
+            std::thread::sleep(PAUSE);
         }
     }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use rdkafka::config::ClientConfig;
 use rdkafka::error::RDKafkaErrorCode;
 
-use super::failure::{from_code, from_kafka};
+use super::failure::from_code;
 use super::native::{Partitioner, Producer, Record};
 use super::progress;
 use super::settings::REQUEST_LIMIT;
@@ -14,7 +14,7 @@ use crate::delivery::{DeliveryScope, ShardDelivery};
 use crate::error::{Error, ErrorKind, Result};
 use crate::failpoint;
 use crate::id::ShardIndex;
-use crate::message::StoredMessage;
+use crate::message::{StoredMessage, TOPIC_MAX_LEN};
 use crate::protocol::progress::Progress;
 
 pub(super) struct KafkaShard {
@@ -36,6 +36,7 @@ impl KafkaShard {
         shard: ShardIndex,
     ) -> Result<Self> {
         let producer = Producer::new(config, partitioner)?;
+        failpoint!("delivery.fence.before_init")?;
         producer.init_transactions(REQUEST_LIMIT).map_err(|error| error.with("shard", shard))?;
         failpoint!("delivery.fence.after_init")?;
         let progress_topic = scope.progress_topic();
@@ -48,8 +49,11 @@ impl KafkaShard {
         if self.known_topics.contains(topic) {
             return Ok(());
         }
-        let metadata = self.producer.metadata(topic, REQUEST_LIMIT);
-        let metadata = metadata.map_err(|error| from_kafka("look up topic", error).with("topic", topic))?;
+        if topic.len() > TOPIC_MAX_LEN {
+            let why = "no Kafka topic has so long a name; the row was written by hand";
+            return Err(Error::new(ErrorKind::Invalid, "deliver message", why).with("bytes", topic.len()));
+        }
+        let metadata = self.producer.metadata(topic, REQUEST_LIMIT)?;
         let found = metadata.topics().iter().find(|found| found.name() == topic);
         let problem = found.and_then(|found| found.error());
         match problem.map(RDKafkaErrorCode::from) {

@@ -13,7 +13,10 @@ create table {schema}.outbox (
   partition      int,
   header_names   text[],
   header_values  bytea[],
-  created_at     timestamptz not null default clock_timestamp()
+  created_at     timestamptz not null default clock_timestamp(),
+  -- A row that can't be read would stop every shard of the outbox.
+  check (cardinality(header_names) is not distinct from cardinality(header_values)
+         and array_position(header_names, null) is null and length(topic) between 1 and 249)
 ) with (
   -- Rows live for moments: give their space back early and in small, unthrottled steps.
   autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 20000,

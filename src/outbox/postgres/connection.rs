@@ -62,6 +62,18 @@ impl Connection {
         within(self.request_limit, operation, request).await
     }
 
+    /// Limits that the server itself keeps for the open transaction. A relay that was cut off or
+    /// paused leaves its transaction open and a shard's row locked; its successors would wait behind
+    /// it, each with a connection that stays, until the application has none left.
+    pub(super) fn limits(&self) -> String {
+        let ms = self.request_limit.as_millis();
+        format!(
+            "set local idle_in_transaction_session_timeout = {ms}; \
+             set local lock_timeout = {}; set local statement_timeout = {ms}",
+            ms / 2
+        )
+    }
+
     /// How long a request may take.
     pub(super) fn request_limit(&self) -> Duration {
         self.request_limit
@@ -111,7 +123,8 @@ impl Connection {
         if row.try_get::<_, bool>(0).map_err(|error| from_postgres("connect", error))? {
             let why = "this PostgreSQL is a standby in recovery: its snapshots lack running transactions \
                        and messages would be lost; give the primary's address";
-            return Err(Error::new(ErrorKind::Refused, "connect", why));
+            // Not refused for good: in a failover the address may lead here before the promotion.
+            return Err(Error::new(ErrorKind::Unreachable, "connect", why));
         }
         Ok(())
     }
@@ -145,16 +158,25 @@ pub(super) async fn connect(url: &str, application: &str, limit: Duration) -> Re
     Ok(client)
 }
 
+/// Runs a driver's request within a limit.
 pub(super) async fn within<T>(
     limit: Duration,
     operation: &'static str,
     request: impl Future<Output = std::result::Result<T, tokio_postgres::Error>>,
 ) -> Result<T> {
-    match tokio::time::timeout(limit, request).await {
-        Ok(answer) => answer.map_err(|error| from_postgres(operation, error)),
-        Err(_) => {
-            let why = format!("PostgreSQL did not answer within {} ms", limit.as_millis());
-            Err(Error::new(ErrorKind::Unreachable, operation, why))
-        }
-    }
+    let converted = async { request.await.map_err(|error| from_postgres(operation, error)) };
+    limited(limit, operation, converted).await
+}
+
+/// Runs several requests within a limit. A server that froze never answers; without the limit a
+/// shard would wait for it for ever.
+pub(super) async fn limited<T>(
+    limit: Duration,
+    operation: &'static str,
+    requests: impl Future<Output = Result<T>>,
+) -> Result<T> {
+    tokio::time::timeout(limit, requests).await.unwrap_or_else(|_| {
+        let why = format!("PostgreSQL did not answer within {} ms", limit.as_millis());
+        Err(Error::new(ErrorKind::Unreachable, operation, why))
+    })
 }

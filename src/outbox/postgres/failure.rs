@@ -24,6 +24,8 @@ fn meaning(code: &SqlState) -> (ErrorKind, &'static str) {
         // Crashed, shutting down or starting up; too many connections; disk full.
         "57P01" | "57P02" | "57P03" | "53300" => (ErrorKind::Unreachable, "PostgreSQL is not available now"),
         "53100" => (ErrorKind::Unreachable, "PostgreSQL's disk is full"),
+        // Cancelled by a limit of ours, or its connection ended by one.
+        "57014" | "25P03" => (ErrorKind::Unreachable, "it took longer than the relay's limits allow"),
         "40001" | "40P01" | "55P03" => (ErrorKind::Unreachable, "a conflict with other transactions"),
         class if class.starts_with("08") => (ErrorKind::Unreachable, "the connection to PostgreSQL failed"),
         _ => (ErrorKind::Failed, "PostgreSQL reported an error"),

@@ -5,7 +5,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio_postgres::types::Type;
 
-use super::connection::{Connection, Parameter};
+use super::connection::{Connection, Parameter, limited};
 use super::init;
 use super::prune;
 use super::read::{ReadLimits, Reader, shard_expression};
@@ -33,7 +33,8 @@ impl PostgresSource {
     /// A fresh connection that reads with other limits than the default.
     pub async fn connect_with(&self, limits: ReadLimits) -> Result<Box<dyn Outbox>> {
         let connection = Connection::open(&self.url, &quoted(&self.schema), self.request_limit).await?;
-        let found = init::read(&*connection.client, &self.schema).await?.ok_or_else(not_initialized)?;
+        let read = init::read(&*connection.client, &self.schema);
+        let found = limited(self.request_limit, "open outbox", read).await?.ok_or_else(not_initialized)?;
         check_columns(&connection).await?;
         Ok(Box::new(PostgresOutbox {
             reader: Reader::new(found.shards, limits),
@@ -53,11 +54,13 @@ impl OutboxSource for PostgresSource {
     }
 
     async fn init(&self, wanted: &Installation) -> Result<Installation> {
-        init::init(&self.url, &self.schema, wanted, self.request_limit).await
+        let init = init::init(&self.url, &self.schema, wanted, self.request_limit);
+        limited(self.request_limit, "init outbox", init).await
     }
 
     async fn found(&self) -> Result<Option<Installation>> {
-        init::found(&self.url, &self.schema, self.request_limit).await
+        let found = init::found(&self.url, &self.schema, self.request_limit);
+        limited(self.request_limit, "open outbox", found).await
     }
 }
 
@@ -79,7 +82,8 @@ impl Outbox for PostgresOutbox {
     }
 
     async fn installation(&mut self) -> Result<Installation> {
-        let found = init::read(&*self.connection.client, &self.schema).await?;
+        let read = init::read(&*self.connection.client, &self.schema);
+        let found = limited(self.connection.request_limit(), "open outbox", read).await?;
         found.ok_or_else(not_initialized)
     }
 
@@ -119,7 +123,9 @@ impl Outbox for PostgresOutbox {
 
     async fn note_error(&mut self, shard: ShardIndex, epoch: Epoch, error: Option<&str>) -> Result<()> {
         let set = "last_error = $3, last_error_at = case when $3 is not null then clock_timestamp() end";
-        self.write_shard("note error", set, "epoch = $2", shard, epoch, error).await
+        failpoint!("outbox.note_error.before_commit")?;
+        self.write_shard("note error", set, "epoch = $2", shard, epoch, error).await?;
+        failpoint!("outbox.note_error.after_commit")
     }
 
     async fn has_barrier(&mut self, shard: ShardIndex, barrier: BarrierId) -> Result<bool> {
@@ -231,8 +237,17 @@ impl PostgresOutbox {
         let number = i32::from(shard.0);
         let parameters: [Parameter<'_>; 3] =
             [(&number, Type::INT4), (&epoch.0, Type::INT8), (&text, Type::TEXT)];
-        let request = self.connection.client.execute_typed(&sql, &parameters);
-        if self.connection.request(operation, request).await? == 1 {
+        let client = &self.connection.client;
+        let begin = format!("begin; {}", self.connection.limits());
+        let all = async {
+            tokio::try_join!(
+                biased;
+                client.batch_execute(&begin),
+                client.execute_typed(&sql, &parameters),
+                client.batch_execute("commit")
+            )
+        };
+        if self.connection.request(operation, all).await?.1 == 1 {
             return Ok(());
         }
         let why = "another relay has taken over";

@@ -26,7 +26,7 @@ pub(super) async fn prune(
     let begin = "begin isolation level read committed; set local enable_seqscan = off; \
                  set local enable_bitmapscan = off; set local enable_sort = off; set local jit = off; \
                  set local synchronous_commit = off";
-    connection.execute("prune", begin).await?;
+    connection.execute("prune", &format!("{begin}; {}", connection.limits())).await?;
     check_epochs(connection, delivered).await?;
     let gone = delete_messages(connection, delivered, shards, after, limit).await?;
     delete_barriers(connection, delivered).await?;
@@ -37,22 +37,30 @@ pub(super) async fn prune(
 }
 
 /// Locks the shards' rows until the transaction ends: after a takeover nothing of an older epoch
-/// may land, not even between the check and the commit.
+/// may land, not even between the check and the commit. And this must be the database that the
+/// progress speaks of: the pruner's own connection may lead to a server that was promoted or
+/// restored without the barrier, where the position's snapshots see transactions that were never
+/// delivered.
 async fn check_epochs(connection: &Connection, delivered: &[Delivered]) -> Result<()> {
     let numbers: Vec<i32> = delivered.iter().map(|shard| i32::from(shard.shard.0)).collect();
     let epochs: Vec<i64> = delivered.iter().map(|shard| shard.epoch.0).collect();
+    let barriers: Vec<_> = delivered.iter().map(|shard| shard.barrier.map(|barrier| barrier.0)).collect();
+    let schema = &connection.schema;
     let sql = format!(
-        "select s.shard from {}.shard s join unnest($1, $2) as w(shard, epoch)
-           on w.shard = s.shard and w.epoch = s.epoch for share of s",
-        connection.schema
+        "select s.shard from {schema}.shard s
+           join unnest($1, $2, $3) as w(shard, epoch, barrier) on w.shard = s.shard and w.epoch = s.epoch
+           join {schema}.barrier b on b.id = w.barrier and b.shard = s.shard
+           for share of s"
     );
-    let parameters: [Parameter<'_>; 2] = [(&numbers, Type::INT4_ARRAY), (&epochs, Type::INT8_ARRAY)];
+    let parameters: [Parameter<'_>; 3] =
+        [(&numbers, Type::INT4_ARRAY), (&epochs, Type::INT8_ARRAY), (&barriers, Type::UUID_ARRAY)];
     let held = connection.query("prune", &sql, &parameters).await?;
     if held.len() == delivered.len() {
         return Ok(());
     }
     connection.execute("prune", "rollback").await?;
-    Err(Error::new(ErrorKind::Fenced, "prune", "another relay has taken over"))
+    let why = "another relay has taken over, or the database lacks the barrier row of the progress";
+    Err(Error::new(ErrorKind::Fenced, "prune", why))
 }
 
 async fn delete_messages(

@@ -267,6 +267,10 @@ fn begun(connection: &Connection, answer: &[Row]) -> Result<Begun> {
     Ok(Begun { last_id: get(first, 1)?, this: get::<String>(first, 2)?.parse()? })
 }
 
+fn begin(connection: &Connection) -> String {
+    format!("{BEGIN}; {}", connection.limits())
+}
+
 /// Begins a transaction and runs its first query in the same round trip.
 async fn begin_and_query(
     connection: &Connection,
@@ -274,8 +278,9 @@ async fn begin_and_query(
     parameters: &[Parameter<'_>],
 ) -> Result<Vec<Row>> {
     let client = &connection.client;
+    let begin = begin(connection);
     let both =
-        async { tokio::try_join!(biased; client.batch_execute(BEGIN), client.query_typed(sql, parameters)) };
+        async { tokio::try_join!(biased; client.batch_execute(&begin), client.query_typed(sql, parameters)) };
     connection.request("read outbox", both).await.map(|(_, rows)| rows)
 }
 
@@ -284,10 +289,11 @@ async fn begin_and_query(
 /// server's life; returns the outbox's rows behind it, by id.
 async fn query_alone(connection: &Connection, sql: &str, parameters: &[Parameter<'_>]) -> Result<Vec<Row>> {
     let client = &connection.client;
+    let begin = begin(connection);
     let all = async {
         tokio::try_join!(
             biased;
-            client.batch_execute(BEGIN),
+            client.batch_execute(&begin),
             client.query_typed(sql, parameters),
             client.batch_execute("commit")
         )

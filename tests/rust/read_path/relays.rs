@@ -121,9 +121,15 @@ impl Relays {
             0..650 => {
                 self.read(relay, chance, ledger).await;
             }
-            650..890 => self.settle(chance.below(self.shards.len()), chance).await,
-            890..940 => self.prune(relay, chance).await,
-            940..960 => self.restart(relay, chance).await,
+            650..880 => self.settle(chance.below(self.shards.len()), chance).await,
+            880..940 => self.prune(relay, chance).await,
+            940..960 => {
+                // The shards are left at different places of one window.
+                for shard in 0..self.shards.len() {
+                    self.settle(shard, chance).await;
+                }
+                self.restart(relay, chance).await;
+            }
             960..970 => self.give_up(chance),
             970..980 => self.rob(relay, chance).await,
             _ => self.adopt(relay, chance).await,

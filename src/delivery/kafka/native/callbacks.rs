@@ -71,7 +71,14 @@ pub(super) unsafe extern "C" fn on_delivery(
         let topic = CStr::from_ptr(rd::rd_kafka_topic_name((*message).rkt)).to_string_lossy().into_owned();
         (shared, (*message).err, topic)
     };
-    if code != RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR {
+    // What is purged is so because of something else: it is no culprit.
+    let is_failure = !matches!(
+        code,
+        RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR
+            | RDKafkaRespErr::RD_KAFKA_RESP_ERR__PURGE_QUEUE
+            | RDKafkaRespErr::RD_KAFKA_RESP_ERR__PURGE_INFLIGHT
+    );
+    if is_failure {
         shared.first_failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert((code, topic));
     }
 }

@@ -28,7 +28,6 @@ use std::time::{Duration, Instant};
 use rdkafka::bindings as rd;
 use rdkafka::client::Client;
 use rdkafka::config::ClientConfig;
-use rdkafka::error::KafkaResult;
 use rdkafka::metadata::Metadata;
 use rdkafka::types::{RDKafkaRespErr, RDKafkaType};
 
@@ -90,9 +89,12 @@ impl Producer {
         Ok(Producer { topics: HashMap::new(), client, shared, partitioner })
     }
 
-    /// What the cluster says of one topic.
-    pub(super) fn metadata(&self, topic: &str, limit: Duration) -> KafkaResult<Metadata> {
-        self.client.fetch_metadata(Some(topic), limit)
+    /// What the cluster says of one topic. Ours is made first: librdkafka gives a name one topic, with
+    /// the settings of whoever came first, and the wrapper's would be one without our partitioner.
+    pub(super) fn metadata(&mut self, topic: &str, limit: Duration) -> Result<Metadata> {
+        self.topic(topic)?;
+        let found = self.client.fetch_metadata(Some(topic), limit);
+        found.map_err(|error| from_kafka("look up topic", error).with("topic", topic))
     }
 
     /// Fences every producer with the same `transactional.id`, and ends what they left open.
@@ -157,8 +159,11 @@ impl Producer {
             )
             .with("requests", sent)),
             (Err(outcome), 0) => {
-                let reason = self.check().err();
-                Err(reason.unwrap_or_else(|| outcome.into_error()))
+                let error = outcome.into_error();
+                match error.kind() {
+                    ErrorKind::Fenced => Err(error),
+                    _ => Err(self.check().err().unwrap_or(error)),
+                }
             }
             (Err(outcome), _) => Err(outcome.into_unclear()),
         }

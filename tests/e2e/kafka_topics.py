@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
+from contextlib import closing
 from typing import Literal, cast
 
 from confluent_kafka import (
@@ -19,6 +20,7 @@ from confluent_kafka import (
     Message,
     TopicPartition,
 )
+from confluent_kafka.admin import AdminClient
 
 from .checker import Committed, Record, Report, compare
 from .waiting import LIMIT_S
@@ -143,14 +145,35 @@ def digest_of(value: bytes | None) -> str:
     return "" if value is None else hashlib.md5(value, usedforsecurity=False).hexdigest()
 
 
-def check(servers: str, topics: Sequence[str], committed: Iterable[Committed]) -> Report:
-    """Reads the topics at both isolation levels and compares them with the ledger."""
-    written = TopicReader(servers, topics, "read_uncommitted")
-    visible = TopicReader(servers, topics, "read_committed")
-    try:
-        ends = written.ends()
-        everything = written.read_to(ends)
-        return compare(committed, visible.read_to(ends), everything)
-    finally:
-        written.close()
-        visible.close()
+class KafkaTopics:
+    """The topics on a Kafka cluster."""
+
+    def __init__(self, servers: str) -> None:
+        self.servers = servers
+
+    def configuration(self) -> dict[str, dict[str, str]]:
+        """The table that sends messages here."""
+        return {"kafka": {"bootstrap.servers": self.servers}}
+
+    def wait_delivered(self, topics: Sequence[str], message_ids: Collection[str]) -> None:
+        """Waits until a consumer has seen each of these messages."""
+        with closing(TopicReader(self.servers, topics, "read_committed")) as reader:
+            reader.read_ids(message_ids)
+
+    def check(self, topics: Sequence[str], committed: Iterable[Committed]) -> Report:
+        """Reads the topics at both isolation levels and compares them with the ledger."""
+        with (
+            closing(TopicReader(self.servers, topics, "read_uncommitted")) as written,
+            closing(TopicReader(self.servers, topics, "read_committed")) as visible,
+        ):
+            ends = written.ends()
+            everything = written.read_to(ends)
+            return compare(committed, visible.read_to(ends), everything)
+
+    def remove(self, name: str) -> None:
+        """Removes all topics with `name` in their names."""
+        admin = AdminClient({"bootstrap.servers": self.servers})
+        topics = [topic for topic in admin.list_topics(timeout=REQUEST_LIMIT_S).topics]
+        ours = [topic for topic in topics if name in topic]
+        for answer in admin.delete_topics(ours).values() if ours else []:
+            answer.result(timeout=REQUEST_LIMIT_S)

@@ -1,4 +1,4 @@
-"""Writers on PostgreSQL, and the ledger that they keep in the transactions that publish.
+"""An application's PostgreSQL database: writers, and the ledger that they keep as they publish.
 
 Every message goes through `onecommit.publish_bytes` and into the ledger by one statement, so that
 the two live and die together. Writers lock a key's row before they publish, as users are told to,
@@ -12,6 +12,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from urllib.parse import urlsplit, urlunsplit
 
 import psycopg
 from psycopg import sql
@@ -27,20 +28,83 @@ create table account (name bytea primary key, changes int not null default 0);
 insert into account (name) select convert_to('key-' || n, 'UTF8') from generate_series(1, {KEYS}) n;
 """
 CHANGE = "update account set changes = changes + 1 where name = %s"
+CHANGE_ALL = "update account set changes = changes + 1"
 PUBLISH = """
 insert into ledger (message_id, topic, key, digest, place)
 select onecommit.publish_bytes(%(topic)s, %(key)s::bytea, %(value)s::bytea), %(topic)s,
   %(key)s::bytea, coalesce(md5(%(value)s::bytea), ''), currval('onecommit.outbox_id_seq')
 """
-PUBLISH_MANY = """
+PUBLISH_MANY = f"""
 insert into ledger (message_id, topic, key, digest, place)
 select onecommit.publish_bytes(%(topic)s, m.key, m.value), %(topic)s, m.key, md5(m.value),
   currval('onecommit.outbox_id_seq')
-from (select convert_to('key-' || n %% %(keys)s, 'UTF8') as key,
+from (select convert_to('key-' || n %% {KEYS} + 1, 'UTF8') as key,
              convert_to(repeat('x', %(bytes)s) || n, 'UTF8') as value
       from generate_series(1, %(messages)s) n) m
 """
 Connection = psycopg.Connection[tuple[object, ...]]
+
+
+class PostgresOutbox:
+    """One database of the test's own on a server."""
+
+    shards = 2
+
+    def __init__(self, server: str, name: str) -> None:
+        self.server = server
+        self.name = name
+        self.url = url_of(server, name)
+        with psycopg.connect(server, autocommit=True) as connection:
+            connection.execute(sql.SQL("create database {}").format(sql.Identifier(name)))
+        with self.connect() as connection:
+            connection.execute(SCHEMA)
+
+    def connect(self) -> Connection:
+        """A connection in which a transaction begins by itself."""
+        return psycopg.connect(self.url)
+
+    def ledger(self) -> list[Committed]:
+        """What the database holds as committed."""
+        with self.connect() as connection:
+            rows = connection.execute("select message_id, topic, key, place, digest from ledger")
+            return [Committed(str(row[0]), *row[1:]) for row in rows.fetchall()]  # type: ignore[arg-type]
+
+    def waiting_rows(self) -> int:
+        """How many messages the outbox table holds."""
+        with self.connect() as connection:
+            row = connection.execute("select count(*) from onecommit.outbox").fetchone()
+            assert row is not None
+            return int(str(row[0]))
+
+    def burst(self, topic: str, messages: int, value_bytes: int = 100) -> None:
+        """Commits a backlog as one transaction, and rolls as much back."""
+        values = {"topic": topic, "messages": messages, "bytes": value_bytes}
+        with self.connect() as connection:
+            for end in (connection.rollback, connection.commit):
+                connection.execute(CHANGE_ALL)
+                connection.execute(PUBLISH_MANY, values)
+                end()
+
+    @contextmanager
+    def writing(
+        self, topic: str, *, seed: int = 1, synchronous_commit: str = "on"
+    ) -> Iterator[Writers]:
+        """Writers that work as long as the block does."""
+        writers = Writers(self.url, topic, seed, synchronous_commit)
+        try:
+            yield writers
+        finally:
+            writers.stop()
+
+    def drop(self) -> None:
+        with psycopg.connect(self.server, autocommit=True) as connection:
+            drop = sql.SQL("drop database if exists {} with (force)")
+            connection.execute(drop.format(sql.Identifier(self.name)))
+
+
+def url_of(server: str, name: str) -> str:
+    """The url of another database on the same server."""
+    return urlunsplit(urlsplit(server)._replace(path=f"/{name}"))
 
 
 def publish(connection: Connection, topic: str, key: bytes | None, value: bytes | None) -> None:
@@ -48,52 +112,22 @@ def publish(connection: Connection, topic: str, key: bytes | None, value: bytes 
     connection.execute(PUBLISH, {"topic": topic, "key": key, "value": value})
 
 
-def publish_many(
-    connection: Connection, topic: str, messages: int, value_bytes: int = 100, keys: int = KEYS
-) -> None:
-    """Publishes many messages by one statement; call it where no other writer uses these keys."""
-    values = {"topic": topic, "messages": messages, "bytes": value_bytes, "keys": keys}
-    connection.execute(PUBLISH_MANY, values)
-
-
-def ledger(url: str) -> list[Committed]:
-    """What the database holds as committed."""
-    with psycopg.connect(url) as connection:
-        rows = connection.execute("select message_id, topic, key, place, digest from ledger")
-        return [Committed(str(row[0]), *row[1:]) for row in rows.fetchall()]
-
-
-def waiting_rows(url: str) -> int:
-    """How many messages the outbox table holds."""
-    with psycopg.connect(url) as connection:
-        row = connection.execute("select count(*) from onecommit.outbox").fetchone()
-        assert row is not None
-        return int(row[0])
-
-
 class Writers:
     """Threads that commit and roll back random transactions from now on until they are stopped."""
 
-    def __init__(
-        self,
-        url: str,
-        topic: str,
-        *,
-        threads: int = 3,
-        seed: int = 1,
-        synchronous_commit: str = "on",
-        pause_s: float = 0.002,
-    ) -> None:
+    threads = 3
+    pause_s = 0.002
+
+    def __init__(self, url: str, topic: str, seed: int, synchronous_commit: str) -> None:
         self.url = url
         self.topic = topic
         self.synchronous_commit = synchronous_commit
         self.highest_xid = 0
         self.lost_connections = 0
         self.committed = 0
-        self._pause_s = pause_s
         self._stop = threading.Event()
-        self._pool = ThreadPoolExecutor(threads)
-        chances = [random.Random(seed * 1000 + number) for number in range(threads)]
+        self._pool = ThreadPoolExecutor(self.threads)
+        chances = [random.Random(seed * 1000 + number) for number in range(self.threads)]
         self._running = [self._pool.submit(self._run, chance) for chance in chances]
 
     def stop(self) -> None:
@@ -110,7 +144,7 @@ class Writers:
                     connection.execute("set lock_timeout = '20s'")
                     mode = sql.Literal(self.synchronous_commit)
                     connection.execute(sql.SQL("set synchronous_commit = {}").format(mode))
-                    while not self._stop.wait(self._pause_s):
+                    while not self._stop.wait(self.pause_s):
                         self._transaction(connection, chance)
             except psycopg.errors.LockNotAvailable:
                 raise
@@ -142,18 +176,6 @@ class Writers:
         if chance.random() < 0.1:
             with connection.transaction(force_rollback=True):
                 publish(connection, self.topic, key, b"in a savepoint that is rolled back")
-        row = connection.execute("select pg_current_xact_id()::text::bigint").fetchone()
+        row = connection.execute("select pg_current_xact_id()::text").fetchone()
         assert row is not None
         self.highest_xid = max(self.highest_xid, int(str(row[0])))
-
-
-@contextmanager
-def writing(
-    url: str, topic: str, *, seed: int = 1, synchronous_commit: str = "on"
-) -> Iterator[Writers]:
-    """Writers that work as long as the block does."""
-    writers = Writers(url, topic, seed=seed, synchronous_commit=synchronous_commit)
-    try:
-        yield writers
-    finally:
-        writers.stop()

@@ -1,0 +1,122 @@
+"""What can go wrong: one exception class for each kind, the same kinds as in Rust.
+
+Errors of the caller's own database driver pass through unchanged, except for missing tables.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from ._native.error import RETRIABLE
+
+
+class Error(Exception):
+    """The base of all of Onecommit's errors; what is raised is always one of its subclasses.
+
+    `str()` says what was being done, what is wrong, where, and why. `__cause__` is the error behind
+    it. It can be pickled.
+    """
+
+    kind: ClassVar[str]
+    """What the caller can do about it, in one word."""
+    retriable: ClassVar[bool]
+    """Whether the very same call may succeed later without anybody changing anything."""
+
+    message: str
+    """What is wrong and what to do, without operation, context and cause."""
+    operation: str
+    """What was being done."""
+    context: dict[str, str]
+    """Where it happened: names and values, innermost first."""
+
+    def __init_subclass__(cls, **arguments: Any) -> None:
+        """Takes from Rust what a kind means."""
+        super().__init_subclass__(**arguments)
+        cls.retriable = RETRIABLE[cls.kind]
+
+    def __init__(
+        self, message: str, operation: str, context: Mapping[str, str] | None = None
+    ) -> None:
+        """The message says what is wrong, the operation what was being done."""
+        super().__init__(message)
+        self.message = message
+        self.operation = operation
+        self.context = dict(context or {})
+
+    def __str__(self) -> str:
+        """Operation, message, context and cause, in one line."""
+        text = f"{self.operation}: {self.message}"
+        if self.context:
+            text += f" ({', '.join(f'{name}: {value}' for name, value in self.context.items())})"
+        if self.__cause__ is not None:
+            said = str(self.__cause__).splitlines() or [type(self.__cause__).__name__]
+            text += f": {said[0]}"
+        return text
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Keeps the cause, or its text where it can't be pickled itself."""
+        cause = self.__cause__
+        try:
+            pickle.dumps(cause)
+        except Exception:
+            cause = RuntimeError(str(cause))
+        return _restore, (type(self), self.message, self.operation, self.context, cause)
+
+
+def _restore(
+    cls: type[Error],
+    message: str,
+    operation: str,
+    context: dict[str, str],
+    cause: BaseException | None,
+) -> Error:
+    error = cls(message, operation, context)
+    error.__cause__ = cause
+    return error
+
+
+class InvalidError(Error):
+    """What was passed in can never be accepted: change it."""
+
+    kind = "invalid"
+
+
+class ConfigurationError(Error):
+    """The configuration is wrong or incomplete, or `onecommit init` has not run: change that."""
+
+    kind = "configuration"
+
+
+class UnreachableError(Error):
+    """A server can't be reached or is not ready: the same call may succeed later."""
+
+    kind = "unreachable"
+
+
+class RefusedError(Error):
+    """Stopped in order to protect data; a person has to look. Nothing was touched."""
+
+    kind = "refused"
+
+
+class FencedError(Error):
+    """Another relay has taken over: what was held is lost, and may be taken again."""
+
+    kind = "fenced"
+
+
+class UnclearError(Error):
+    """It is not known whether it took effect; what is stored has to be read again."""
+
+    kind = "unclear"
+
+
+class FailedError(Error):
+    """Anything else that failed."""
+
+    kind = "failed"
+
+
+BY_KIND: dict[str, type[Error]] = {cls.kind: cls for cls in Error.__subclasses__()}

@@ -1,0 +1,9 @@
+"""The native half of this package; each submodule is one Rust file in src/python."""
+
+__all__ = ["error", "main", "message", "read", "sqlite"]
+
+from . import error as error
+from . import main as main
+from . import message as message
+from . import read as read
+from . import sqlite as sqlite

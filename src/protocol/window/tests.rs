@@ -1,0 +1,254 @@
+//! Windows over a PostgreSQL of a few lines: transactions draw a number, then ids, and end, in any
+//! order; every step of a reader may fall between any two of theirs.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::id::MessageId;
+use crate::message::Message;
+
+const SHARDS: u16 = 3;
+const SMALL: usize = 3;
+const PIECE: usize = 2;
+
+#[derive(Clone, Copy, PartialEq)]
+enum State {
+    Running,
+    Committed,
+    RolledBack,
+}
+
+/// The server. Transaction n has the number n + 3.
+#[derive(Default)]
+struct Server {
+    transactions: Vec<State>,
+    completed: u64,
+    last_id: i64,
+    rows: Vec<StoredMessage>,
+}
+
+impl Server {
+    fn begin(&mut self) -> u64 {
+        self.transactions.push(State::Running);
+        self.transactions.len() as u64 + 2
+    }
+
+    fn end(&mut self, xid: u64, state: State) {
+        self.transactions[xid as usize - 3] = state;
+        self.completed = self.completed.max(xid);
+    }
+
+    fn state(&self, xid: u64) -> State {
+        self.transactions[xid as usize - 3]
+    }
+
+    fn running(&self) -> Vec<u64> {
+        (3..self.transactions.len() as u64 + 3).filter(|xid| self.state(*xid) == State::Running).collect()
+    }
+
+    fn insert(&mut self, xid: u64, key: u8) {
+        self.last_id += 1;
+        let message = Message::stored("t".to_string(), Some(vec![key]), None, Vec::new(), None);
+        let message_id = MessageId::random();
+        self.rows.push(StoredMessage {
+            id: self.last_id,
+            message_id,
+            transaction: xid,
+            created_at_ms: 0,
+            message,
+        });
+    }
+
+    fn snapshot(&self) -> Snapshot {
+        let xmax = self.completed.max(2) + 1;
+        let running: Vec<u64> = self.running().into_iter().filter(|xid| *xid < xmax).collect();
+        let xmin = running.first().copied().unwrap_or(xmax);
+        let list: Vec<String> = running.iter().map(u64::to_string).collect();
+        format!("{xmin}:{xmax}:{}", list.join(",")).parse().unwrap()
+    }
+
+    /// Committed rows by id that `wanted` picks, up to a limit.
+    fn select(&self, limit: usize, wanted: impl Fn(&StoredMessage) -> bool) -> Vec<StoredMessage> {
+        let committed = self.rows.iter().filter(|row| self.state(row.transaction) == State::Committed);
+        committed.filter(|row| wanted(row)).take(limit).cloned().collect()
+    }
+}
+
+/// What the reader waits for inside one read, while others go on.
+enum Reading {
+    Nothing,
+    /// The snapshot is taken and the last id read; the barrier has no number yet.
+    Begun {
+        this: Snapshot,
+        last_id: i64,
+        rows: Option<Vec<StoredMessage>>,
+    },
+}
+
+#[derive(Default)]
+struct Log {
+    steps: Vec<(Vec<i64>, Position)>,
+    settled: usize,
+}
+
+struct Run {
+    server: Server,
+    windows: Windows<()>,
+    reading: Reading,
+    barriers: Vec<u64>,
+    logs: Vec<Log>,
+}
+
+impl Run {
+    fn new() -> Self {
+        let logs = (0..SHARDS).map(|_| Log::default()).collect();
+        let (server, windows) = (Server::default(), Windows::new(SHARDS));
+        let mut run = Run { server, windows, reading: Reading::Nothing, barriers: Vec::new(), logs };
+        (0..SHARDS).for_each(|shard| run.take(shard));
+        run
+    }
+
+    fn take(&mut self, shard: u16) {
+        let log = &mut self.logs[usize::from(shard)];
+        log.steps.truncate(log.settled);
+        let position = log.steps.last().map_or(Position::before_any_snapshot(), |step| step.1.clone());
+        let Position::Snapshots { prev, this, last } = position else { unreachable!() };
+        self.windows.add(ShardIndex(shard), (prev, this, last), ());
+    }
+
+    fn step(&mut self, (action, choice): (u8, u8)) {
+        let running: Vec<u64> =
+            self.server.running().into_iter().filter(|xid| !self.barriers.contains(xid)).collect();
+        let one = running.get(usize::from(choice) % running.len().max(1)).copied();
+        let shard = u16::from(choice) % SHARDS;
+        match (action, one) {
+            (0..10, _) if running.len() < 6 => drop(self.server.begin()),
+            (0..40, Some(xid)) => self.server.insert(xid, choice),
+            (40..52, Some(xid)) => self.server.end(xid, State::Committed),
+            (52..55, Some(xid)) => self.server.end(xid, State::RolledBack),
+            (55..58, _) => self.commit_barriers(),
+            (58..90, _) => self.read(),
+            (90..96, _) => {
+                let log = &mut self.logs[usize::from(shard)];
+                log.settled += usize::from(choice) % (log.steps.len() - log.settled + 1);
+            }
+            (96..98, _) if matches!(self.reading, Reading::Nothing) => self.take(shard),
+            (98, _) if matches!(self.reading, Reading::Nothing) => self.windows.remove(ShardIndex(shard)),
+            (99, _) => {
+                self.windows = Windows::new(SHARDS);
+                self.reading = Reading::Nothing;
+                (0..SHARDS).for_each(|shard| self.take(shard));
+            }
+            _ => {}
+        }
+    }
+
+    fn commit_barriers(&mut self) {
+        for xid in std::mem::take(&mut self.barriers) {
+            self.server.end(xid, State::Committed);
+        }
+    }
+
+    /// Half of a read: up to the barrier, or from there on.
+    fn read(&mut self) {
+        match std::mem::replace(&mut self.reading, Reading::Nothing) {
+            Reading::Begun { this, last_id, rows } => self.end_read(this, last_id, rows),
+            Reading::Nothing => match self.windows.next_read() {
+                Next::Nothing => {}
+                Next::Piece(piece) => self.read_piece(&piece),
+                Next::Poll { prev } => {
+                    let fresh = |row: &StoredMessage| {
+                        row.transaction >= prev.xmax() || prev.in_progress().contains(&row.transaction)
+                    };
+                    let rows = self.server.select(usize::MAX, fresh);
+                    let rows = (rows.len() < SMALL).then_some(rows);
+                    self.begin_read(rows);
+                }
+                Next::Open => self.begin_read(None),
+            },
+        }
+    }
+
+    fn begin_read(&mut self, rows: Option<Vec<StoredMessage>>) {
+        let (this, last_id) = (self.server.snapshot(), self.server.last_id);
+        self.reading = Reading::Begun { this, last_id, rows };
+    }
+
+    fn end_read(&mut self, this: Snapshot, last_id: i64, rows: Option<Vec<StoredMessage>>) {
+        self.commit_barriers();
+        let barrier = self.server.begin();
+        self.barriers.push(barrier);
+        self.windows.note_floor(last_id, barrier);
+        let barriers = self.windows.waiting().into_iter().map(|shard| (shard, ())).collect();
+        match rows {
+            None => self.windows.opened(&this, &barriers),
+            Some(rows) => {
+                let chunks = self.windows.polled(this, rows, &barriers);
+                self.deliver(chunks);
+            }
+        }
+    }
+
+    fn read_piece(&mut self, piece: &Piece) {
+        let rows = self.server.select(PIECE, |row| {
+            let old = |floor| row.id <= floor && piece.prev.in_progress().contains(&row.transaction);
+            row.id > piece.after
+                && piece.this.sees(row.transaction)
+                && !piece.prev.sees(row.transaction)
+                && piece.old_up_to.is_none_or(old)
+        });
+        let full = rows.len() == PIECE;
+        let chunks = self.windows.piece_read(rows, full);
+        self.deliver(chunks);
+    }
+
+    fn deliver(&mut self, chunks: Vec<Chunk<()>>) {
+        for chunk in chunks {
+            let ids: Vec<i64> = chunk.messages.iter().map(|row| row.id).collect();
+            self.logs[usize::from(chunk.shard.0)].steps.push((ids, chunk.position));
+        }
+    }
+
+    fn finish(&mut self) {
+        if let Reading::Begun { .. } = self.reading {
+            self.read();
+        }
+        self.commit_barriers();
+        for xid in self.server.running() {
+            self.server.end(xid, State::Committed);
+        }
+        (0..SHARDS).for_each(|shard| self.take(shard));
+        // Each read moves a window on by a row at least, or ends it.
+        for _ in 0..4 * self.server.rows.len() + 40 {
+            self.read();
+        }
+    }
+
+    fn check(&self) {
+        let mut read: Vec<i64> = Vec::new();
+        for log in &self.logs {
+            let ids: Vec<i64> = log.steps.iter().flat_map(|step| step.0.clone()).collect();
+            let mut last_of_transaction = BTreeMap::new();
+            for id in &ids {
+                let transaction = self.server.rows[*id as usize - 1].transaction;
+                assert!(last_of_transaction.insert(transaction, *id) < Some(*id), "order of {id}");
+            }
+            read.extend(ids);
+        }
+        read.sort_unstable();
+        let committed = self.server.select(usize::MAX, |_| true);
+        assert_eq!(read, committed.iter().map(|row| row.id).collect::<Vec<_>>());
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(500))]
+
+    #[test]
+    fn every_committed_row_is_read_once(steps in prop::collection::vec((0u8..100, any::<u8>()), 1..400)) {
+        let mut run = Run::new();
+        steps.into_iter().for_each(|step| run.step(step));
+        run.finish();
+        run.check();
+    }
+}

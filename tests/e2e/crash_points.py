@@ -1,0 +1,99 @@
+"""Every named place of the program at which a test kills it, and how it gets there.
+
+A place stands here once for each way in which it is reached: on which stores, by which command,
+and at which of its hits. `test_crash_points` runs them all, and fails for a place that is missing.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from .command_line import ROOT
+
+Stores = Literal["postgres", "zookeeper", "postgres_to_topic_log", "embedded"]
+Way = Literal["init", "relay", "stop", "share", "error", "outlive", "consume"]
+NAME = re.compile(r'failpoint!\("([^"]+)"\)')
+
+
+@dataclass(frozen=True)
+class CrashPoint:
+    """One place, reached in one way."""
+
+    stores: Stores
+    way: Way
+    name: str
+    hit: int = 1
+
+    def __str__(self) -> str:
+        return f"{self.stores}-{self.way}-{self.name}@{self.hit}"
+
+    @property
+    def failpoints(self) -> str:
+        """For the environment of the process that is to die."""
+        kill = f"{self.name}=kill@{self.hit}"
+        return f"relay.batch.sent=error@2;{kill}" if self.way == "error" else kill
+
+
+def names_in_sources() -> set[str]:
+    """The places that the program has."""
+    found: set[str] = set()
+    for file in (ROOT / "src").rglob("*.rs"):
+        code = [
+            line for line in file.read_text().splitlines() if not line.lstrip().startswith("//")
+        ]
+        found.update(NAME.findall("\n".join(code)))
+    return found
+
+
+def both(*steps: str) -> list[str]:
+    """The places before and behind the commits of some steps."""
+    return [f"{step}.{side}_commit" for step in steps for side in ("before", "after")]
+
+
+RELAY = ["relay.take.after_lease", "relay.batch.sent", "relay.batch.committed"]
+OUTBOX = both("outbox.claim", "outbox.birth", "outbox.barrier", "outbox.prune")
+KAFKA = ["delivery.fence.before_init", "delivery.fence.after_init"]
+KAFKA += ["delivery.commit.before", "delivery.commit.after"]
+TOPIC_LOG = both("topic_log.take", "topic_log.append")
+# Steps that come again and again, killed in the middle too: the first hit is often a special one.
+REPEATED = [
+    "relay.batch.sent",
+    "relay.batch.committed",
+    *both("outbox.barrier", "outbox.prune", "topic_log.append"),
+    "delivery.commit.before",
+    "delivery.commit.after",
+]
+GROUPS: list[tuple[Stores, Way, list[str]]] = [
+    ("embedded", "init", both("sqlite.birth", "init.outbox", "topic_log.create_topic")),
+    ("embedded", "relay", [*RELAY, *OUTBOX, *TOPIC_LOG]),
+    ("embedded", "relay", both("sqlite.birth", "lease.open", "lease.renew", "lease.take")),
+    ("embedded", "share", both("lease.release")),
+    ("embedded", "stop", [*both("lease.leave"), "relay.leave.before"]),
+    ("embedded", "error", both("outbox.note_error")),
+    ("embedded", "consume", both("topic_log.commit_offset")),
+    ("postgres", "init", [*both("init.outbox"), "kafka.create_topic.before"]),
+    ("postgres", "init", ["kafka.create_topic.after"]),
+    ("postgres", "relay", [*RELAY, *OUTBOX, *KAFKA]),
+    ("postgres", "relay", both("postgres_lease.renew", "postgres_lease.take")),
+    ("postgres", "share", both("postgres_lease.release")),
+    ("postgres", "stop", [*both("postgres_lease.leave"), "relay.leave.before"]),
+    ("postgres", "error", both("outbox.note_error")),
+    ("postgres", "outlive", both("postgres_lease.remove")),
+    ("postgres_to_topic_log", "relay", both("outbox.barrier", "topic_log.append")),
+    ("zookeeper", "init", both("zookeeper.init")),
+    ("zookeeper", "relay", both("zookeeper_lease.join", "zookeeper_lease.take")),
+    ("zookeeper", "share", both("zookeeper_lease.release")),
+    ("zookeeper", "stop", both("zookeeper_lease.leave")),
+]
+
+
+def crash_points() -> Iterator[CrashPoint]:
+    """All of them."""
+    for stores, way, names in GROUPS:
+        for name in names:
+            yield CrashPoint(stores, way, name)
+            if way == "relay" and name in REPEATED and stores != "postgres_to_topic_log":
+                yield CrashPoint(stores, way, name, hit=4)

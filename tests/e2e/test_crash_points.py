@@ -1,0 +1,201 @@
+"""Killed at every durable step, started again, compared: nothing lost, doubled or out of order.
+
+The kills run a few at a time, since most of a run is waiting for a dead relay's lease.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from .command_line import FAILPOINTS, FAILPOINTS_LOG, KILLED, RelayProcess
+from .crash_points import CrashPoint, Stores, Way, crash_points, names_in_sources
+from .installation import (
+    Installation,
+    PostgresInstallation,
+    Servers,
+    embedded,
+    postgres_to_topic_log,
+)
+from .waiting import LIMIT_S, wait_until
+
+AT_ONCE = 4
+# More than a small window takes, so that the backlog's read path is used too.
+BACKLOG = 1200
+SHARING_TRY_S = 3.0
+
+POINTS = {str(point): point for point in crash_points()}
+Runs = dict[str, Future[None]]
+
+
+def test_every_failpoint_is_killed_at_and_none_is_unknown() -> None:
+    covered = {point.name for point in POINTS.values()}
+    assert covered == names_in_sources()
+
+
+@pytest.fixture(scope="module")
+def runs(
+    request: pytest.FixtureRequest, servers: Servers, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Runs]:
+    """One run for each selected test, under way."""
+    callspecs = [getattr(item, "callspec", None) for item in request.session.items]
+    selected = [spec.params["name"] for spec in callspecs if spec and "name" in spec.params]
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        started: Runs = {}
+        for name in selected:
+            if name in POINTS:
+                folder = tmp_path_factory.mktemp("crash")
+                started[name] = pool.submit(run, POINTS[name], servers, folder)
+        yield started
+        for future in started.values():
+            future.cancel()
+
+
+@pytest.mark.parametrize("name", POINTS)
+def test_killed_at(name: str, runs: Runs) -> None:
+    runs[name].result()
+
+
+def run(point: CrashPoint, servers: Servers, folder: Path) -> None:
+    installation = install(point.stores, servers, folder)
+    try:
+        if point.way == "init":
+            kill_a_command(installation, point, "init", "--topic", installation.topic)
+        installation.init()
+        installation.outbox.burst(installation.topic, BACKLOG)
+        relay = KILLS[point.way](installation, point)
+        installation.wait_delivered()
+        installation.wait_pruned()
+        installation.finish(relay, at_least=BACKLOG)
+    finally:
+        installation.close()
+
+
+def install(stores: Stores, servers: Servers, folder: Path) -> Installation:
+    if stores == "embedded":
+        return embedded(folder)
+    if stores == "postgres_to_topic_log":
+        return postgres_to_topic_log(servers, folder)
+    return PostgresInstallation(servers, folder, zookeeper=stores == "zookeeper")
+
+
+def kill_a_command(installation: Installation, point: CrashPoint, *words: str) -> str:
+    """Runs a short command that is killed; returns what it had printed."""
+    log = installation.folder / "command.failpoints"
+    environment = {FAILPOINTS: point.failpoints, FAILPOINTS_LOG: str(log)}
+    done = installation.command_line.run(*words, environment=environment)
+    assert done.returncode == -signal.SIGKILL, done
+    assert log.read_text().splitlines() == [f"failpoint {point.name} hit"]
+    return done.stdout
+
+
+def expect_killed(relay: RelayProcess, point: CrashPoint) -> None:
+    """It hit, and SIGKILL was its end."""
+    assert relay.wait() == KILLED, relay.text()
+    assert relay.hit()[-1:] == [point.name], relay.text()
+
+
+def kill_at_work(installation: Installation, point: CrashPoint) -> RelayProcess:
+    with installation.outbox.writing(installation.topic):
+        expect_killed(installation.relay(point.failpoints), point)
+        # Its successor starts among writers, too.
+        successor = installation.relay()
+        successor.wait_for("delivers")
+    return successor
+
+
+def kill_at_the_end(installation: Installation, point: CrashPoint) -> RelayProcess:
+    relay = installation.relay(point.failpoints)
+    installation.wait_delivered()
+    relay.terminate()
+    expect_killed(relay, point)
+    return installation.relay()
+
+
+def kill_while_sharing(installation: Installation, point: CrashPoint) -> RelayProcess:
+    """A second relay joins, so that the first gives up a shard. Where there is only one shard, who
+    keeps it depends on their random ids, so others join until it is given up."""
+    relay = installation.relay(point.failpoints)
+    relay.wait_for("delivers")
+    end = time.monotonic() + LIMIT_S
+    while time.monotonic() < end:
+        joined = installation.relay()
+        if was_hit_soon(relay):
+            expect_killed(relay, point)
+            return joined
+        joined.stop()
+    raise AssertionError("no relay was asked to give up its shard")
+
+
+def was_hit_soon(relay: RelayProcess) -> bool:
+    end = time.monotonic() + SHARING_TRY_S
+    wait_until(lambda: relay.hit() or time.monotonic() > end, "shard given up")
+    return bool(relay.hit())
+
+
+def kill_an_heir(installation: Installation, point: CrashPoint) -> RelayProcess:
+    """A relay that removes what a long dead one left."""
+    installation.relay_settings["lease_timeout_ms"] = 500
+    installation.configure()
+    dead = installation.relay()
+    dead.wait_for("delivers")
+    dead.kill()
+    expect_killed(installation.relay(point.failpoints), point)
+    return installation.relay()
+
+
+def kill_a_consumer(installation: Installation, point: CrashPoint) -> RelayProcess:
+    """A group goes on where its position was stored, so it may see messages again."""
+    relay = installation.relay()
+    installation.wait_delivered()
+    words = ["--json", "consume", installation.topic, "--group", "g", "--from-beginning"]
+    first = kill_a_command(installation, point, *words, "--max", "50")
+    assert offsets(first) == list(range(50))
+    again = offsets(installation.command_line.succeed(*words, "--max", "10"))
+    start = 50 if point.name.endswith("after_commit") else 0
+    assert again == list(range(start, start + 10))
+    return relay
+
+
+def start_again(installation: Installation, _: CrashPoint) -> RelayProcess:
+    return installation.relay()
+
+
+KILLS: dict[Way, Callable[[Installation, CrashPoint], RelayProcess]] = {
+    "init": start_again,
+    "relay": kill_at_work,
+    "error": kill_at_work,
+    "stop": kill_at_the_end,
+    "share": kill_while_sharing,
+    "outlive": kill_an_heir,
+    "consume": kill_a_consumer,
+}
+
+
+def offsets(printed: str) -> list[int]:
+    return [json.loads(line)["offset"] for line in printed.splitlines()]
+
+
+@pytest.mark.parametrize("stores", ["embedded", "postgres", "zookeeper"])
+def test_errors_at_every_step_stop_no_relay(
+    stores: Stores, servers: Servers, tmp_path: Path
+) -> None:
+    """The third hit of each step fails; the relay drops what it held and goes on by itself."""
+    installation = install(stores, servers, tmp_path)
+    try:
+        installation.init()
+        installation.outbox.burst(installation.topic, BACKLOG)
+        relay = installation.relay(";".join(f"{name}=error@3" for name in names_in_sources()))
+        with installation.outbox.writing(installation.topic):
+            for name in ("relay.batch.sent", "outbox.barrier.after_commit"):
+                relay.wait_hit(name)
+            installation.wait_delivered()
+        installation.finish(relay, at_least=BACKLOG)
+    finally:
+        installation.close()

@@ -1,0 +1,74 @@
+"""Databases with an outbox in them, for each test its own or emptied before."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from .outbox_tables import postgres_tables, sqlite_tables
+
+POSTGRES = "ONECOMMIT_TEST_POSTGRES"
+ACCOUNTS = "create table accounts (id int primary key, total int not null)"
+
+
+@pytest.fixture(scope="session")
+def postgres_url() -> Iterator[str]:
+    """A database of this run alone, with an outbox in the schema `onecommit`."""
+    server = os.environ.get(POSTGRES)
+    if not server:
+        pytest.fail(f"{POSTGRES} is not set: run the tests by `python -m tests.servers run -- ...`")
+    name = f"onecommit_python_{os.getpid()}"
+    with psycopg.connect(server, autocommit=True) as admin:
+        admin.execute(f"create database {name}".encode())
+    url = psycopg.conninfo.make_conninfo(server, dbname=name)
+    with psycopg.connect(url) as conn:
+        conn.execute(postgres_tables("onecommit").encode())
+        conn.execute(ACCOUNTS.encode())
+    yield url
+    with psycopg.connect(server, autocommit=True) as admin:
+        admin.execute(f"drop database {name} with (force)".encode())
+
+
+@pytest.fixture
+def empty_url(postgres_url: str) -> str:
+    with psycopg.connect(postgres_url) as conn:
+        conn.execute("truncate onecommit.outbox, accounts")
+    return postgres_url
+
+
+@pytest.fixture
+def pg(empty_url: str) -> Iterator[psycopg.Connection[Any]]:
+    conn = psycopg.connect(empty_url)
+    yield conn
+    conn.close()
+
+
+@pytest.fixture
+async def async_pg(empty_url: str) -> AsyncIterator[psycopg.AsyncConnection[Any]]:
+    conn = await psycopg.AsyncConnection.connect(empty_url)
+    yield conn
+    await conn.close()
+
+
+@pytest.fixture
+def sqlite_file(tmp_path: Path) -> Path:
+    path = tmp_path / "shop.db"
+    conn = sqlite3.connect(path)
+    conn.executescript(sqlite_tables() + ACCOUNTS)
+    conn.execute("insert into accounts values (42, 0)")
+    conn.commit()
+    conn.close()
+    return path
+
+
+@pytest.fixture
+def lite(sqlite_file: Path) -> Iterator[sqlite3.Connection]:
+    conn = sqlite3.connect(sqlite_file)
+    yield conn
+    conn.close()

@@ -1,0 +1,104 @@
+"""What type checkers see."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+DOCUMENTATION = Path(__file__).parents[2] / "docs" / "python.md"
+
+GOOD = """
+import sqlite3
+import psycopg
+import onecommit
+from onecommit import AsyncOutbox, Message, MessageId, Outbox
+
+def change(conn: psycopg.Connection, lite: sqlite3.Connection) -> list[MessageId]:
+    outbox = Outbox(encoder=lambda content: bytes(content))
+    one = outbox.publish(conn, "t", key=42, value={"a": 1}, headers=[("a", b"x"), ("b", None)])
+    reveal_type(one)
+    outbox.publish(lite, "t", headers={"a": "x"}, partition=3)
+    return outbox.publish_many(conn, [Message("t", value=b"x")])
+
+async def change_async(conn: psycopg.AsyncConnection) -> MessageId:
+    publishing = AsyncOutbox().publish(conn, "t")
+    _ = reveal_type(publishing)
+    return await publishing
+
+def read() -> None:
+    for message in onecommit.read("t", limit=3):
+        reveal_type(message)
+        reveal_type(message.id)
+    try:
+        pass
+    except onecommit.Error as error:
+        reveal_type(error.kind)
+        reveal_type(error.retriable)
+        reveal_type(error.context)
+"""
+
+BAD = """
+import psycopg
+from onecommit import AsyncOutbox, Message, Outbox
+
+async def change(conn: psycopg.AsyncConnection, other: psycopg.Connection) -> None:
+    AsyncOutbox().publish(conn, "t")
+    AsyncOutbox().publish_many(conn, [])
+    Outbox().publish(conn, "t")
+    await AsyncOutbox().publish(other, "t")
+    Outbox().publish(other, 42)
+    Outbox().publish_many(other, ["t"])
+    Outbox().publish(other, "t", "positional")
+    Message("t").topic = "u"
+"""
+
+
+def mypy(folder: Path, program: str) -> list[str]:
+    (folder / "program.py").write_text(program.lstrip())
+    command = [sys.executable, "-m", "mypy", "--strict", "--config-file=", "program.py"]
+    ran = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    assert ran.stderr == ""
+    return ran.stdout.splitlines()
+
+
+def test_right_use_is_accepted_under_strict(tmp_path: Path) -> None:
+    *revealed, last = mypy(tmp_path, GOOD)
+    assert last == "Success: no issues found in 1 source file"
+    assert [line.partition('Revealed type is "')[2].rstrip('"') for line in revealed] == [
+        "onecommit._message.MessageId",
+        "typing.Coroutine[Any, Any, onecommit._message.MessageId]",
+        "onecommit._message.ReceivedMessage",
+        "onecommit._message.MessageId | None",
+        "str",
+        "bool",
+        "dict[str, str]",
+    ]
+
+
+def test_the_examples_of_the_documentation_are_well_typed(tmp_path: Path) -> None:
+    blocks = re.findall(r"^```python\n(.*?)^```$", DOCUMENTATION.read_text(), re.M | re.S)
+    assert len(blocks) > 3
+    assert mypy(tmp_path, "".join(blocks)) == ["Success: no issues found in 1 source file"]
+
+
+def test_wrong_use_is_an_error_and_so_is_a_forgotten_await(tmp_path: Path) -> None:
+    lines = mypy(tmp_path, BAD)
+    errors = {int(line.split(":")[1]): line.split("[")[-1] for line in lines if ": error:" in line}
+    assert errors == {
+        5: "unused-coroutine]",
+        6: "unused-coroutine]",
+        7: "arg-type]",
+        8: "arg-type]",
+        9: "arg-type]",
+        10: "list-item]",
+        11: "call-arg]",
+        12: "misc]",
+    }
+
+
+def test_the_stubs_say_what_the_native_module_has(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "mypy.stubtest", "onecommit._native"]
+    ran = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (ran.returncode, ran.stderr) == (0, ""), ran.stdout

@@ -1,0 +1,190 @@
+//! Single situations of the read path that chance meets too seldom.
+
+use std::time::{Duration, Instant};
+
+use onecommit::ErrorKind;
+use onecommit::id::{Epoch, ShardIndex};
+use onecommit::outbox::postgres::ReadLimits;
+use onecommit::outbox::{Chunk, Outbox};
+
+use super::chance::Chance;
+use crate::postgres::{Database, connect};
+
+const EPOCH: Epoch = Epoch(1);
+
+/// Windows of ten messages are a backlog.
+pub async fn reader(database: &Database) -> Box<dyn Outbox> {
+    let limits = ReadLimits { small_window_rows: 10, ..ReadLimits::default() };
+    let mut outbox = database.source().connect_with(limits).await.expect("connect");
+    add(&mut outbox, 0).await;
+    outbox
+}
+
+async fn add(outbox: &mut Box<dyn Outbox>, shard: u16) {
+    let (shard, origin) = (ShardIndex(shard), outbox.origin());
+    outbox.claim(shard, EPOCH).await.expect("claim");
+    outbox.add(shard, EPOCH, &origin, None).expect("add");
+}
+
+pub async fn insert(database: &Database, count: usize) {
+    database.client.batch_execute(&insert_sql(count)).await.expect("insert");
+}
+
+fn insert_sql(count: usize) -> String {
+    format!(
+        "insert into onecommit.outbox (topic, key, value)
+         select 'orders', convert_to(n::text, 'UTF8'), '' from generate_series(1, {count}) n"
+    )
+}
+
+/// Reads until nothing waits.
+pub async fn drain(outbox: &mut Box<dyn Outbox>) -> Vec<Chunk> {
+    let mut chunks = Vec::new();
+    loop {
+        let batch = outbox.read().await.expect("read");
+        if batch.chunks.is_empty() && !batch.more {
+            return chunks;
+        }
+        chunks.extend(batch.chunks);
+    }
+}
+
+fn messages(chunks: &[Chunk]) -> usize {
+    chunks.iter().map(|chunk| chunk.messages.len()).sum()
+}
+
+/// The sequence says 1 before its first use as after it.
+#[tokio::test]
+async fn an_id_that_was_never_handed_out_is_no_floor() {
+    let database = Database::create().await;
+    database.init(2).await;
+    let mut outbox = reader(&database).await;
+    assert_eq!(messages(&drain(&mut outbox).await), 0);
+    // The shards wait at two snapshots, so that a window is opened, with a floor, over no row.
+    add(&mut outbox, 1).await;
+    assert!(outbox.read().await.expect("read").backlog);
+    assert_eq!(messages(&drain(&mut outbox).await), 0);
+    insert(&database, 50).await;
+    assert_eq!(messages(&drain(&mut outbox).await), 50);
+    drop(outbox);
+    database.drop().await;
+}
+
+/// A transaction begins just as a barrier is written, and is alone until it ends: the snapshot in
+/// between does not list it, so that a floor taken after the barrier's number passes over its rows.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_insert_that_meets_a_barrier_is_read() {
+    const ROUNDS: u64 = 150;
+    let database = Database::create().await;
+    database.init(1).await;
+    let mut outbox = reader(&database).await;
+    let meeting = connect(&database.url).await;
+    let mut chance = Chance::new(1);
+    for round in 0..ROUNDS {
+        insert(&database, 1).await;
+        let begun = async {
+            // Anywhere in the time that the read takes, which no timer is fine enough for.
+            let until = Instant::now() + Duration::from_micros(chance.next() % 4000);
+            while Instant::now() < until {
+                tokio::task::yield_now().await;
+            }
+            let sql = format!("begin; {}", insert_sql(20));
+            meeting.batch_execute(&sql).await.expect("insert");
+        };
+        let (batch, ()) = tokio::join!(outbox.read(), begun);
+        let first = messages(&batch.expect("read").chunks);
+        assert_eq!(first + messages(&drain(&mut outbox).await), 1, "round {round}");
+        meeting.batch_execute("commit").await.expect("commit");
+        assert_eq!(messages(&drain(&mut outbox).await), 20, "round {round}");
+    }
+    drop(outbox);
+    database.drop().await;
+}
+
+/// A window's barrier belongs into the window's own transaction, which waits for the flush. This
+/// runtime has one thread: what a read leaves to a task of its own has not run yet when the next
+/// read begins.
+#[tokio::test]
+async fn a_barrier_is_flushed_whatever_the_default_is_and_however_soon_the_next_read_comes() {
+    let database = Database::create().await;
+    database.init(1).await;
+    let sql = format!("alter database {} set synchronous_commit = off", database.name);
+    database.client.batch_execute(&sql).await.expect("alter database");
+    let check = "create function check_flush() returns trigger language plpgsql as $$ begin
+           assert current_setting('synchronous_commit') = 'on', 'the barrier is not flushed';
+           return new; end $$;
+         create trigger check_flush before insert on onecommit.barrier
+           for each row execute function check_flush()";
+    database.client.batch_execute(check).await.expect("trigger");
+    let mut outbox = reader(&database).await;
+    let mut chunks = Vec::new();
+    for _ in 0..20 {
+        insert(&database, 3).await;
+        let before = chunks.len();
+        while chunks.len() == before {
+            chunks.extend(outbox.read().await.expect("read").chunks);
+        }
+        chunks.extend(outbox.read().await.expect("read").chunks);
+    }
+    assert_eq!(messages(&chunks), 60);
+    for chunk in chunks {
+        chunk.barrier.wait().await.expect("barrier");
+    }
+    drop(outbox);
+    database.drop().await;
+}
+
+/// A crash that the connection survives behind a pooler: the unlogged table was emptied, and filled
+/// by whoever connected first.
+#[tokio::test]
+async fn a_crash_behind_the_connection_ends_it() {
+    let database = Database::create().await;
+    database.init(1).await;
+    for rows in [0, 3, 50] {
+        let mut outbox = reader(&database).await;
+        drain(&mut outbox).await;
+        insert(&database, rows).await;
+        let crash = "delete from onecommit.server_life; insert into onecommit.server_life default values";
+        database.client.batch_execute(crash).await.expect("another life");
+        let error = outbox.read().await.expect_err("the server crashed");
+        assert_eq!(error.kind(), ErrorKind::Unreachable, "{error}");
+        let error = outbox.read().await.expect_err("the connection is worth nothing");
+        assert_eq!(error.kind(), ErrorKind::Unclear, "{error}");
+    }
+    database.drop().await;
+}
+
+/// The transaction it left open could give the next window a barrier older than its snapshot.
+#[tokio::test]
+async fn a_read_that_was_given_up_ends_the_connection() {
+    let database = Database::create().await;
+    database.init(1).await;
+    let mut outbox = reader(&database).await;
+    insert(&database, 3).await;
+    let given_up = tokio::time::timeout(Duration::ZERO, outbox.read()).await;
+    assert!(given_up.is_err(), "no server answers in no time");
+    let error = outbox.read().await.expect_err("another connection is needed");
+    assert_eq!(error.kind(), ErrorKind::Unclear, "{error}");
+    let error = outbox.prune(&[], 10).await;
+    assert_eq!(error.expect("nothing to prune"), 0);
+    drop(outbox);
+    database.drop().await;
+}
+
+/// An idle shard's progress never moves past its barriers, so that nothing would remove them.
+#[tokio::test]
+async fn a_shard_without_messages_gathers_no_barriers() {
+    let database = Database::create().await;
+    database.init(2).await;
+    let mut outbox = reader(&database).await;
+    add(&mut outbox, 1).await;
+    for _ in 0..5 {
+        let publish = "select onecommit.publish('orders', '42', '{}')";
+        database.client.batch_execute(publish).await.expect("publish");
+        assert_eq!(messages(&drain(&mut outbox).await), 1);
+    }
+    let barriers = "select count(*) from onecommit.barrier group by shard";
+    assert_eq!(database.client.query(barriers, &[]).await.expect("count").len(), 1);
+    drop(outbox);
+    database.drop().await;
+}
