@@ -24,6 +24,8 @@ lint: system $(VENV)/ready
 	cargo clippy --locked --all-targets $(FEATURES) -- -D warnings
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy python/onecommit
+	$(BIN)/mypy tests/servers tests/e2e tests/shape tests/examples tests/packages.py examples
 
 # What needs no server.
 unit: system $(VENV)/ready

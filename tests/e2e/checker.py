@@ -79,7 +79,7 @@ class Report:
 def compare(
     committed: Iterable[Committed], visible: Sequence[Record], written: Sequence[Record]
 ) -> Report:
-    """Compares; `visible` is what `read_committed` shows, `written` what `read_uncommitted` does."""
+    """Compares what `read_committed` (`visible`) and `read_uncommitted` (`written`) show."""
     truth = {message.message_id: message for message in committed}
     at: dict[str, list[Record]] = defaultdict(list)
     phantoms: list[Finding] = []
@@ -149,7 +149,7 @@ def _lost_one(
 def _neighbours(
     message: Committed, truth: dict[str, Committed], at: dict[str, list[Record]]
 ) -> list[Record]:
-    """What was delivered before and behind the place of a lost message: of its key if there is any."""
+    """What was delivered before and behind a lost message's place, of its key if there is any."""
     others = [(truth[message_id], records[0]) for message_id, records in at.items()]
     same_topic = [pair for pair in others if pair[0].topic == message.topic]
     same_key = [

@@ -1,4 +1,4 @@
-"""Every named place of the program at which a test kills it, and how it gets there.
+"""Every named place of the program at which a test kills or pauses it, and how it gets there.
 
 A place stands here once for each way in which it is reached: on which stores, by which command,
 and at which of its hits. `test_crash_points` runs them all, and fails for a place that is missing.
@@ -14,7 +14,7 @@ from typing import Literal
 from .command_line import ROOT
 
 Stores = Literal["postgres", "zookeeper", "postgres_to_topic_log", "embedded"]
-Way = Literal["init", "relay", "stop", "share", "error", "outlive", "consume"]
+Way = Literal["init", "relay", "stop", "share", "error", "outlive", "consume", "pause"]
 NAME = re.compile(r'failpoint!\("([^"]+)"\)')
 
 
@@ -33,8 +33,9 @@ class CrashPoint:
     @property
     def failpoints(self) -> str:
         """For the environment of the process that is to die."""
-        kill = f"{self.name}=kill@{self.hit}"
-        return f"relay.batch.sent=error@2;{kill}" if self.way == "error" else kill
+        action = "stop" if self.way == "pause" else "kill"
+        point = f"{self.name}={action}@{self.hit}"
+        return f"relay.batch.sent=error@2;{point}" if self.way == "error" else point
 
 
 def names_in_sources() -> set[str]:
@@ -88,6 +89,19 @@ GROUPS: list[tuple[Stores, Way, list[str]]] = [
     ("zookeeper", "share", both("zookeeper_lease.release")),
     ("zookeeper", "stop", both("zookeeper_lease.leave")),
 ]
+# Where a relay may hold what its successor must not have to wait for.
+PAUSES = [
+    CrashPoint("postgres", "pause", "relay.take.after_lease"),
+    CrashPoint("postgres", "pause", "outbox.claim.before_commit"),
+    CrashPoint("postgres", "pause", "delivery.fence.after_init"),
+    CrashPoint("postgres", "pause", "outbox.barrier.before_commit", hit=2),
+    CrashPoint("postgres", "pause", "outbox.barrier.after_commit", hit=2),
+    CrashPoint("postgres", "pause", "relay.batch.sent", hit=2),
+    CrashPoint("postgres", "pause", "delivery.commit.before", hit=4),
+    CrashPoint("postgres", "pause", "outbox.prune.before_commit", hit=2),
+    CrashPoint("zookeeper", "pause", "zookeeper_lease.take.before_commit"),
+    CrashPoint("zookeeper", "pause", "relay.batch.sent", hit=2),
+]
 
 
 def crash_points() -> Iterator[CrashPoint]:
@@ -97,3 +111,4 @@ def crash_points() -> Iterator[CrashPoint]:
             yield CrashPoint(stores, way, name)
             if way == "relay" and name in REPEATED and stores != "postgres_to_topic_log":
                 yield CrashPoint(stores, way, name, hit=4)
+    yield from PAUSES

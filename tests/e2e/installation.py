@@ -90,6 +90,20 @@ class Installation:
         """Waits until the outbox table is empty."""
         wait_until(lambda: self.outbox.waiting_rows() == 0, "outbox table is empty")
 
+    def owners(self) -> set[str | None]:
+        """Who owns the shards; None stands for those that nobody does."""
+        return {shard["owner"] for shard in self.command_line.status()}
+
+    def wait_shared(self, relays: int) -> set[str | None]:
+        """Waits until the shards are shared out among so many relays; returns their ids."""
+
+        def shared() -> set[str | None]:
+            found = self.owners()
+            return found if None not in found and len(found) == relays else set()
+
+        what = f"shards shared among {relays}"
+        return wait_until(shared, what, explain=lambda: str(self.command_line.status()))
+
     def report(self) -> Report:
         """The checker's verdict on the topic as it is now."""
         return self.topics.check([self.topic], self.outbox.ledger())

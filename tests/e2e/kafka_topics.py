@@ -173,7 +173,7 @@ class KafkaTopics:
     def remove(self, name: str) -> None:
         """Removes all topics with `name` in their names."""
         admin = AdminClient({"bootstrap.servers": self.servers})
-        topics = [topic for topic in admin.list_topics(timeout=REQUEST_LIMIT_S).topics]
+        topics = admin.list_topics(timeout=REQUEST_LIMIT_S).topics
         ours = [topic for topic in topics if name in topic]
         for answer in admin.delete_topics(ours).values() if ours else []:
             answer.result(timeout=REQUEST_LIMIT_S)

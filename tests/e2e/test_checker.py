@@ -27,7 +27,7 @@ COMMITTED = [
 
 def delivered(committed: list[Committed] = COMMITTED) -> list[Record]:
     """Each message once, a partition for each key, in order."""
-    offsets = {partition: 0 for partition in range(len(KEYS))}
+    offsets = dict.fromkeys(range(len(KEYS)), 0)
     records = []
     for message in committed:
         partition = KEYS.index(message.key)
@@ -163,7 +163,7 @@ def commits_that_are_late(made: PostgresInstallation, _: OwnServers, bugs: Bugs)
     relay.step()
 
 
-class Died(Exception):
+class DiedError(Exception):
     """Raised where a test lets a relay die."""
 
 
@@ -171,10 +171,10 @@ def death_before_the_commit(made: PostgresInstallation, _: OwnServers, bugs: Bug
     """All is sent, nothing is committed; the next one takes over."""
 
     def die() -> None:
-        raise Died
+        raise DiedError
 
     commit(made, b"a", b"b", b"a")
-    with pytest.raises(Died):
+    with pytest.raises(DiedError):
         relay_on(made, bugs).step(die)
     relay_on(made, bugs).step()
 

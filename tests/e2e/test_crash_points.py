@@ -1,6 +1,6 @@
-"""Killed at every durable step, started again, compared: nothing lost, doubled or out of order.
+"""Killed at every durable step, or paused, started again, compared: nothing lost or doubled.
 
-The kills run a few at a time, since most of a run is waiting for a dead relay's lease.
+The tests run a few at a time, since most of a run is waiting for a dead relay's lease.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def runs(
 
 
 @pytest.mark.parametrize("name", POINTS)
-def test_killed_at(name: str, runs: Runs) -> None:
+def test_killed_or_paused_at(name: str, runs: Runs) -> None:
     runs[name].result()
 
 
@@ -69,10 +69,10 @@ def run(point: CrashPoint, servers: Servers, folder: Path) -> None:
             kill_a_command(installation, point, "init", "--topic", installation.topic)
         installation.init()
         installation.outbox.burst(installation.topic, BACKLOG)
-        relay = KILLS[point.way](installation, point)
+        relays = RUNS[point.way](installation, point)
         installation.wait_delivered()
         installation.wait_pruned()
-        installation.finish(relay, at_least=BACKLOG)
+        installation.finish(*relays, at_least=BACKLOG)
     finally:
         installation.close()
 
@@ -101,24 +101,24 @@ def expect_killed(relay: RelayProcess, point: CrashPoint) -> None:
     assert relay.hit()[-1:] == [point.name], relay.text()
 
 
-def kill_at_work(installation: Installation, point: CrashPoint) -> RelayProcess:
+def kill_at_work(installation: Installation, point: CrashPoint) -> list[RelayProcess]:
     with installation.outbox.writing(installation.topic):
         expect_killed(installation.relay(point.failpoints), point)
         # Its successor starts among writers, too.
         successor = installation.relay()
         successor.wait_for("delivers")
-    return successor
+    return [successor]
 
 
-def kill_at_the_end(installation: Installation, point: CrashPoint) -> RelayProcess:
+def kill_at_the_end(installation: Installation, point: CrashPoint) -> list[RelayProcess]:
     relay = installation.relay(point.failpoints)
     installation.wait_delivered()
     relay.terminate()
     expect_killed(relay, point)
-    return installation.relay()
+    return [installation.relay()]
 
 
-def kill_while_sharing(installation: Installation, point: CrashPoint) -> RelayProcess:
+def kill_while_sharing(installation: Installation, point: CrashPoint) -> list[RelayProcess]:
     """A second relay joins, so that the first gives up a shard. Where there is only one shard, who
     keeps it depends on their random ids, so others join until it is given up."""
     relay = installation.relay(point.failpoints)
@@ -128,7 +128,7 @@ def kill_while_sharing(installation: Installation, point: CrashPoint) -> RelayPr
         joined = installation.relay()
         if was_hit_soon(relay):
             expect_killed(relay, point)
-            return joined
+            return [joined]
         joined.stop()
     raise AssertionError("no relay was asked to give up its shard")
 
@@ -139,7 +139,7 @@ def was_hit_soon(relay: RelayProcess) -> bool:
     return bool(relay.hit())
 
 
-def kill_an_heir(installation: Installation, point: CrashPoint) -> RelayProcess:
+def kill_an_heir(installation: Installation, point: CrashPoint) -> list[RelayProcess]:
     """A relay that removes what a long dead one left."""
     installation.relay_settings["lease_timeout_ms"] = 500
     installation.configure()
@@ -147,10 +147,10 @@ def kill_an_heir(installation: Installation, point: CrashPoint) -> RelayProcess:
     dead.wait_for("delivers")
     dead.kill()
     expect_killed(installation.relay(point.failpoints), point)
-    return installation.relay()
+    return [installation.relay()]
 
 
-def kill_a_consumer(installation: Installation, point: CrashPoint) -> RelayProcess:
+def kill_a_consumer(installation: Installation, point: CrashPoint) -> list[RelayProcess]:
     """A group goes on where its position was stored, so it may see messages again."""
     relay = installation.relay()
     installation.wait_delivered()
@@ -160,14 +160,27 @@ def kill_a_consumer(installation: Installation, point: CrashPoint) -> RelayProce
     again = offsets(installation.command_line.succeed(*words, "--max", "10"))
     start = 50 if point.name.endswith("after_commit") else 0
     assert again == list(range(start, start + 10))
-    return relay
+    return [relay]
 
 
-def start_again(installation: Installation, _: CrashPoint) -> RelayProcess:
-    return installation.relay()
+def start_again(installation: Installation, _: CrashPoint) -> list[RelayProcess]:
+    return [installation.relay()]
 
 
-KILLS: dict[Way, Callable[[Installation, CrashPoint], RelayProcess]] = {
+def pause_past_the_lease(installation: Installation, point: CrashPoint) -> list[RelayProcess]:
+    """A successor delivers everything meanwhile; the paused one joins again by itself."""
+    with installation.outbox.writing(installation.topic):
+        paused = installation.relay(point.failpoints)
+        paused.wait_hit(point.name)
+        successor = installation.relay()
+        installation.wait_delivered()
+        (owner,) = installation.wait_shared(1)
+        paused.resume()
+        assert owner in installation.wait_shared(2)
+    return [paused, successor]
+
+
+RUNS: dict[Way, Callable[[Installation, CrashPoint], list[RelayProcess]]] = {
     "init": start_again,
     "relay": kill_at_work,
     "error": kill_at_work,
@@ -175,6 +188,7 @@ KILLS: dict[Way, Callable[[Installation, CrashPoint], RelayProcess]] = {
     "share": kill_while_sharing,
     "outlive": kill_an_heir,
     "consume": kill_a_consumer,
+    "pause": pause_past_the_lease,
 }
 
 

@@ -374,7 +374,7 @@ fn a_progress_topic_that_is_not_there_is_no_proof_of_anything() {
     let peeked = place.delivery(&[]).peek(FIRST);
     for outcome in [shard.progress(), peeked] {
         let error = outcome.unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Configuration);
+        assert_eq!(error.kind(), ErrorKind::Unreachable);
         assert!(error.to_string().contains("onecommit init"), "{error}");
         assert!(error.to_string().contains(&place.scope.progress_topic()), "{error}");
     }

@@ -175,13 +175,19 @@ impl Outbox for PostgresOutbox {
         if let Some(wrong) = ready.iter().find(|one| !matches!(one.position, Position::Snapshots { .. })) {
             return Err(wrong_position(wrong.shard));
         }
-        self.begin("prune")?;
-        let (gone, last) =
-            prune::prune(&self.connection, &ready, self.shards, self.pruned_up_to, limit).await?;
-        self.unfinished = false;
-        // Behind a full piece more waits above it; otherwise late commits may have come in below.
-        self.pruned_up_to = if gone >= u64::from(limit) { last.unwrap_or(0) } else { 0 };
-        Ok(gone)
+        let mut gone = 0;
+        loop {
+            self.begin("prune")?;
+            let left = limit.saturating_sub(gone as u32);
+            let step = prune::prune(&self.connection, &ready, self.shards, self.pruned_up_to, left).await?;
+            self.unfinished = false;
+            gone += step.0;
+            // Where nothing is left above, late commits may have come in below.
+            self.pruned_up_to = step.1.unwrap_or(0);
+            if gone >= u64::from(limit) || step.1.is_none() {
+                return Ok(gone);
+            }
+        }
     }
 
     async fn backlog(&mut self, shard: ShardIndex, position: &Position) -> Result<Backlog> {

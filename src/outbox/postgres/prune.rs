@@ -14,8 +14,12 @@ use crate::failpoint;
 use crate::outbox::Delivered;
 use crate::protocol::position::Position;
 
-/// Prunes at most `limit` messages whose id is above `after`. Returns how many went and the last
-/// of their ids.
+/// A step looks at no more rows than this for each that it may remove: behind a shard that waits,
+/// millions may stand that can't go yet, and a statement over all of them would outlive its limit.
+const WALKED_FOR_ONE: u64 = 10;
+
+/// Prunes at most `limit` messages whose id is above `after`. Returns how many went, and the id
+/// behind which the next step goes on; None where nothing is left above.
 pub(super) async fn prune(
     connection: &Connection,
     delivered: &[Delivered],
@@ -23,7 +27,9 @@ pub(super) async fn prune(
     after: i64,
     limit: u32,
 ) -> Result<(u64, Option<i64>)> {
-    let begin = "begin isolation level read committed; set local enable_seqscan = off; \
+    // The idle limit: while this relay is paused its successor must not wait for the shards' rows.
+    let begin = "begin isolation level read committed; \
+                 set local idle_in_transaction_session_timeout = '3s'; set local enable_seqscan = off; \
                  set local enable_bitmapscan = off; set local enable_sort = off; set local jit = off; \
                  set local synchronous_commit = off";
     connection.execute("prune", &format!("{begin}; {}", connection.limits())).await?;
@@ -74,16 +80,28 @@ async fn delete_messages(
     let snapshots: Vec<String> = delivered.iter().flat_map(snapshots_of).collect();
     let condition = condition(delivered, shards);
     let sql = format!(
-        "with gone as (
+        "with walked as materialized (
+           select ctid, id, xid, key from {schema}.outbox where id > $1 order by id limit {walk}),
+         gone as (
            delete from {schema}.outbox where ctid = any(array(
-             select ctid from {schema}.outbox where id > $1 and {condition} order by id limit {limit}))
+             select ctid from walked where {condition} order by id limit {limit}))
            returning id)
-         select count(*), max(id), $2::text[] is null from gone"
+         select (select count(*) from gone), (select max(id) from gone),
+           (select count(*) from walked), (select max(id) from walked), $2::text[] is null",
+        walk = u64::from(limit) * WALKED_FOR_ONE
     );
     let parameters: [Parameter<'_>; 2] = [(&after, Type::INT8), (&snapshots, Type::TEXT_ARRAY)];
     let rows = connection.query("prune", &sql, &parameters).await?;
     let row = rows.first().ok_or_else(|| Error::new(ErrorKind::Failed, "prune", "no answer"))?;
-    Ok((get::<i64>(row, 0)? as u64, get(row, 1)?))
+    let (gone, walked) = (get::<i64>(row, 0)? as u64, get::<i64>(row, 2)? as u64);
+    let next = if gone == u64::from(limit) {
+        get(row, 1)?
+    } else if walked == u64::from(limit) * WALKED_FOR_ONE {
+        get(row, 3)?
+    } else {
+        None
+    };
+    Ok((gone, next))
 }
 
 /// The two snapshots of a shard's position, at places 2n + 1 and 2n + 2 of the array.

@@ -53,6 +53,14 @@ fn messages(chunks: &[Chunk]) -> usize {
     chunks.iter().map(|chunk| chunk.messages.len()).sum()
 }
 
+/// Lets a part of the time pass that a read takes; no timer is fine enough for it.
+async fn within_a_read(chance: &mut Chance) {
+    let until = Instant::now() + Duration::from_micros(chance.next() % 3000);
+    while Instant::now() < until {
+        tokio::task::yield_now().await;
+    }
+}
+
 /// The sequence says 1 before its first use as after it.
 #[tokio::test]
 async fn an_id_that_was_never_handed_out_is_no_floor() {
@@ -83,11 +91,7 @@ async fn an_insert_that_meets_a_barrier_is_read() {
     for round in 0..ROUNDS {
         insert(&database, 1).await;
         let begun = async {
-            // Anywhere in the time that the read takes, which no timer is fine enough for.
-            let until = Instant::now() + Duration::from_micros(chance.next() % 4000);
-            while Instant::now() < until {
-                tokio::task::yield_now().await;
-            }
+            within_a_read(&mut chance).await;
             let sql = format!("begin; {}", insert_sql(20));
             meeting.batch_execute(&sql).await.expect("insert");
         };
@@ -103,7 +107,7 @@ async fn an_insert_that_meets_a_barrier_is_read() {
 
 /// A window's barrier belongs into the window's own transaction, which waits for the flush. This
 /// runtime has one thread: what a read leaves to a task of its own has not run yet when the next
-/// read begins.
+/// read begins, which finds what was committed meanwhile.
 #[tokio::test]
 async fn a_barrier_is_flushed_whatever_the_default_is_and_however_soon_the_next_read_comes() {
     let database = Database::create().await;
@@ -117,16 +121,21 @@ async fn a_barrier_is_flushed_whatever_the_default_is_and_however_soon_the_next_
            for each row execute function check_flush()";
     database.client.batch_execute(check).await.expect("trigger");
     let mut outbox = reader(&database).await;
+    let writer = connect(&database.url).await;
+    let mut chance = Chance::new(2);
     let mut chunks = Vec::new();
-    for _ in 0..20 {
-        insert(&database, 3).await;
-        let before = chunks.len();
-        while chunks.len() == before {
-            chunks.extend(outbox.read().await.expect("read").chunks);
-        }
+    for _ in 0..100 {
+        insert(&database, 1).await;
+        let meeting = async {
+            within_a_read(&mut chance).await;
+            writer.batch_execute(&insert_sql(1)).await.expect("insert");
+        };
+        let (batch, ()) = tokio::join!(outbox.read(), meeting);
+        chunks.extend(batch.expect("read").chunks);
         chunks.extend(outbox.read().await.expect("read").chunks);
     }
-    assert_eq!(messages(&chunks), 60);
+    chunks.extend(drain(&mut outbox).await);
+    assert_eq!(messages(&chunks), 200);
     for chunk in chunks {
         chunk.barrier.wait().await.expect("barrier");
     }

@@ -71,6 +71,8 @@ struct Shard {
     owner: Option<usize>,
     log: Vec<Step>,
     settled: usize,
+    /// By how much of the log was pruned last: no relay prunes by an older progress.
+    pruned: usize,
 }
 
 struct Relay {
@@ -90,7 +92,7 @@ pub struct Relays {
 
 impl Relays {
     pub async fn new(source: PostgresSource, count: usize, shards: u16, chance: &mut Chance) -> Self {
-        let shard = || Shard { epoch: Epoch(1), owner: None, log: Vec::new(), settled: 0 };
+        let shard = || Shard { epoch: Epoch(1), owner: None, log: Vec::new(), settled: 0, pruned: 1 };
         let shards = (0..shards).map(|_| shard()).collect();
         let mut all = Relays { source, relays: Vec::new(), shards, counts: Counts::default() };
         for _ in 0..count {
@@ -277,12 +279,16 @@ impl Relays {
     /// Prunes by a progress that was committed, though perhaps not the last.
     async fn prune(&mut self, relay: usize, chance: &mut Chance) {
         let mut delivered = Vec::new();
-        for (index, shard) in self.shards.iter().enumerate() {
+        for (index, shard) in self.shards.iter_mut().enumerate() {
             if shard.owner != Some(relay) || shard.settled == 0 {
                 continue;
             }
-            let behind = if chance.percent(30) { chance.below(shard.settled.min(4)) } else { 0 };
-            let step = &shard.log[shard.settled - 1 - behind];
+            if chance.percent(70) {
+                shard.pruned = shard.settled;
+            } else {
+                shard.pruned = chance.between(shard.pruned, shard.settled);
+            }
+            let step = &shard.log[shard.pruned - 1];
             let (position, barrier) = (step.position.clone(), step.barrier.id);
             let shard = Delivered { shard: ShardIndex(index as u16), epoch: shard.epoch, position, barrier };
             delivered.push(shard);
