@@ -1,6 +1,8 @@
 //! Tests against real databases and servers: one conformance suite a port, which each backend
 //! passes by one call.
 
+#[cfg(feature = "service")]
+mod combinations;
 mod conformance_delivery;
 mod conformance_lease;
 mod conformance_outbox;
@@ -10,6 +12,8 @@ mod delivery_kafka;
 mod lease_postgres;
 #[cfg(feature = "zookeeper")]
 mod lease_zookeeper;
+#[cfg(feature = "postgres")]
+mod outbox_postgres;
 #[cfg(feature = "postgres")]
 mod postgres;
 #[cfg(feature = "postgres")]

@@ -1,5 +1,6 @@
 //! The outbox port on PostgreSQL.
 
+use std::fmt;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -11,7 +12,7 @@ use super::prune;
 use super::read::{ReadLimits, Reader, shard_expression};
 use super::rows::get;
 use super::schema::quoted;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, redact};
 use crate::failpoint;
 use crate::id::{BarrierId, Epoch, ShardIndex};
 use crate::outbox::{Backlog, Barrier, Batch, Delivered, Installation, Outbox, OutboxSource, ShardRow};
@@ -19,7 +20,7 @@ use crate::protocol::position::Position;
 use crate::protocol::progress::DatabaseIdentity;
 
 /// Connects to the outbox in one PostgreSQL database.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct PostgresSource {
     /// `postgresql://user@host:port/database`.
     pub url: String,
@@ -44,6 +45,14 @@ impl PostgresSource {
             pruned_up_to: 0,
             unfinished: false,
         }))
+    }
+}
+
+impl fmt::Debug for PostgresSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut shown = f.debug_struct("PostgresSource");
+        shown.field("url", &redact(&self.url)).field("schema", &self.schema);
+        shown.field("request_limit", &self.request_limit).finish()
     }
 }
 

@@ -1,0 +1,88 @@
+"""Each server dies once while everything is at work, and comes back; the relay goes on by itself.
+
+The relay's process is the same before and after, says once that it waits, and loses, doubles and
+reorders nothing.
+"""
+
+from __future__ import annotations
+
+from .conftest import MakeInstallation, OwnServers
+from .installation import PostgresInstallation, Servers
+from .postgres_crash import crash, next_xid, nothing_flushed_by_itself
+from .postgres_outbox import Writers
+from .waiting import wait_until
+
+SOME = 60
+
+
+def wait_more_committed(writers: Writers) -> None:
+    """Waits until the writers have committed some transactions more."""
+    target = writers.committed + SOME
+    wait_until(lambda: writers.committed >= target, "writers commit")
+
+
+def wait_some_delivered(installation: PostgresInstallation) -> None:
+    """Waits until the relay delivers: its first batch is behind it."""
+    wait_until(lambda: installation.report().delivered > 0, "a first delivery")
+
+
+def test_postgresql_crashes_while_commits_are_not_flushed(
+    make_installation: MakeInstallation, servers: Servers, own_servers: OwnServers
+) -> None:
+    postgres = own_servers.postgres
+    installation = make_installation(Servers(postgres.dsn, servers.kafka, servers.zookeeper))
+    installation.init()
+    relay = installation.relay()
+    with installation.postgres.writing(installation.topic, synchronous_commit="off") as writers:
+        wait_more_committed(writers)
+        wait_some_delivered(installation)
+        with nothing_flushed_by_itself(postgres):
+            # The relay's barriers flush; without it numbers pile up that a crash forgets.
+            relay.pause()
+            wait_more_committed(writers)
+            crash(postgres)
+        postgres.wait_until_stopped()
+        drawn = writers.highest_xid
+        postgres.start()
+        assert next_xid(postgres) <= drawn, "the crash forgot no transaction number"
+        relay.resume()
+        wait_until(lambda: writers.lost_connections > 0, "writers lost their connections")
+        wait_more_committed(writers)
+    installation.finish(relay, at_least=SOME)
+
+
+def test_kafka_is_killed_and_comes_back(
+    make_installation: MakeInstallation, servers: Servers, own_servers: OwnServers
+) -> None:
+    kafka = own_servers.kafka
+    installation = make_installation(Servers(servers.postgres, kafka.address, servers.zookeeper))
+    installation.init()
+    relay = installation.relay()
+    with installation.postgres.writing(installation.topic) as writers:
+        wait_more_committed(writers)
+        wait_some_delivered(installation)
+        kafka.kill()
+        wait_more_committed(writers)
+        kafka.start()
+        wait_more_committed(writers)
+    installation.finish(relay, at_least=SOME)
+
+
+def test_zookeeper_is_killed_and_comes_back(
+    make_installation: MakeInstallation, servers: Servers, own_servers: OwnServers
+) -> None:
+    zookeeper = own_servers.zookeeper
+    given = Servers(servers.postgres, servers.kafka, zookeeper.address)
+    installation = make_installation(given, zookeeper=True)
+    installation.init()
+    relay = installation.relay()
+    with installation.postgres.writing(installation.topic) as writers:
+        wait_more_committed(writers)
+        wait_some_delivered(installation)
+        zookeeper.kill()
+        relay.wait_for("leases can't be kept")
+        wait_more_committed(writers)
+        zookeeper.start()
+        relay.wait_for("leases are kept again")
+        wait_more_committed(writers)
+    installation.finish(relay, at_least=SOME)
