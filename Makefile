@@ -46,7 +46,7 @@ packages: system $(VENV)/ready
 
 # Ours beside a bare transactional producer, on real servers.
 bench: system $(VENV)/ready
-	$(BIN)/python -m tests.servers run --only postgres,kafka -- cargo bench --bench relay
+	$(BIN)/python -m tests.servers run --only postgres,kafka --kafka-heap 1g -- cargo bench --bench relay
 
 # Known vulnerabilities; needs the network beyond the package registries.
 audit:

@@ -1,6 +1,10 @@
 //! A message as the application publishes it, and as the relay finds it in an outbox. What is
 //! valid is decided here, once, for Rust and Python alike.
 
+use std::sync::Arc;
+
+use bytes::Bytes;
+
 use crate::error::{Error, Result};
 use crate::id::MessageId;
 
@@ -31,9 +35,9 @@ pub type Header = (String, Option<Vec<u8>>);
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Message {
-    topic: String,
-    key: Option<Vec<u8>>,
-    value: Option<Vec<u8>>,
+    topic: Arc<str>,
+    key: Option<Bytes>,
+    value: Option<Bytes>,
     headers: Vec<Header>,
     partition: Option<i32>,
 }
@@ -60,31 +64,31 @@ impl Message {
         if partition.is_some_and(|number| number < 0) {
             return Err(refuse("a partition's number is 0 or more").with("topic", topic));
         }
-        let message = Message { topic: topic.to_string(), key, value, headers, partition };
-        if message.size() > MESSAGE_MAX_BYTES {
-            let why = format!("key, value and headers have more than {MESSAGE_MAX_BYTES} bytes");
-            return Err(refuse(why).with("topic", topic).with("bytes", message.size()));
-        }
+        let (key, value) = (key.map(Bytes::from), value.map(Bytes::from));
+        let message = Message { topic: topic.into(), key, value, headers, partition };
+        check_size(&message)?;
         Ok(message)
     }
 
     /// A message as it was found in a store: what an outbox holds is not refused but delivered, or
-    /// reported by the delivery.
+    /// reported by the delivery. Messages that were read together share their memory.
     #[allow(dead_code, reason = "the bare crate has no backend that reads")]
     pub(crate) fn stored(
-        topic: String,
-        key: Option<Vec<u8>>,
-        value: Option<Vec<u8>>,
+        topic: impl Into<Arc<str>>,
+        key: Option<Bytes>,
+        value: Option<Bytes>,
         headers: Vec<Header>,
         partition: Option<i32>,
     ) -> Self {
-        Message { topic, key, value, headers, partition }
+        Message { topic: topic.into(), key, value, headers, partition }
     }
 
     /// The same message with one more header; names may repeat, their order is kept.
     pub fn header(mut self, name: &str, value: impl AsRef<[u8]>) -> Result<Self> {
         self.headers.push((name.to_string(), Some(value.as_ref().to_vec())));
-        Message::from_parts(&self.topic, self.key, self.value, self.headers, self.partition)
+        check_headers(&self.headers).map_err(|error| error.with("topic", &self.topic))?;
+        check_size(&self)?;
+        Ok(self)
     }
 
     /// The Kafka topic it goes to.
@@ -114,9 +118,9 @@ impl Message {
 
     /// Bytes of key, value and headers.
     pub fn size(&self) -> usize {
-        let bytes = |part: &Option<Vec<u8>>| part.as_ref().map_or(0, Vec::len);
-        let headers: usize = self.headers.iter().map(|(name, value)| name.len() + bytes(value)).sum();
-        bytes(&self.key) + bytes(&self.value) + headers
+        let bytes = |part: Option<&[u8]>| part.map_or(0, <[u8]>::len);
+        let headers = self.headers.iter().map(|(name, value)| name.len() + bytes(value.as_deref()));
+        bytes(self.key()) + bytes(self.value()) + headers.sum::<usize>()
     }
 }
 
@@ -154,6 +158,14 @@ fn check_topic(topic: &str) -> Result<()> {
     };
     let shown: String = topic.chars().take(60).collect();
     Err(refuse(why).with("topic", format!("{shown:?}")))
+}
+
+fn check_size(message: &Message) -> Result<()> {
+    if message.size() > MESSAGE_MAX_BYTES {
+        let why = format!("key, value and headers have more than {MESSAGE_MAX_BYTES} bytes");
+        return Err(refuse(why).with("topic", &message.topic).with("bytes", message.size()));
+    }
+    Ok(())
 }
 
 fn check_headers(headers: &[Header]) -> Result<()> {

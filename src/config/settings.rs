@@ -140,7 +140,7 @@ pub(super) static RELAY: Table = Table {
             "Without `[zookeeper]`: after this long without a sign of life a relay counts as dead.",
         ),
         number("batch_messages", 5_000, (1, 100_000), "Most messages in one Kafka transaction."),
-        number("batch_bytes", 4 * MIB, (1_024, 256 * MIB), "Most bytes in one Kafka transaction."),
+        number("batch_bytes", 8 * MIB, (1_024, 256 * MIB), "Most bytes in one Kafka transaction."),
         number("poll_busy_ms", 5, (1, 1_000), "Pause between two looks at the outbox while messages come."),
         number("poll_idle_ms", 40, (1, 10_000), "Pause between two looks at the outbox while none come."),
         number(

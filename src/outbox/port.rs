@@ -87,7 +87,7 @@ impl Barrier {
 pub type Chunk = window::Chunk<Barrier>;
 
 /// The most that one [`Outbox::read`] returns, in bytes of messages, unless a single message is larger.
-pub const READ_BYTES: usize = 8 * 1024 * 1024;
+pub const READ_BYTES: usize = 4 * 1024 * 1024;
 
 /// What one [`Outbox::read`] found.
 #[derive(Debug, Default)]

@@ -130,6 +130,12 @@ impl<B: Clone> Windows<B> {
         !self.segments.is_empty()
     }
 
+    /// The shards that the piece named by [`Windows::next_read`] serves; the rows of others are
+    /// read in vain.
+    pub fn served(&self) -> Vec<ShardIndex> {
+        self.segments.front().map_or_else(Vec::new, |segment| segment.shards.keys().copied().collect())
+    }
+
     /// Notes a floor pair; see [`Floors`].
     pub fn note_floor(&mut self, last_value: i64, barrier_xid: u64) {
         self.floors.note(last_value, barrier_xid);
@@ -222,6 +228,7 @@ impl<B: Clone> Windows<B> {
     ) -> Vec<Chunk<B>> {
         let mut chunks: Vec<Chunk<B>> = Vec::new();
         let mut open: BTreeMap<ShardIndex, usize> = BTreeMap::new();
+        let chunk_messages = rows.len().min(CHUNK_MESSAGES);
         for row in rows {
             let slot = slot(row.message.key(), row.transaction);
             let shard = shard_of(slot, self.shards_of_outbox);
@@ -240,7 +247,8 @@ impl<B: Clone> Windows<B> {
                 }
                 _ => {
                     open.insert(shard, chunks.len());
-                    let (messages, barrier) = (vec![row], barrier.clone());
+                    let (mut messages, barrier) = (Vec::with_capacity(chunk_messages), barrier.clone());
+                    messages.push(row);
                     let (prev, this) = (prev.clone(), Some(this.clone()));
                     let position = Position::Snapshots { prev, this, last: *last };
                     chunks.push(Chunk { shard, messages, position, barrier });

@@ -11,7 +11,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 
 use super::keeper::Seen;
-use super::read::Queued;
+use super::read::{Flow, Queued, Room};
 use super::settings::RelaySettings;
 use super::take::Taken;
 use crate::error::{Error, ErrorKind, Result};
@@ -25,6 +25,11 @@ use crate::protocol::progress::Progress;
 const BATCH_LIMIT: Duration = Duration::from_millis(500);
 /// How long the barrier's small commit may take.
 const BARRIER_LIMIT: Duration = Duration::from_secs(8);
+/// While a backlog drains, a batch waits for more until it is this old: a Kafka transaction of a
+/// few hundred messages costs as much as one of thousands.
+const FILL_LIMIT: Duration = Duration::from_millis(100);
+/// How often it looks meanwhile whether the reader waits for it.
+const FILL_LOOK: Duration = Duration::from_millis(5);
 /// How long an abort may take: it only saves consumers from waiting for the broker to do it.
 const ABORT_LIMIT: Duration = Duration::from_secs(5);
 /// How often a paused deliverer looks whether its lease is fresh again.
@@ -67,6 +72,7 @@ pub(super) struct Deliverer {
     pub(super) stop: Arc<AtomicBool>,
     pub(super) lease: watch::Receiver<Seen>,
     pub(super) committed: Arc<Committed>,
+    pub(super) flow: Arc<Flow>,
     pub(super) settings: RelaySettings,
     pub(super) runtime: Handle,
     /// Set at the first commit: the shard delivers again, whatever kept it before.
@@ -113,30 +119,51 @@ impl Deliverer {
         let (mut messages, mut bytes) = (0, 0);
         let mut barriers: Vec<Barrier> = Vec::new();
         let mut next = Some(first);
-        // The room of what is in flight is given back when it is committed.
-        let mut in_flight: Vec<Queued> = Vec::new();
-        while let Some(queued) = next.take() {
-            self.taken.delivery.send(&queued.chunk.messages)?;
-            messages += queued.chunk.messages.len();
-            bytes += queued.bytes;
-            if barriers.last().is_none_or(|last| last.id != queued.chunk.barrier.id) {
-                barriers.push(queued.chunk.barrier.clone());
+        let mut position = None;
+        // The delivery has copied the messages; until they are committed they take that room.
+        let mut in_flight: Vec<Room> = Vec::new();
+        while let Some(Queued { chunk, bytes: chunk_bytes, room }) = next.take() {
+            self.taken.delivery.send(&chunk.messages)?;
+            messages += chunk.messages.len();
+            bytes += chunk_bytes;
+            if barriers.last().is_none_or(|last| last.id != chunk.barrier.id) {
+                barriers.push(chunk.barrier);
             }
-            in_flight.push(queued);
+            position = Some(chunk.position);
+            in_flight.push(room);
             let full = messages >= self.settings.batch_messages
                 || bytes >= self.settings.batch_bytes
                 || began.elapsed() >= BATCH_LIMIT;
             if !full {
-                next = self.chunks.try_recv().ok();
+                next = self.next_chunk(began);
             }
         }
         failpoint!("relay.batch.sent")?;
         for barrier in &barriers {
             self.wait_for_barrier(barrier)?;
         }
-        let Some(last) = in_flight.last() else { return Ok(()) };
-        let (position, barrier) = (last.chunk.position.clone(), last.chunk.barrier.id);
-        self.commit(position, barrier, messages as u64)
+        let Some((position, barrier)) = position.zip(barriers.last()) else { return Ok(()) };
+        self.commit(position, barrier.id, messages as u64)
+    }
+
+    /// The next chunk of a batch that is not full: what waits already, or what the reader is about
+    /// to bring.
+    fn next_chunk(&mut self, began: Instant) -> Option<Queued> {
+        loop {
+            if let Ok(queued) = self.chunks.try_recv() {
+                return Some(queued);
+            }
+            let waits = self.flow.brings_more() && began.elapsed() < FILL_LIMIT;
+            if !waits || self.stop.load(Ordering::SeqCst) {
+                return None;
+            }
+            let chunks = &mut self.chunks;
+            let received =
+                self.runtime.block_on(async { tokio::time::timeout(FILL_LOOK, chunks.recv()).await });
+            if let Ok(received) = received {
+                return received;
+            }
+        }
     }
 
     fn wait_for_barrier(&self, barrier: &Barrier) -> Result<()> {

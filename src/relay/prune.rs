@@ -2,10 +2,11 @@
 //! a delete costs PostgreSQL as much CPU as delivering does.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::deliver::Committed;
+use super::read::Flow;
 use super::settings::RelaySettings;
 use crate::error::ErrorKind;
 use crate::outbox::{Outbox, OutboxSource};
@@ -20,7 +21,7 @@ const UNPRUNED_MAX: u64 = 4_000_000;
 pub(super) async fn run(
     source: Arc<dyn OutboxSource>,
     committed: Arc<Committed>,
-    draining: Arc<AtomicBool>,
+    flow: Arc<Flow>,
     settings: RelaySettings,
 ) {
     let mut outbox: Option<Box<dyn Outbox>> = None;
@@ -28,10 +29,10 @@ pub(super) async fn run(
     loop {
         tokio::time::sleep(PAUSE).await;
         let unpruned = committed.unpruned.load(Ordering::Relaxed);
-        if unpruned == 0 || (draining.load(Ordering::Relaxed) && unpruned < UNPRUNED_MAX) {
+        if unpruned == 0 || (flow.is_draining() && unpruned < UNPRUNED_MAX) {
             continue;
         }
-        match prune(&*source, &mut outbox, &committed, &draining, settings.prune_messages).await {
+        match prune(&*source, &mut outbox, &committed, &flow, settings.prune_messages).await {
             Ok(()) => failures = 0,
             Err(error) => {
                 // Another connection; what is left is pruned by the next step, or the next owner.
@@ -50,7 +51,7 @@ async fn prune(
     source: &dyn OutboxSource,
     outbox: &mut Option<Box<dyn Outbox>>,
     committed: &Committed,
-    draining: &AtomicBool,
+    flow: &Flow,
     limit: u32,
 ) -> crate::error::Result<()> {
     let connected = match outbox {
@@ -65,7 +66,7 @@ async fn prune(
             committed.unpruned.fetch_sub(before, Ordering::Relaxed);
             return Ok(());
         }
-        if draining.load(Ordering::Relaxed) && committed.unpruned.load(Ordering::Relaxed) < UNPRUNED_MAX {
+        if flow.is_draining() && committed.unpruned.load(Ordering::Relaxed) < UNPRUNED_MAX {
             return Ok(());
         }
         tokio::task::yield_now().await;

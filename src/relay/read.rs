@@ -1,6 +1,6 @@
 //! The one reader of a relay: reads for all its shards over one connection, and hands chunks to
 //! their deliverers. Memory is bounded by bytes over all shards together: a read begins only when
-//! what it may return has room.
+//! what it may return has room. [`Flow`] tells the others how it goes.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -12,23 +12,49 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use super::settings::RelaySettings;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{BarrierId, Epoch, ShardIndex};
+use crate::message::StoredMessage;
 use crate::outbox::{Chunk, Outbox, READ_BYTES};
 use crate::protocol::position::Position;
 
 /// The buffer is counted in units of this many bytes.
 const UNIT_BYTES: usize = 1024;
-/// What a message takes in memory beside its contents.
-const MESSAGE_OVERHEAD_BYTES: usize = 256;
+/// What a message takes in memory beside its contents: here, then in the delivery's own queue.
+const MESSAGE_OVERHEAD_BYTES: usize = size_of::<StoredMessage>() + 64;
 /// Chunks that may wait for one deliverer; bytes are the bound that is met first.
 pub(super) const CHUNKS: usize = 4096;
 /// After the last message, polls stay frequent for this long.
 const BUSY_FOR: Duration = Duration::from_secs(1);
 
-/// A chunk on its way to a deliverer; dropping it gives its room back.
+/// A chunk on its way to a deliverer, with the room it takes.
 pub(super) struct Queued {
     pub(super) chunk: Chunk,
     pub(super) bytes: usize,
-    _room: Option<OwnedSemaphorePermit>,
+    pub(super) room: Room,
+}
+
+/// Room in the buffer; dropping it gives it back.
+pub(super) struct Room {
+    _permit: Option<OwnedSemaphorePermit>,
+}
+
+/// How reading goes, for those who work behind the reader.
+#[derive(Default)]
+pub(super) struct Flow {
+    draining: AtomicBool,
+    crowded: AtomicBool,
+}
+
+impl Flow {
+    /// Whether a backlog drains: pruning is deferred meanwhile.
+    pub(super) fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
+    }
+
+    /// Whether more messages are on their way, so that a batch that is not full may wait for them.
+    /// They are not while the reader itself waits for the room that such batches take.
+    pub(super) fn brings_more(&self) -> bool {
+        self.is_draining() && !self.crowded.load(Ordering::Relaxed)
+    }
 }
 
 /// What the supervisor tells the reader.
@@ -48,8 +74,7 @@ pub(super) struct Reader {
     pub(super) outbox: Box<dyn Outbox>,
     pub(super) commands: mpsc::Receiver<Command>,
     pub(super) settings: RelaySettings,
-    /// Set while a backlog drains: pruning is deferred meanwhile.
-    pub(super) draining: Arc<AtomicBool>,
+    pub(super) flow: Arc<Flow>,
 }
 
 impl Reader {
@@ -71,10 +96,10 @@ impl Reader {
                         continue;
                     }
                 },
-                reserved = reserve_after(wait, &room, one_read), if !deliverers.is_empty() => reserved?,
+                reserved = reserve_after(wait, &room, one_read, &self.flow), if !deliverers.is_empty() => reserved?,
             };
             let batch = self.outbox.read().await?;
-            self.draining.store(batch.backlog, Ordering::Relaxed);
+            self.flow.draining.store(batch.backlog, Ordering::Relaxed);
             let idle = batch.chunks.is_empty();
             if !idle {
                 last_message = Instant::now();
@@ -107,12 +132,23 @@ impl Reader {
     }
 }
 
-async fn reserve_after(wait: Duration, room: &Arc<Semaphore>, units: u32) -> Result<OwnedSemaphorePermit> {
+async fn reserve_after(
+    wait: Duration,
+    room: &Arc<Semaphore>,
+    units: u32,
+    flow: &Flow,
+) -> Result<OwnedSemaphorePermit> {
     if !wait.is_zero() {
         tokio::time::sleep(wait).await;
     }
+    if let Ok(reserved) = Arc::clone(room).try_acquire_many_owned(units) {
+        return Ok(reserved);
+    }
+    flow.crowded.store(true, Ordering::Relaxed);
     let closed = |_| Error::new(ErrorKind::Failed, "read outbox", "the relay's buffer is closed");
-    Arc::clone(room).acquire_many_owned(units).await.map_err(closed)
+    let reserved = Arc::clone(room).acquire_many_owned(units).await.map_err(closed);
+    flow.crowded.store(false, Ordering::Relaxed);
+    reserved
 }
 
 /// Each chunk keeps what it takes of the reserved room; the rest is free again at once.
@@ -125,11 +161,11 @@ async fn hand_out(
         let bytes: usize =
             chunk.messages.iter().map(|stored| stored.message.size() + MESSAGE_OVERHEAD_BYTES).sum();
         let units = bytes.div_ceil(UNIT_BYTES).min(reserved.num_permits());
-        let room = reserved.split(units);
+        let room = Room { _permit: reserved.split(units) };
         if let Some(deliverer) = deliverers.get(&chunk.shard) {
             // A deliverer that ended is told to the supervisor by itself; its chunks are read
             // again by whoever takes the shard next.
-            let _ = deliverer.send(Queued { chunk, bytes, _room: room }).await;
+            let _ = deliverer.send(Queued { chunk, bytes, room }).await;
         }
     }
 }

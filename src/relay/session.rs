@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
@@ -13,7 +13,7 @@ use tokio::task::JoinSet;
 use super::deliver::{Committed, Deliverer};
 use super::keeper::Keeper;
 use super::prune;
-use super::read::{CHUNKS, Command, Reader};
+use super::read::{CHUNKS, Command, Flow, Reader};
 use super::settings::RelaySettings;
 use super::take::{Taken, Taker};
 use super::wait::{chance, stopped};
@@ -28,6 +28,10 @@ const COMMANDS: usize = 512;
 /// Taking a shard opens a connection to the database and several to Kafka: of many shards only so
 /// many are taken at once.
 const TAKEN_AT_ONCE: usize = 4;
+
+/// Shards that are taken at about the same time begin at one window: each on its own would have
+/// the whole backlog read once for each. No shard waits longer than this for the others.
+const BEGIN_TOGETHER: Duration = Duration::from_millis(500);
 
 /// What outlives a session.
 pub(super) struct Shared {
@@ -61,10 +65,14 @@ pub(super) struct Session<'a> {
     shared: &'a Shared,
     commands: mpsc::Sender<Command>,
     committed: Arc<Committed>,
+    flow: Arc<Flow>,
     running: BTreeMap<ShardIndex, Running>,
     delivering: JoinSet<Ended<()>>,
     taking: JoinSet<Ended<Option<Taken>>>,
     being_taken: BTreeSet<ShardIndex>,
+    /// Taken, but not yet added to what the reader reads for; since when the first of them is.
+    to_begin: BTreeMap<ShardIndex, Command>,
+    to_begin_since: Instant,
     failures: BTreeMap<ShardIndex, Failure>,
 }
 
@@ -84,18 +92,14 @@ impl<'a> Session<'a> {
             tracing::info!("the outbox can be reached again");
         }
         let (commands, received) = mpsc::channel(COMMANDS);
-        let (committed, draining) = (Arc::new(Committed::default()), Arc::new(AtomicBool::new(false)));
+        let (committed, flow) = (Arc::new(Committed::default()), Arc::new(Flow::default()));
         let settings = shared.settings.clone();
-        let reader = Reader {
-            outbox,
-            commands: received,
-            settings: settings.clone(),
-            draining: Arc::clone(&draining),
-        };
+        let reader =
+            Reader { outbox, commands: received, settings: settings.clone(), flow: Arc::clone(&flow) };
         let mut background: JoinSet<Result<()>> = JoinSet::new();
         background.spawn(reader.run());
         let pruner =
-            prune::run(Arc::clone(&shared.source), Arc::clone(&committed), Arc::clone(&draining), settings);
+            prune::run(Arc::clone(&shared.source), Arc::clone(&committed), Arc::clone(&flow), settings);
         background.spawn(async {
             pruner.await;
             Ok(())
@@ -104,10 +108,13 @@ impl<'a> Session<'a> {
             shared,
             commands,
             committed,
+            flow,
             running: BTreeMap::new(),
             delivering: JoinSet::new(),
             taking: JoinSet::new(),
             being_taken: BTreeSet::new(),
+            to_begin: BTreeMap::new(),
+            to_begin_since: Instant::now(),
             failures: BTreeMap::new(),
         };
         let ended = session.supervise(&mut background, stop).await;
@@ -138,6 +145,7 @@ impl<'a> Session<'a> {
                 }
                 _ = ticks.tick() => self.plan().await,
             }
+            self.begin_taken().await;
         }
     }
 
@@ -180,7 +188,7 @@ impl<'a> Session<'a> {
         self.being_taken.remove(&shard);
         match taken {
             Ok(Some(taken)) => {
-                self.start(taken).await;
+                self.start(taken);
                 Ok(())
             }
             Ok(None) => Ok(()),
@@ -192,7 +200,7 @@ impl<'a> Session<'a> {
         }
     }
 
-    async fn start(&mut self, taken: Taken) {
+    fn start(&mut self, taken: Taken) {
         let (shard, epoch, progress) = (taken.shard, taken.epoch, taken.progress.clone());
         tracing::info!(%shard, %epoch, "delivers");
         let (chunks, received) = mpsc::channel(CHUNKS);
@@ -206,6 +214,7 @@ impl<'a> Session<'a> {
             stop: Arc::clone(&stop),
             lease: self.shared.keeper.seen.clone(),
             committed: Arc::clone(&self.committed),
+            flow: Arc::clone(&self.flow),
             settings: self.shared.settings.clone(),
             runtime: Handle::current(),
             delivers: Arc::clone(&delivers),
@@ -214,7 +223,24 @@ impl<'a> Session<'a> {
         let (since, stopping, release) = (Instant::now(), false, false);
         let running = Running { epoch, since, stop, stopping, release, had_error, delivers };
         self.running.insert(shard, running);
-        self.command(Command::Add { shard, epoch, position, barrier, chunks }).await;
+        if self.to_begin.is_empty() {
+            self.to_begin_since = Instant::now();
+        }
+        self.to_begin.insert(shard, Command::Add { shard, epoch, position, barrier, chunks });
+    }
+
+    async fn begin_taken(&mut self) {
+        if !self.being_taken.is_empty() && self.to_begin_since.elapsed() < BEGIN_TOGETHER {
+            return;
+        }
+        while let Some((_, command)) = self.to_begin.pop_first() {
+            self.command(command).await;
+        }
+    }
+
+    async fn end_reading(&mut self, shard: ShardIndex) {
+        self.to_begin.remove(&shard);
+        self.command(Command::Remove(shard)).await;
     }
 
     async fn stop_shard(&mut self, shard: ShardIndex, release: bool) {
@@ -222,13 +248,13 @@ impl<'a> Session<'a> {
         running.stopping = true;
         running.release = release;
         running.stop.store(true, Ordering::SeqCst);
-        self.command(Command::Remove(shard)).await;
+        self.end_reading(shard).await;
     }
 
     async fn delivered(&mut self, (shard, ended): Ended<()>) {
         let running = self.running.remove(&shard);
         self.committed.forget(shard);
-        self.command(Command::Remove(shard)).await;
+        self.end_reading(shard).await;
         if let Err(error) = &ended {
             self.failed(shard, error);
             if let Some(running) = &running {

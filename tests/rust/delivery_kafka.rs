@@ -25,7 +25,7 @@ const SHARDS: u16 = 2;
 const LIMIT: Duration = Duration::from_secs(60);
 /// Kafka answers a commit before its markers are in the partitions. This long they are waited for;
 /// then what is in the way is a transaction that is open.
-const MARKERS_LIMIT: Duration = Duration::from_secs(3);
+const MARKERS_LIMIT: Duration = Duration::from_secs(6);
 const PAUSE: Duration = Duration::from_millis(10);
 
 fn server() -> String {
@@ -153,9 +153,14 @@ impl Place {
         shard.begin().unwrap();
         shard.send(messages).unwrap();
         shard.commit(&progress(1, 1)).unwrap();
-        let arrived = conformance::Backend::committed(&Kafka, &self.topic);
-        assert_eq!(arrived.len(), messages.len());
-        arrived
+        let deadline = Instant::now() + LIMIT;
+        loop {
+            let arrived = conformance::Backend::committed(&Kafka, &self.topic);
+            if arrived.len() >= messages.len() || Instant::now() > deadline {
+                assert_eq!(arrived.len(), messages.len());
+                return arrived;
+            }
+        }
     }
 
     /// The partition of each key, when `partitioner` chooses.

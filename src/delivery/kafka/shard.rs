@@ -24,6 +24,7 @@ pub(super) struct KafkaShard {
     shard: ShardIndex,
     progress_topic: String,
     known_topics: HashSet<String>,
+    last_topic: String,
 }
 
 impl KafkaShard {
@@ -40,7 +41,15 @@ impl KafkaShard {
         producer.init_transactions(REQUEST_LIMIT).map_err(|error| error.with("shard", shard))?;
         failpoint!("delivery.fence.after_init")?;
         let progress_topic = scope.progress_topic();
-        Ok(KafkaShard { producer, readers, scope, shard, progress_topic, known_topics: HashSet::new() })
+        Ok(KafkaShard {
+            producer,
+            readers,
+            scope,
+            shard,
+            progress_topic,
+            known_topics: HashSet::new(),
+            last_topic: String::new(),
+        })
     }
 
     /// Says at once, and with the way on, that a topic is missing; librdkafka would hold its
@@ -89,7 +98,11 @@ impl ShardDelivery for KafkaShard {
     fn send(&mut self, messages: &[StoredMessage]) -> Result<()> {
         for stored in messages {
             let message = &stored.message;
-            self.check_topic(message.topic())?;
+            // Most messages go where the one before went: no look-up for them.
+            if self.last_topic != message.topic() {
+                self.check_topic(message.topic())?;
+                self.last_topic = message.topic().to_string();
+            }
             let mut buffer = uuid::Uuid::encode_buffer();
             let id: &str = stored.message_id.0.hyphenated().encode_lower(&mut buffer);
             let sent = self.producer.send(&Record {

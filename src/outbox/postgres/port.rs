@@ -185,6 +185,9 @@ impl Outbox for PostgresOutbox {
             return Err(wrong_position(wrong.shard));
         }
         let mut gone = 0;
+        // What one shard has delivered may stand below what another's pruning has passed: only a
+        // pass that began at the bottom has looked at everything.
+        let mut from_bottom = self.pruned_up_to == 0;
         loop {
             self.begin("prune")?;
             let left = limit.saturating_sub(gone as u32);
@@ -193,9 +196,10 @@ impl Outbox for PostgresOutbox {
             gone += step.0;
             // Where nothing is left above, late commits may have come in below.
             self.pruned_up_to = step.1.unwrap_or(0);
-            if gone >= u64::from(limit) || step.1.is_none() {
+            if gone >= u64::from(limit) || (step.1.is_none() && from_bottom) {
                 return Ok(gone);
             }
+            from_bottom |= step.1.is_none();
         }
     }
 

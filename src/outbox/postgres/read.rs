@@ -4,13 +4,16 @@
 //! 78 seconds for a piece.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::future::poll_fn;
+use std::pin::pin;
 
+use futures_core::Stream as _;
 use tokio_postgres::Row;
 use tokio_postgres::types::Type;
 
 use super::barrier;
 use super::connection::{Connection, Parameter};
-use super::rows::{self, get};
+use super::rows::{self, Rows, get};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{Epoch, ShardIndex};
 use crate::message::StoredMessage;
@@ -18,6 +21,9 @@ use crate::outbox::{Barrier, Barriers, Batch, READ_BYTES};
 use crate::protocol::slot::{SLOTS, shard_of, slot};
 use crate::protocol::snapshot::Snapshot;
 use crate::protocol::window::{Next, Piece, Windows};
+
+/// What a message of the first piece is expected to take.
+const ROW_BYTES: usize = 2048;
 
 /// What bounds one read, and so the memory it takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,7 +38,7 @@ pub struct ReadLimits {
 
 impl Default for ReadLimits {
     fn default() -> Self {
-        ReadLimits { small_window_rows: 1000, piece_rows: 4000, bytes: READ_BYTES }
+        ReadLimits { small_window_rows: 1000, piece_rows: 50_000, bytes: READ_BYTES }
     }
 }
 
@@ -51,6 +57,8 @@ pub(super) struct Reader {
     epochs: BTreeMap<ShardIndex, Epoch>,
     shards: u16,
     limits: ReadLimits,
+    /// What a message took in the last piece.
+    row_bytes: usize,
 }
 
 /// What a transaction that takes a window's snapshot reads first.
@@ -62,7 +70,13 @@ struct Begun {
 
 impl Reader {
     pub(super) fn new(shards: u16, limits: ReadLimits) -> Self {
-        Reader { windows: Windows::new(shards), epochs: BTreeMap::new(), shards, limits }
+        Reader {
+            windows: Windows::new(shards),
+            epochs: BTreeMap::new(),
+            shards,
+            limits,
+            row_bytes: ROW_BYTES,
+        }
     }
 
     pub(super) fn add(
@@ -95,22 +109,24 @@ impl Reader {
     /// over a backlog; two branches with a limit each take 0.03 ms over any.
     async fn poll(&mut self, connection: &Connection, prev: &Snapshot) -> Result<Batch> {
         let limit = self.limits.small_window_rows;
-        let (columns, schema, filter) = (rows::columns(), &connection.schema, self.slot_filter());
+        let (columns, schema, filter) =
+            (rows::columns(), &connection.schema, self.filter(self.epochs.keys()));
         let sql = format!(
-            "select {}, o.* from (select 1) one left join lateral (
+            "select {}, {} from (select 1) one left join lateral (
                (select {columns} from {schema}.outbox where xid >= $1::text::xid8 {filter}
                   order by xid limit {limit})
                union all
                (select {columns} from {schema}.outbox where xid = any($2::text[]::xid8[]) {filter}
                   limit {limit})) o on true",
-            begun_columns(schema)
+            begun_columns(schema),
+            rows::decoded_columns()
         );
         let (xmax, running) = (prev.xmax().to_string(), running(prev));
         let parameters: [Parameter<'_>; 2] = [(&xmax, Type::TEXT), (&running, Type::TEXT_ARRAY)];
         let answer = begin_and_query(connection, &sql, &parameters).await?;
         let begun = begun(connection, &answer)?;
         let found = present(answer, BEGUN_COLUMNS)?;
-        let rows = rows::decode(&found, BEGUN_COLUMNS, self.limits.bytes)?;
+        let rows = self.decode(&found, BEGUN_COLUMNS)?;
         if found.len() >= limit || rows.cut {
             connection.execute("end poll", "rollback").await?;
             return self.open(connection).await;
@@ -166,31 +182,49 @@ impl Reader {
 
     /// A piece of an open window.
     async fn piece(&mut self, connection: &Connection, piece: Piece) -> Result<Batch> {
-        let limit = self.limits.piece_rows;
-        let found = match piece.old_up_to {
-            Some(floor) => self.rows_up_to(connection, &piece, floor).await?,
-            None => self.rows_in_order(connection, &piece, "").await?,
+        let limit = self.piece_rows();
+        let (rows, full) = match piece.old_up_to {
+            Some(floor) => self.rows_up_to(connection, &piece, floor, limit).await?,
+            None => self.rows_in_order(connection, &piece, "", limit).await?,
         };
-        let full = found.len() >= limit;
-        let rows = rows::complete(connection, rows::decode(&found, 1, self.limits.bytes)?).await?;
+        self.row_bytes = rows.mean_bytes().unwrap_or(self.row_bytes);
+        let rows = rows::complete(connection, rows).await?;
         let chunks = self.windows.piece_read(rows.messages, full || rows.cut);
         Ok(Batch { chunks, more: true, backlog: true })
+    }
+
+    /// As many rows as fit, should they be like those before: what does not fit is read in vain.
+    fn piece_rows(&self) -> usize {
+        (self.limits.bytes / self.row_bytes).clamp(1, self.limits.piece_rows)
+    }
+
+    fn decode(&self, found: &[Row], first: usize) -> Result<Rows> {
+        let mut rows = Rows::new(self.limits.bytes);
+        found.iter().try_for_each(|row| rows.push(row, first))?;
+        Ok(rows)
     }
 
     /// The rows of the window at or below its floor: those of transactions that were in progress
     /// at `prev`. They are few as a rule, and found by their transactions: a walk by id would pass
     /// over all the dead rows that the floor is there to avoid. Only where they are many they are
     /// walked to, so that a piece never sorts them all.
-    async fn rows_up_to(&self, connection: &Connection, piece: &Piece, floor: i64) -> Result<Vec<Row>> {
-        let limit = self.limits.piece_rows;
-        let (columns, schema, filter) = (rows::columns(), &connection.schema, self.slot_filter());
+    async fn rows_up_to(
+        &self,
+        connection: &Connection,
+        piece: &Piece,
+        floor: i64,
+        limit: usize,
+    ) -> Result<(Rows, bool)> {
+        let (columns, schema, filter) =
+            (rows::columns(), &connection.schema, self.filter(&self.windows.served()));
         // `id + 0` can't be looked up, which leaves the index on xid.
         let sql = format!(
-            "select {}, o.* from (select 1) one left join lateral (
+            "select {}, {} from (select 1) one left join lateral (
                select {columns} from {schema}.outbox where xid = any($1::text[]::xid8[])
                  and id + 0 > $2 and id + 0 <= $3 and pg_visible_in_snapshot(xid, $4::text::pg_snapshot)
                  {filter} limit {limit}) o on true",
-            life_column(schema)
+            life_column(schema),
+            rows::decoded_columns()
         );
         let (running, this) = (running(&piece.prev), piece.this.to_string());
         let parameters: [Parameter<'_>; 4] = [
@@ -201,25 +235,33 @@ impl Reader {
         ];
         let found = query_alone(connection, &sql, &parameters).await?;
         if found.len() < limit {
-            return Ok(found);
+            return Ok((self.decode(&found, 1)?, false));
         }
         let only = format!("and xid = any($4::text[]::xid8[]) and id <= {floor}");
-        self.rows_in_order(connection, piece, &only).await
+        self.rows_in_order(connection, piece, &only, limit).await
     }
 
     /// Rows of the window by id. It filters by the window's snapshot and not by what is visible
-    /// when it is read: a commit between two pieces was delivered twice.
-    async fn rows_in_order(&self, connection: &Connection, piece: &Piece, only: &str) -> Result<Vec<Row>> {
-        let limit = self.limits.piece_rows;
-        let (columns, schema, filter) = (rows::columns(), &connection.schema, self.slot_filter());
+    /// when it is read: a commit between two pieces was delivered twice. Returns also whether
+    /// there are `limit` of them, so that more may follow.
+    async fn rows_in_order(
+        &self,
+        connection: &Connection,
+        piece: &Piece,
+        only: &str,
+        limit: usize,
+    ) -> Result<(Rows, bool)> {
+        let (columns, schema, filter) =
+            (rows::columns(), &connection.schema, self.filter(&self.windows.served()));
         let sql = format!(
-            "select {}, o.* from (select 1) one left join lateral (
+            "select {}, {} from (select 1) one left join lateral (
                select {columns} from {schema}.outbox where id > $1
                  and pg_visible_in_snapshot(xid, $2::text::pg_snapshot)
                  and not pg_visible_in_snapshot(xid, $3::text::pg_snapshot)
                  {only} and $4::text[] is not null {filter}
                  order by id limit {limit}) o on true",
-            life_column(schema)
+            life_column(schema),
+            rows::decoded_columns()
         );
         let running = running(&piece.prev);
         let (this, prev) = (piece.this.to_string(), piece.prev.to_string());
@@ -229,15 +271,17 @@ impl Reader {
             (&prev, Type::TEXT),
             (&running, Type::TEXT_ARRAY),
         ];
-        query_alone(connection, &sql, &parameters).await
+        let mut rows = Rows::new(self.limits.bytes);
+        let count = decode_alone(connection, &sql, &parameters, &mut rows).await?;
+        Ok((rows, count >= limit))
     }
 
-    /// Leaves other relays' rows in the database. Where every shard is ours it costs nothing.
-    fn slot_filter(&self) -> String {
-        if self.epochs.len() == usize::from(self.shards) {
+    /// Leaves the rows of other shards in the database. Where there are none it costs nothing.
+    fn filter<'a>(&self, shards: impl IntoIterator<Item = &'a ShardIndex>) -> String {
+        let own: Vec<String> = shards.into_iter().map(ToString::to_string).collect();
+        if own.len() == usize::from(self.shards) {
             return String::new();
         }
-        let own: Vec<String> = self.epochs.keys().map(ToString::to_string).collect();
         format!("and {} = any('{{{}}}')", shard_expression(self.shards), own.join(","))
     }
 }
@@ -304,6 +348,45 @@ async fn query_alone(connection: &Connection, sql: &str, parameters: &[Parameter
     let answer = connection.request("read outbox", all).await.map(|(_, rows, _)| rows)?;
     connection.check_life(get(answer.first().ok_or_else(no_answer)?, 0)?)?;
     present(answer, 1)
+}
+
+/// The same for rows that come in order: each is decoded as it comes, so that they are in memory
+/// only once. Returns how many came.
+async fn decode_alone(
+    connection: &Connection,
+    sql: &str,
+    parameters: &[Parameter<'_>],
+    rows: &mut Rows,
+) -> Result<usize> {
+    let client = &connection.client;
+    let mut count = None;
+    let mut decoded = Ok(());
+    let reading = async {
+        let parameters = parameters.iter().map(|(value, kind)| (*value, kind.clone()));
+        let mut answer = pin!(client.query_typed_raw(sql, parameters).await?);
+        while let Some(row) = poll_fn(|context| answer.as_mut().poll_next(context)).await {
+            let row = row?;
+            if decoded.is_ok() {
+                decoded = take(connection, &row, rows, &mut count);
+            }
+        }
+        Ok(())
+    };
+    let all = async {
+        tokio::try_join!(biased; client.batch_execute(BEGIN), reading, client.batch_execute("commit"))
+    };
+    connection.request("read outbox", all).await?;
+    decoded?;
+    count.ok_or_else(no_answer)
+}
+
+fn take(connection: &Connection, row: &Row, rows: &mut Rows, count: &mut Option<usize>) -> Result<()> {
+    if count.is_none() {
+        connection.check_life(get(row, 0)?)?;
+    }
+    let present = get::<Option<i64>>(row, 1)?.is_some();
+    *count = Some(count.unwrap_or(0) + usize::from(present));
+    if present { rows.push(row, 1) } else { Ok(()) }
 }
 
 /// The rows of a left join that found any, by id; the id is at column `first`.

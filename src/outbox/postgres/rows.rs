@@ -3,7 +3,9 @@
 //! time as the limit allows.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
+use bytes::{BufMut as _, Bytes, BytesMut};
 use tokio_postgres::Row;
 use tokio_postgres::types::{FromSql, Type};
 use uuid::Uuid;
@@ -15,13 +17,24 @@ use crate::message::{Header, Message, StoredMessage};
 
 /// A row whose contents have more bytes than this is fetched on its own.
 const SMALL_ROW_BYTES: i64 = 4096;
-/// What every read selects from `outbox`. The size of a stored value is known without reading it.
-pub(super) fn columns() -> String {
-    let size = "coalesce(octet_length(key), 0)::bigint + coalesce(octet_length(value), 0) \
-                + coalesce(pg_column_size(header_names), 0) + coalesce(pg_column_size(header_values), 0)";
-    let small = |column: &str| format!("case when {size} <= {SMALL_ROW_BYTES} then {column} end as {column}");
+/// Contents of this many bytes share one piece of memory: one for each was a quarter of the time
+/// that reading took.
+const ARENA_BYTES: usize = 32 * 1024;
+/// What a message takes beside its contents.
+const MESSAGE_OVERHEAD_BYTES: i64 = size_of::<StoredMessage>() as i64;
+/// What every read selects from `outbox`, for [`decoded_columns`] around it. The size of a stored
+/// value is known without reading it.
+pub(super) fn columns() -> &'static str {
+    "id, xid, message_id, topic, partition, created_at, key, value, header_names, header_values, \
+     coalesce(octet_length(key), 0)::bigint + coalesce(octet_length(value), 0) \
+     + coalesce(pg_column_size(header_names), 0) + coalesce(pg_column_size(header_values), 0) as bytes"
+}
+
+/// What is decoded of the rows `o` that [`columns`] selected.
+pub(super) fn decoded_columns() -> String {
+    let small = |column: &str| format!("case when o.bytes <= {SMALL_ROW_BYTES} then o.{column} end");
     format!(
-        "id, xid, message_id, topic, partition, created_at, {size} as bytes, {}, {}, {}, {}",
+        "o.id, o.xid, o.message_id, o.topic, o.partition, o.created_at, o.bytes, {}, {}, {}, {}",
         small("key"),
         small("value"),
         small("header_names"),
@@ -33,29 +46,78 @@ pub(super) fn columns() -> String {
 pub(super) struct Rows {
     pub(super) messages: Vec<StoredMessage>,
     pub(super) cut: bool,
+    limit_bytes: i64,
+    bytes: i64,
+    topic: Arc<str>,
+    arena: BytesMut,
     /// Index and id of those whose contents are still to be fetched.
     large: Vec<(usize, i64)>,
 }
 
-/// Decodes what [`columns`] selected, beginning at column `first`, up to `limit_bytes` or one row.
-pub(super) fn decode(rows: &[Row], first: usize, limit_bytes: usize) -> Result<Rows> {
-    let limit = i64::try_from(limit_bytes).unwrap_or(i64::MAX);
-    let mut bytes = 0_i64;
-    let mut found = Rows { messages: Vec::with_capacity(rows.len()), cut: false, large: Vec::new() };
-    for row in rows {
-        let size: i64 = get(row, first + 6)?;
-        if bytes + size > limit && !found.messages.is_empty() {
-            found.cut = true;
-            break;
+impl Rows {
+    /// None yet; at least one will be taken, and more up to `limit_bytes`.
+    pub(super) fn new(limit_bytes: usize) -> Self {
+        Rows {
+            messages: Vec::new(),
+            cut: false,
+            limit_bytes: i64::try_from(limit_bytes).unwrap_or(i64::MAX),
+            bytes: 0,
+            topic: "".into(),
+            arena: BytesMut::new(),
+            large: Vec::new(),
         }
-        bytes += size;
-        let message = stored(row, first)?;
-        if size > SMALL_ROW_BYTES {
-            found.large.push((found.messages.len(), message.id));
-        }
-        found.messages.push(message);
     }
-    Ok(found)
+
+    /// Decodes [`decoded_columns`], beginning at column `first`. Behind a row that was left
+    /// out, all are.
+    pub(super) fn push(&mut self, row: &Row, first: usize) -> Result<()> {
+        let size: i64 = get(row, first + 6)?;
+        let bytes = size + MESSAGE_OVERHEAD_BYTES;
+        self.cut |= self.bytes + bytes > self.limit_bytes && !self.messages.is_empty();
+        if self.cut {
+            return Ok(());
+        }
+        self.bytes += bytes;
+        let message = self.stored(row, first)?;
+        if size > SMALL_ROW_BYTES {
+            self.large.push((self.messages.len(), message.id));
+        }
+        self.messages.push(message);
+        Ok(())
+    }
+
+    /// What a message took of the limit, on average; None where there was none.
+    pub(super) fn mean_bytes(&self) -> Option<usize> {
+        let count = i64::try_from(self.messages.len()).ok().filter(|count| *count > 0)?;
+        usize::try_from(self.bytes / count).ok()
+    }
+
+    fn stored(&mut self, row: &Row, first: usize) -> Result<StoredMessage> {
+        let id: i64 = get(row, first)?;
+        let topic: &str = get(row, first + 3)?;
+        if *self.topic != *topic {
+            self.topic = topic.into();
+        }
+        let key = self.kept(get(row, first + 7)?);
+        let value = self.kept(get(row, first + 8)?);
+        let (headers, partition) = (headers(row, first + 9, id)?, get(row, first + 4)?);
+        Ok(StoredMessage {
+            id,
+            message_id: MessageId(get::<Uuid>(row, first + 2)?),
+            transaction: get::<Xid8>(row, first + 1)?.0,
+            created_at_ms: get::<TimestampMs>(row, first + 5)?.0,
+            message: Message::stored(Arc::clone(&self.topic), key, value, headers, partition),
+        })
+    }
+
+    fn kept(&mut self, contents: Option<&[u8]>) -> Option<Bytes> {
+        let contents = contents?;
+        if self.arena.capacity() < contents.len() {
+            self.arena = BytesMut::with_capacity(contents.len().max(ARENA_BYTES));
+        }
+        self.arena.put_slice(contents);
+        Some(self.arena.split().freeze())
+    }
 }
 
 /// Fetches the contents of the rows that were too large to come along.
@@ -78,25 +140,12 @@ pub(super) async fn complete(connection: &Connection, mut rows: Rows) -> Result<
             Error::new(ErrorKind::Unclear, "read outbox", "a row vanished while it was read").with("id", id)
         })?;
         let message = &mut rows.messages[*index].message;
-        let (key, value) = (get(row, 1)?, get(row, 2)?);
+        let contents = |index| Ok::<_, Error>(get::<Option<Vec<u8>>>(row, index)?.map(Bytes::from));
+        let (key, value) = (contents(1)?, contents(2)?);
         let headers = headers(row, 3, *id)?;
-        *message = Message::stored(message.topic().to_string(), key, value, headers, message.partition());
+        *message = Message::stored(message.topic(), key, value, headers, message.partition());
     }
     Ok(rows)
-}
-
-fn stored(row: &Row, first: usize) -> Result<StoredMessage> {
-    let id: i64 = get(row, first)?;
-    let headers = headers(row, first + 9, id)?;
-    let (topic, partition) = (get(row, first + 3)?, get(row, first + 4)?);
-    let (key, value) = (get(row, first + 7)?, get(row, first + 8)?);
-    Ok(StoredMessage {
-        id,
-        message_id: MessageId(get::<Uuid>(row, first + 2)?),
-        transaction: get::<Xid8>(row, first + 1)?.0,
-        created_at_ms: get::<TimestampMs>(row, first + 5)?.0,
-        message: Message::stored(topic, key, value, headers, partition),
-    })
 }
 
 fn headers(row: &Row, first: usize, id: i64) -> Result<Vec<Header>> {

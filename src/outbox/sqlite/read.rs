@@ -5,6 +5,7 @@
 //! delivered. The barrier row is committed with a flush, behind everything that the read saw in the
 //! same WAL file: once it is there after a crash, so is all that came before it.
 
+use bytes::Bytes;
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use uuid::Uuid;
@@ -96,9 +97,9 @@ fn stored(row: &Row<'_>) -> Result<StoredMessage> {
     let headers = decode(bytes(row, 7).map_err(wrong)?).map_err(|what| damaged(what.to_string()))?;
     let (key, value) = (bytes(row, 4).map_err(wrong)?, bytes(row, 5).map_err(wrong)?);
     let message = Message::stored(
-        row.get(3).map_err(wrong)?,
-        key.map(<[u8]>::to_vec),
-        value.map(<[u8]>::to_vec),
+        row.get::<_, String>(3).map_err(wrong)?,
+        key.map(Bytes::copy_from_slice),
+        value.map(Bytes::copy_from_slice),
         headers,
         row.get(6).map_err(wrong)?,
     );

@@ -48,7 +48,7 @@ impl Server {
 
     fn insert(&mut self, xid: u64, key: u8) {
         self.last_id += 1;
-        let message = Message::stored("t".to_string(), Some(vec![key]), None, Vec::new(), None);
+        let message = Message::stored("t", Some(vec![key].into()), None, Vec::new(), None);
         let message_id = MessageId::random();
         self.rows.push(StoredMessage {
             id: self.last_id,

@@ -70,17 +70,20 @@ async fn a_read_looks_at_what_it_returns() {
     let before = (scans, entries);
     let mut outbox = reader(&database).await;
     assert!(outbox.read().await.expect("open").chunks.is_empty());
+    // The first is a small one: how many fit is learnt from it.
+    const PIECES: u32 = 4;
     let start = Instant::now();
     let mut found = 0;
-    for _ in 0..20 {
+    for _ in 0..PIECES {
         let chunks = outbox.read().await.expect("piece").chunks;
         found += chunks.iter().map(|chunk| chunk.messages.len()).sum::<usize>();
     }
-    let piece = start.elapsed() / 20;
+    let piece = start.elapsed() / PIECES;
     drop(outbox);
     let (scans, entries) = looked_at(&database).await;
-    assert_eq!((scans, found), (before.0, 80_000));
-    assert!(entries - before.1 < 90_000, "{} entries for 80,000 messages", entries - before.1);
+    assert_eq!(scans, before.0);
+    let enough = i64::try_from(found).expect("count") * 9 / 8;
+    assert!(entries - before.1 < enough, "{} entries for {found} messages", entries - before.1);
     eprintln!("of {ROWS}: empty poll {empty:?}, insert and read 5 {few:?}, piece {piece:?}");
     database.drop().await;
 }

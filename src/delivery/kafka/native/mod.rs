@@ -58,6 +58,8 @@ pub(super) struct Record<'a> {
 /// A transactional producer; dropping it ends it.
 pub(super) struct Producer {
     topics: HashMap<String, *mut rd::rd_kafka_topic_t>,
+    /// The topic of the message before: most messages go where that one went.
+    last_topic: Option<(String, *mut rd::rd_kafka_topic_t)>,
     client: Client<Context>,
     shared: Arc<Shared>,
     partitioner: Partitioner,
@@ -86,7 +88,7 @@ impl Producer {
         }
         let kind = RDKafkaType::RD_KAFKA_PRODUCER;
         let client = Client::new(config, native, kind, Context(Arc::clone(&shared))).map_err(refused)?;
-        Ok(Producer { topics: HashMap::new(), client, shared, partitioner })
+        Ok(Producer { topics: HashMap::new(), last_topic: None, client, shared, partitioner })
     }
 
     /// What the cluster says of one topic. Ours is made first: librdkafka gives a name one topic, with
@@ -200,9 +202,20 @@ impl Producer {
     }
 
     fn topic(&mut self, name: &str) -> Result<*mut rd::rd_kafka_topic_t> {
-        if let Some(topic) = self.topics.get(name) {
+        if let Some((last, topic)) = &self.last_topic
+            && last == name
+        {
             return Ok(*topic);
         }
+        let topic = match self.topics.get(name) {
+            Some(topic) => *topic,
+            None => self.new_topic(name)?,
+        };
+        self.last_topic = Some((name.to_string(), topic));
+        Ok(topic)
+    }
+
+    fn new_topic(&mut self, name: &str) -> Result<*mut rd::rd_kafka_topic_t> {
         let c_name = CString::new(name).map_err(|error| {
             Error::new(ErrorKind::Failed, "send message", "the topic's name has a NUL").caused_by(error)
         })?;
