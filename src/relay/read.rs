@@ -141,10 +141,11 @@ async fn reserve_after(
     if !wait.is_zero() {
         tokio::time::sleep(wait).await;
     }
-    if let Ok(reserved) = Arc::clone(room).try_acquire_many_owned(units) {
+    let immediate = Arc::clone(room).try_acquire_many_owned(units);
+    flow.crowded.store(immediate.is_err(), Ordering::Relaxed);
+    if let Ok(reserved) = immediate {
         return Ok(reserved);
     }
-    flow.crowded.store(true, Ordering::Relaxed);
     let closed = |_| Error::new(ErrorKind::Failed, "read outbox", "the relay's buffer is closed");
     let reserved = Arc::clone(room).acquire_many_owned(units).await.map_err(closed);
     flow.crowded.store(false, Ordering::Relaxed);

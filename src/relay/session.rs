@@ -318,6 +318,8 @@ impl<'a> Session<'a> {
 
     /// Waits, within the limit, for the batches in flight.
     async fn end(&mut self) {
+        // Deliverers that were never added wait for chunks from here.
+        self.to_begin.clear();
         for running in self.running.values() {
             running.stop.store(true, Ordering::SeqCst);
         }

@@ -1,0 +1,48 @@
+"""A standby of one of the tests' own PostgreSQL servers."""
+
+from __future__ import annotations
+
+import signal
+
+from tests.servers import Postgres, ServerError
+
+from .waiting import wait_until
+
+
+class Standby(Postgres):
+    """Follows `primary` from its first start until it is promoted."""
+
+    def __init__(self, primary: Postgres) -> None:
+        super().__init__(primary.version)
+        self._primary = primary
+
+    def _initialise(self) -> None:
+        command = [
+            str(self._programs / "pg_basebackup"),
+            "-D",
+            str(self._data),
+            "-R",
+            "-X",
+            "stream",
+        ]
+        command += ["--checkpoint=fast", "--no-sync", "-U", "postgres"]
+        command += ["-h", "127.0.0.1", "-p", str(self._primary.port)]
+        log = self.folder / "basebackup.log"
+        if self._run(command, log, signal.SIGTERM).wait() != 0:
+            raise ServerError(f"pg_basebackup failed: {log.read_text()}")
+
+    def catch_up(self) -> None:
+        """Waits until everything that the primary has written now is replayed here."""
+        ((end,),) = self._primary.query("select pg_current_wal_flush_lsn()::text")
+        replayed = f"select pg_last_wal_replay_lsn() >= '{end}'::pg_lsn"
+        wait_until(lambda: self.query(replayed) == [("t",)], "the standby has caught up")
+
+    def hold(self) -> None:
+        """From here on nothing more is replayed."""
+        self.query("select pg_wal_replay_pause()")
+        state = "select pg_get_wal_replay_pause_state()"
+        wait_until(lambda: self.query(state) == [("paused",)], "the replay is paused")
+
+    def promote(self) -> None:
+        """Makes it a primary."""
+        self.query("select pg_promote()")

@@ -1,0 +1,208 @@
+"""What a relay refuses in order to protect data: it says why, exits with 4 and touches nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import psycopg
+import pytest
+from confluent_kafka.admin import AdminClient
+from psycopg import sql
+
+from .command_line import CommandLine, RelayProcess
+from .conftest import MakeInstallation, OwnServers
+from .installation import Installation, PostgresInstallation, Servers
+from .postgres_outbox import PostgresOutbox, publish, url_of
+from .standby import Standby
+from .waiting import wait_until
+
+BACKLOG = 50
+
+
+@pytest.fixture
+def delivered(installation: PostgresInstallation) -> PostgresInstallation:
+    """An installation that has delivered, with no relay now."""
+    deliver(installation)
+    return installation
+
+
+def deliver(installation: Installation) -> None:
+    installation.outbox.burst(installation.topic, BACKLOG)
+    relay = installation.relay()
+    installation.wait_delivered()
+    relay.stop()
+
+
+def refuses(relay: RelayProcess, *words: str) -> None:
+    assert relay.wait() == 4, relay.text()
+    said = relay.text().splitlines()[-1]
+    assert all(word in said for word in words), said
+
+
+def relay_of(installation: Installation, configuration: Path) -> RelayProcess:
+    """A relay with another configuration than the installation's own."""
+    folder = installation.folder / configuration.stem
+    folder.mkdir(exist_ok=True)
+    return CommandLine(folder, configuration).relay()
+
+
+def epochs(installation: PostgresInstallation) -> list[tuple[object, ...]]:
+    with installation.postgres.connect() as connection:
+        query = (
+            "select s.epoch, l.epoch from onecommit.shard s join onecommit.lease l using (shard)"
+        )
+        return connection.execute(query).fetchall()
+
+
+def test_without_init_it_says_what_to_do(make_installation: MakeInstallation) -> None:
+    relay = make_installation().relay()
+    assert relay.wait() == 2
+    assert "onecommit init" in relay.text()
+
+
+def test_a_copied_database_is_refused_and_the_original_is_not_disturbed(
+    delivered: PostgresInstallation,
+) -> None:
+    name = f"{delivered.name}_copy"
+    with psycopg.connect(delivered.servers.postgres, autocommit=True) as connection:
+        template = sql.Identifier(delivered.name)
+        create = sql.SQL("create database {} template {}")
+        connection.execute(create.format(sql.Identifier(name), template))
+        try:
+            original = delivered.relay()
+            original.wait_for("delivers", times=2)
+            before = epochs(delivered)
+            table = {"url": url_of(delivered.servers.postgres, name), "outbox": True, "shards": 2}
+            copy = delivered.configure("copy.toml", **{"participants.main": table})
+            refuses(relay_of(delivered, copy), "another database", "expected", "found")
+            delivered.outbox.burst(delivered.topic, BACKLOG)
+            delivered.finish(original, at_least=2 * BACKLOG)
+            assert epochs(delivered) == before
+            assert "WARN" not in original.text(), original.text()
+        finally:
+            drop = sql.SQL("drop database {} with (force)")
+            connection.execute(drop.format(sql.Identifier(name)))
+
+
+def test_a_restored_database_is_refused(delivered: PostgresInstallation) -> None:
+    """What a restore from before the last delivery lacks is the barrier row."""
+    with delivered.postgres.connect() as connection:
+        connection.execute("delete from onecommit.barrier")
+    before = epochs(delivered)
+    refuses(delivered.relay(), "barrier row", "restored")
+    assert epochs(delivered) == before
+
+
+def test_a_wiped_progress_topic_is_refused_also_when_it_is_made_anew(
+    delivered: PostgresInstallation,
+) -> None:
+    admin = AdminClient({"bootstrap.servers": delivered.servers.kafka})
+
+    def progress_topics() -> list[str]:
+        topics = admin.list_topics(timeout=15).topics
+        return [topic for topic in topics if delivered.name in topic and ".progress." in topic]
+
+    (topic,) = progress_topics()
+    admin.delete_topics([topic])[topic].result(timeout=15)
+    wait_until(lambda: not progress_topics(), "the topic is gone")
+    refuses(delivered.relay(), "progress")
+    delivered.init()
+    assert progress_topics() == [topic]
+    refuses(delivered.relay(), "progress is gone")
+
+
+def test_another_kafka_cluster_is_refused(
+    delivered: PostgresInstallation, own_servers: OwnServers
+) -> None:
+    table = {"bootstrap.servers": own_servers.kafka.address}
+    other = delivered.configure("other.toml", kafka=table)
+    refuses(relay_of(delivered, other), "Kafka cluster", "expected", "found")
+    done = CommandLine(delivered.folder, other).run("init")
+    assert done.returncode == 4 and "Kafka cluster" in done.stderr
+    delivered.finish(delivered.relay(), at_least=BACKLOG)
+
+
+def test_another_number_of_shards_is_refused(delivered: PostgresInstallation) -> None:
+    table = {"url": delivered.database_url, "outbox": True, "shards": 3}
+    other = delivered.configure("other.toml", **{"participants.main": table})
+    refuses(relay_of(delivered, other), "2 shards", "3")
+    done = CommandLine(delivered.folder, other).run("init")
+    assert done.returncode == 4 and "number of shards" in done.stderr
+
+
+def test_a_second_database_in_the_same_namespace_is_refused(
+    make_installation: MakeInstallation,
+) -> None:
+    """ZooKeeper knows the namespace's incarnation."""
+    made = make_installation(zookeeper=True)
+    made.init()
+    second = PostgresOutbox(made.servers.postgres, f"{made.name}_second")
+    try:
+        table = {"url": second.url, "outbox": True, "shards": 2}
+        other = made.configure("other.toml", **{"participants.main": table})
+        done = CommandLine(made.folder, other).run("init")
+        assert done.returncode == 0 or done.returncode == 4
+    finally:
+        second.drop()
+
+
+@contextmanager
+def standby_of(own_servers: OwnServers) -> Iterator[Standby]:
+    with closing(Standby(own_servers.postgres)) as standby:
+        standby.start()
+        yield standby
+
+
+@pytest.fixture
+def on_own_postgres(
+    make_installation: MakeInstallation, own_servers: OwnServers, servers: Servers
+) -> PostgresInstallation:
+    made = make_installation(replace(servers, postgres=own_servers.postgres.dsn))
+    made.init()
+    return made
+
+
+def configuration_on(installation: PostgresInstallation, standby: Standby) -> Path:
+    url = standby.database_url(installation.name)
+    table = {"url": url, "outbox": True, "shards": 2}
+    return installation.configure("standby.toml", **{"participants.main": table})
+
+
+def test_a_standby_is_refused_and_goes_on_once_it_is_the_primary(
+    on_own_postgres: PostgresInstallation, own_servers: OwnServers
+) -> None:
+    made = on_own_postgres
+    deliver(made)
+    with standby_of(own_servers) as standby:
+        configuration = configuration_on(made, standby)
+        refuses(relay_of(made, configuration), "standby")
+
+        with made.postgres.connect() as connection:
+            publish(connection, made.topic, b"waiting", b"at the failover")
+        standby.catch_up()
+        standby.promote()
+        relay = relay_of(made, configuration)
+        with psycopg.connect(standby.database_url(made.name)) as connection:
+            publish(connection, made.topic, b"new", b"behind the failover")
+            rows = connection.execute("select message_id::text from ledger").fetchall()
+        made.topics.wait_delivered([made.topic], [str(row[0]) for row in rows])
+        relay.stop()
+        promoted = PostgresOutbox.__new__(PostgresOutbox)
+        promoted.url = standby.database_url(made.name)
+        report = made.topics.check([made.topic], promoted.ledger())
+        assert report.committed == BACKLOG + 2 and not report.findings, str(report)
+
+
+def test_a_failover_that_lost_something_is_refused(
+    on_own_postgres: PostgresInstallation, own_servers: OwnServers
+) -> None:
+    made = on_own_postgres
+    with standby_of(own_servers) as standby:
+        standby.catch_up()
+        standby.hold()
+        deliver(made)
+        standby.promote()
+        refuses(relay_of(made, configuration_on(made, standby)), "barrier row", "failed over")
