@@ -38,10 +38,11 @@ class Standby(Postgres):
         wait_until(lambda: self.query(replayed) == [("t",)], "the standby has caught up")
 
     def hold(self) -> None:
-        """From here on nothing more is replayed."""
-        self.query("select pg_wal_replay_pause()")
-        state = "select pg_get_wal_replay_pause_state()"
-        wait_until(lambda: self.query(state) == [("paused",)], "the replay is paused")
+        """From here on nothing more arrives: what the primary commits now is lost by a failover."""
+        self.query("alter system set primary_conninfo = ''")
+        self.query("select pg_reload_conf()")
+        receivers = "select count(*) from pg_stat_wal_receiver"
+        wait_until(lambda: self.query(receivers) == [("0",)], "the standby receives nothing")
 
     def promote(self) -> None:
         """Makes it a primary."""

@@ -47,6 +47,10 @@ EXCEPTIONS = {
         "execute_typed(&sql, &parameters)",
     ): "claim, birth and error have them around their call of this function",
     (
+        "outbox/postgres/port.rs",
+        'client.batch_execute("commit")',
+    ): "the end of that same function's transaction",
+    (
         "outbox/postgres/publish.rs",
         ".execute_typed(",
     ): "inside the caller's transaction, which the caller commits",

@@ -15,8 +15,6 @@ mod lease_zookeeper;
 #[cfg(feature = "postgres")]
 mod outbox_postgres;
 #[cfg(feature = "postgres")]
-mod postgres;
-#[cfg(feature = "postgres")]
 mod read_path;
 #[cfg(feature = "sqlite")]
 mod sqlite;

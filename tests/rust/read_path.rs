@@ -6,6 +6,7 @@
 //! ones. What is drawn depends on the seed alone; how statements meet inside the server does not.
 
 mod chance;
+mod database;
 mod edges;
 mod ledger;
 mod plans;
@@ -15,11 +16,10 @@ mod writers;
 use std::time::SystemTime;
 
 use chance::Chance;
+use database::{Database, connect};
 use ledger::Ledger;
 use relays::{Counts, Relays};
 use writers::Writers;
-
-use crate::postgres::{Database, connect};
 
 const FIXED_SEEDS: [u64; 3] = [1, 2, 3];
 const STEPS: usize = 1200;

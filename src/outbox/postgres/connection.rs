@@ -13,6 +13,10 @@ use super::failure::from_postgres;
 use crate::error::{Error, ErrorKind, Result};
 use crate::protocol::progress::DatabaseIdentity;
 
+/// A transaction of ours that waits for its relay longer than this is ended: between its statements
+/// nothing else is done, so the relay is paused or cut off.
+const IDLE_LIMIT_MS: u32 = 3000;
+
 /// A connection with the limits that hold for every request on it.
 pub(super) struct Connection {
     pub(super) client: Arc<Client>,
@@ -68,7 +72,7 @@ impl Connection {
     pub(super) fn limits(&self) -> String {
         let ms = self.request_limit.as_millis();
         format!(
-            "set local idle_in_transaction_session_timeout = {ms}; \
+            "set local idle_in_transaction_session_timeout = {IDLE_LIMIT_MS}; \
              set local lock_timeout = {}; set local statement_timeout = {ms}",
             ms / 2
         )

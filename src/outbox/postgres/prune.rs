@@ -27,9 +27,8 @@ pub(super) async fn prune(
     after: i64,
     limit: u32,
 ) -> Result<(u64, Option<i64>)> {
-    // The idle limit: while this relay is paused its successor must not wait for the shards' rows.
     let begin = "begin isolation level read committed; \
-                 set local idle_in_transaction_session_timeout = '3s'; set local enable_seqscan = off; \
+                 set local enable_seqscan = off; \
                  set local enable_bitmapscan = off; set local enable_sort = off; set local jit = off; \
                  set local synchronous_commit = off";
     connection.execute("prune", &format!("{begin}; {}", connection.limits())).await?;

@@ -42,10 +42,7 @@ impl Default for ReadLimits {
     }
 }
 
-/// The idle limit: a relay that is paused in here, its connection open, holds the locks on its shards'
-/// rows, and its successor would wait for as long as the pause lasts.
 const BEGIN: &str = "begin isolation level read committed; \
-    set local idle_in_transaction_session_timeout = '3s'; \
     set local enable_seqscan = off; set local enable_bitmapscan = off; set local enable_sort = off; \
     set local jit = off; set local max_parallel_workers_per_gather = 0; \
     select set_config('synchronous_commit', 'on', true) \

@@ -8,7 +8,7 @@ use onecommit::outbox::postgres::ReadLimits;
 use onecommit::outbox::{Chunk, Outbox};
 
 use super::chance::Chance;
-use crate::postgres::{Database, connect};
+use super::database::{Database, connect};
 
 const EPOCH: Epoch = Epoch(1);
 

@@ -8,8 +8,8 @@ use onecommit::outbox::Outbox;
 use onecommit::protocol::position::Position;
 use onecommit::protocol::snapshot::Snapshot;
 
+use super::database::{Database, connect};
 use super::edges::{drain, insert, reader};
-use crate::postgres::{Database, connect};
 
 const ROWS: usize = 300_000;
 

@@ -1,17 +1,13 @@
-//! PostgreSQL as the tests use it: a fresh database on the server that the environment names, and
-//! the outbox in it under the conformance suite.
+//! A fresh database on the server that the environment names.
 
 use std::time::Duration;
 
-use async_trait::async_trait;
 use onecommit::outbox::OutboxSource;
-use onecommit::outbox::postgres::{Outbox, PostgresSource};
-use onecommit::{Message, MessageId};
-use tokio::sync::Mutex;
+use onecommit::outbox::postgres::PostgresSource;
 use tokio_postgres::{Client, NoTls};
 use uuid::Uuid;
 
-use crate::conformance_outbox::{Place, Publisher, installation, suite};
+use crate::conformance_outbox::installation;
 
 /// A database of a test's own.
 pub struct Database {
@@ -64,40 +60,4 @@ pub async fn connect(url: &str) -> Client {
     let (client, driver) = tokio_postgres::connect(url, NoTls).await.expect("connect");
     tokio::spawn(driver);
     client
-}
-
-struct Application(Mutex<Client>);
-
-#[async_trait]
-impl Publisher for Application {
-    async fn commit(&self, messages: &[Message]) -> Vec<MessageId> {
-        let mut client = self.0.lock().await;
-        let transaction = client.transaction().await.expect("begin");
-        let ids = Outbox::new().publish_many(&transaction, messages).await.expect("publish");
-        transaction.commit().await.expect("commit");
-        ids
-    }
-
-    async fn roll_back(&self, messages: &[Message]) {
-        let mut client = self.0.lock().await;
-        let transaction = client.transaction().await.expect("begin");
-        Outbox::new().publish_many(&transaction, messages).await.expect("publish");
-        transaction.rollback().await.expect("rollback");
-    }
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_outbox_in_postgresql_passes_the_suite() {
-    let databases = Mutex::new(Vec::new());
-    suite(async || {
-        let database = Database::create().await;
-        let client = connect(&database.url).await;
-        let source = Box::new(database.source());
-        databases.lock().await.push(database);
-        Place { source, publisher: Box::new(Application(Mutex::new(client))) }
-    })
-    .await;
-    for database in databases.into_inner() {
-        database.drop().await;
-    }
 }
