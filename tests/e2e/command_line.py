@@ -10,7 +10,7 @@ import os
 import re
 import signal
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +33,9 @@ class CommandLine:
         self.configuration = configuration
         self._started: list[RelayProcess] = []
 
-    def arguments(self, *words: str) -> list[str]:
+    def arguments(self, *words: str, configuration: Path | None = None) -> list[str]:
         assert BINARY.exists(), f"{BINARY} is missing: run `cargo build --features failpoints`"
-        return [str(BINARY), "--config", str(self.configuration), *words]
+        return [str(BINARY), "--config", str(configuration or self.configuration), *words]
 
     def run(
         self, *words: str, environment: Mapping[str, str] | None = None
@@ -64,9 +64,10 @@ class CommandLine:
         ]["shards"]
         return answer
 
-    def relay(self, failpoints: str = "") -> RelayProcess:
-        """Starts a relay."""
-        relay = RelayProcess(self, len(self._started) + 1, failpoints)
+    def relay(self, failpoints: str = "", configuration: Path | None = None) -> RelayProcess:
+        """Starts a relay, with another configuration than this one where one is given."""
+        words = self.arguments("relay", configuration=configuration)
+        relay = RelayProcess(words, self.folder, len(self._started) + 1, failpoints)
         self._started.append(relay)
         return relay
 
@@ -79,11 +80,10 @@ class CommandLine:
 class RelayProcess:
     """One run of `onecommit relay`."""
 
-    def __init__(self, command_line: CommandLine, number: int, failpoints: str) -> None:
-        self.log = command_line.folder / f"relay-{number}.log"
-        self.hits = command_line.folder / f"relay-{number}.failpoints"
+    def __init__(self, words: Sequence[str], folder: Path, number: int, failpoints: str) -> None:
+        self.log = folder / f"relay-{number}.log"
+        self.hits = folder / f"relay-{number}.failpoints"
         environment = {**os.environ, FAILPOINTS: failpoints, FAILPOINTS_LOG: str(self.hits)}
-        words = command_line.arguments("relay")
         self._process = Process(words, log=self.log, environment=environment)
         self.pid = self._process.pid
 

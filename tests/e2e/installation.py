@@ -53,7 +53,9 @@ class Installation:
         }
         self.command_line = CommandLine(folder, self.configure())
 
-    def configure(self, name: str = "onecommit.toml", **other: Table) -> Path:
+    def configure(
+        self, name: str = "onecommit.toml", other: Mapping[str, Table] | None = None
+    ) -> Path:
         """Writes a configuration file; `other` tables replace the installation's own."""
         participant: Table = {
             "url": self.outbox.url,
@@ -67,7 +69,7 @@ class Installation:
         }
         if self.zookeeper is not None:
             tables["zookeeper"] = {"servers": self.zookeeper, "session_timeout_ms": 1500}
-        tables.update(other)
+        tables.update(other or {})
         path = self.folder / name
         head = f'namespace = "{self.name}"\ndata_dir = "{self.folder / "data"}"\n'
         path.write_text(head + "".join(map(_table, tables.items())))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 
 from tests.servers import Postgres
@@ -20,23 +20,29 @@ select pid from pg_stat_activity where backend_type in ('walwriter', 'background
 
 
 @contextmanager
-def nothing_flushed_by_itself(postgres: Postgres) -> Iterator[None]:
-    """Only commits flush in here; the server may be crashed by `crash`."""
+def nothing_flushed_by_itself(postgres: Postgres) -> Iterator[Callable[[], None]]:
+    """Only commits flush in here. What it gives crashes the server, and waits until it is gone."""
     pids = [int(str(row[0])) for row in postgres.query(FLUSHERS)]
     assert len(pids) == 2, pids
-    for pid in pids:
-        os.kill(pid, signal.SIGSTOP)
+
+    def crash() -> None:
+        postgres.ask_to_stop(signal.SIGQUIT)  # `pg_ctl stop -m immediate`
+        # Going on, they would flush before they hear of the stop.
+        signal_all(pids, signal.SIGKILL)
+        postgres.wait_until_stopped()
+
+    signal_all(pids, signal.SIGSTOP)
     try:
-        yield
+        yield crash
     finally:
-        for pid in pids:
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGCONT)
+        signal_all(pids, signal.SIGCONT)
 
 
-def crash(postgres: Postgres) -> None:
-    """`pg_ctl stop -m immediate`, without waiting: a held process must be let go first."""
-    postgres.ask_to_stop(signal.SIGQUIT)
+def signal_all(pids: Sequence[int], number: signal.Signals) -> None:
+    """Sends a signal to those that are still there."""
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, number)
 
 
 def next_xid(postgres: Postgres) -> int:

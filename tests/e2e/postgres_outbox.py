@@ -65,9 +65,7 @@ class PostgresOutbox:
 
     def ledger(self) -> list[Committed]:
         """What the database holds as committed."""
-        with self.connect() as connection:
-            rows = connection.execute("select message_id, topic, key, place, digest from ledger")
-            return [Committed(str(row[0]), *row[1:]) for row in rows.fetchall()]  # type: ignore[arg-type]
+        return ledger_of(self.url)
 
     def waiting_rows(self) -> int:
         """How many messages the outbox table holds."""
@@ -105,6 +103,13 @@ class PostgresOutbox:
 def url_of(server: str, name: str) -> str:
     """The url of another database on the same server."""
     return urlunsplit(urlsplit(server)._replace(path=f"/{name}"))
+
+
+def ledger_of(url: str) -> list[Committed]:
+    """What the database at this url holds as committed."""
+    with psycopg.connect(url) as connection:
+        rows = connection.execute("select message_id, topic, key, place, digest from ledger")
+        return [Committed(str(row[0]), *row[1:]) for row in rows.fetchall()]
 
 
 def publish(connection: Connection, topic: str, key: bytes | None, value: bytes | None) -> None:

@@ -37,12 +37,12 @@ class Standby(Postgres):
         replayed = f"select pg_last_wal_replay_lsn() >= '{end}'::pg_lsn"
         wait_until(lambda: self.query(replayed) == [("t",)], "the standby has caught up")
 
-    def hold(self) -> None:
-        """From here on nothing more arrives: what the primary commits now is lost by a failover."""
+    def cut_off(self) -> None:
+        """From here on it receives nothing; replay that is only paused ends with the promotion."""
         self.query("alter system set primary_conninfo = ''")
         self.query("select pg_reload_conf()")
-        receivers = "select count(*) from pg_stat_wal_receiver"
-        wait_until(lambda: self.query(receivers) == [("0",)], "the standby receives nothing")
+        receivers = "select 1 from pg_stat_wal_receiver"
+        wait_until(lambda: self.query(receivers) == [], "nothing is received")
 
     def promote(self) -> None:
         """Makes it a primary."""

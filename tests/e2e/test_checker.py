@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 
 import psycopg
@@ -14,7 +15,7 @@ from confluent_kafka.cimpl import NewTopic
 from .checker import Committed, Kind, Record, Report, compare
 from .conftest import MakeInstallation, OwnServers
 from .installation import PostgresInstallation, Servers
-from .postgres_crash import crash, next_xid, nothing_flushed_by_itself
+from .postgres_crash import next_xid, nothing_flushed_by_itself
 from .postgres_outbox import publish
 from .wrong_relay import Bugs, WrongRelay
 
@@ -130,35 +131,34 @@ def test_a_message_with_other_contents_is_a_phantom_and_lost(change: dict[str, s
     assert judged(records).counts() == {"phantom": 1, "lost": 1}
 
 
-Provoke = Callable[[PostgresInstallation, OwnServers, Bugs], None]
-
-
 @dataclass(frozen=True)
-class Planted:
-    """A mistake, what provokes it, and what it does to messages."""
+class Scene:
+    """Where a mistake is provoked."""
 
+    made: PostgresInstallation
+    own: OwnServers
     bugs: Bugs
-    provocations: Sequence[Provoke]
-    expected: set[Kind]
+    lives: ExitStack
+
+    def relay(self) -> WrongRelay:
+        """The next life of the relay."""
+        made = self.made
+        relay = WrongRelay(made.database_url, made.servers.kafka, made.topic, self.bugs)
+        return self.lives.enter_context(closing(relay))
+
+    def commit(self, *keys: bytes, synchronous_commit: str = "on") -> None:
+        with self.made.postgres.connect() as connection:
+            connection.execute(f"set synchronous_commit = {synchronous_commit}")
+            for key in keys:
+                publish(connection, self.made.topic, key, b"value")
 
 
-def relay_on(made: PostgresInstallation, bugs: Bugs) -> WrongRelay:
-    return WrongRelay(made.database_url, made.servers.kafka, made.topic, bugs)
-
-
-def commit(made: PostgresInstallation, *keys: bytes, synchronous_commit: str = "on") -> None:
-    with made.postgres.connect() as connection:
-        connection.execute(f"set synchronous_commit = {synchronous_commit}")
-        for key in keys:
-            publish(connection, made.topic, key, b"value")
-
-
-def commits_that_are_late(made: PostgresInstallation, _: OwnServers, bugs: Bugs) -> None:
+def commits_that_are_late(scene: Scene) -> None:
     """A transaction draws its ids before another one, and commits behind it."""
-    relay = relay_on(made, bugs)
-    with made.postgres.connect() as late:
-        publish(late, made.topic, b"late", b"value")
-        commit(made, b"early")
+    relay = scene.relay()
+    with scene.made.postgres.connect() as late:
+        publish(late, scene.made.topic, b"late", b"value")
+        scene.commit(b"early")
         relay.step()
     relay.step()
 
@@ -167,50 +167,58 @@ class DiedError(Exception):
     """Raised where a test lets a relay die."""
 
 
-def death_before_the_commit(made: PostgresInstallation, _: OwnServers, bugs: Bugs) -> None:
+def death_before_the_commit(scene: Scene) -> None:
     """All is sent, nothing is committed; the next one takes over."""
 
     def die() -> None:
         raise DiedError
 
-    commit(made, b"a", b"b", b"a")
+    scene.commit(b"a", b"b", b"a")
     with pytest.raises(DiedError):
-        relay_on(made, bugs).step(die)
-    relay_on(made, bugs).step()
+        scene.relay().step(die)
+    scene.relay().step()
 
 
-def return_of_a_zombie(made: PostgresInstallation, _: OwnServers, bugs: Bugs) -> None:
+def return_of_a_zombie(scene: Scene) -> None:
     """A relay sleeps before its commit, another one delivers, the first one wakes up."""
-    commit(made, b"a", b"b")
+    scene.commit(b"a", b"b")
     try:
-        relay_on(made, bugs).step(before_commit=lambda: relay_on(made, bugs).step())
+        scene.relay().step(before_commit=lambda: scene.relay().step())
     except KafkaException:
-        assert not bugs.no_fence
+        assert not scene.bugs.no_fence
 
 
-def crash_of_the_database(made: PostgresInstallation, own: OwnServers, bugs: Bugs) -> None:
+def crash_of_the_database(scene: Scene) -> None:
     """The database forgets what was not flushed, and gives its transaction numbers out again."""
-    postgres = own.postgres
-    commit(made, b"before")
-    relay = relay_on(made, bugs)
+    postgres = scene.own.postgres
+    scene.commit(b"before")
+    relay = scene.relay()
     relay.step()
-    with nothing_flushed_by_itself(postgres):
+    with nothing_flushed_by_itself(postgres) as crash:
         for _ in range(3):
-            with made.postgres.connect() as connection:
-                publish(connection, made.topic, b"rolled-back", b"value")
+            with scene.made.postgres.connect() as connection:
+                publish(connection, scene.made.topic, b"rolled-back", b"value")
                 connection.rollback()
-        commit(made, b"asynchronous", synchronous_commit="off")
+        scene.commit(b"asynchronous", synchronous_commit="off")
         relay.step()
         before = next_xid(postgres)
-        crash(postgres)
-    postgres.wait_until_stopped()
+        crash()
     postgres.start()
-    assert (next_xid(postgres) < before) == bugs.no_barrier
+    assert (next_xid(postgres) < before) == scene.bugs.no_barrier
     with pytest.raises(psycopg.OperationalError):
         relay.step()
-    commit(made, b"a")
-    commit(made, b"b")
-    relay_on(made, bugs).step()
+    scene.commit(b"a")
+    scene.commit(b"b")
+    scene.relay().step()
+
+
+@dataclass(frozen=True)
+class Planted:
+    """A mistake, what provokes it, and what it does to messages."""
+
+    bugs: Bugs
+    provocations: Sequence[Callable[[Scene], None]]
+    expected: set[Kind]
 
 
 ALL = [
@@ -241,8 +249,9 @@ def test_the_checker_judges_a_relay_with(
     progress = NewTopic(f"{made.topic}.wrong-progress", 1, 1)
     for answer in admin.create_topics([progress]).values():
         answer.result(timeout=15)
-    for provoke in planted.provocations:
-        provoke(made, own_servers, planted.bugs)
+    with ExitStack() as lives:
+        for provoke in planted.provocations:
+            provoke(Scene(made, own_servers, planted.bugs, lives))
     report = made.report()
     assert set(report.counts()) == planted.expected, str(report)
     for finding in report.findings:

@@ -15,7 +15,7 @@ from psycopg import sql
 from .command_line import CommandLine, RelayProcess
 from .conftest import MakeInstallation, OwnServers
 from .installation import Installation, PostgresInstallation, Servers, Table
-from .postgres_outbox import PostgresOutbox, publish, url_of
+from .postgres_outbox import PostgresOutbox, ledger_of, publish, url_of
 from .standby import Standby
 from .waiting import wait_until
 
@@ -44,9 +44,7 @@ def refuses(relay: RelayProcess, *words: str) -> None:
 
 def relay_of(installation: Installation, configuration: Path) -> RelayProcess:
     """A relay with another configuration than the installation's own."""
-    folder = installation.folder / configuration.stem
-    folder.mkdir(exist_ok=True)
-    return CommandLine(folder, configuration).relay()
+    return installation.command_line.relay(configuration=configuration)
 
 
 def epochs(installation: PostgresInstallation) -> list[tuple[object, ...]]:
@@ -80,7 +78,7 @@ def test_a_copied_database_is_refused_and_the_original_is_not_disturbed(
                 "outbox": True,
                 "shards": 2,
             }
-            copy = delivered.configure("copy.toml", **{"participants.main": table})
+            copy = delivered.configure("copy.toml", {"participants.main": table})
             refuses(relay_of(delivered, copy), "another database", "expected", "found")
             delivered.outbox.burst(delivered.topic, BACKLOG)
             delivered.finish(original, at_least=2 * BACKLOG)
@@ -125,7 +123,7 @@ def test_another_kafka_cluster_is_refused(
     delivered: PostgresInstallation, own_servers: OwnServers
 ) -> None:
     table: Table = {"bootstrap.servers": own_servers.kafka.address}
-    other = delivered.configure("other.toml", kafka=table)
+    other = delivered.configure("other.toml", {"kafka": table})
     refuses(relay_of(delivered, other), "Kafka cluster", "expected", "found")
     done = CommandLine(delivered.folder, other).run("init")
     assert done.returncode == 4 and "Kafka cluster" in done.stderr
@@ -134,7 +132,7 @@ def test_another_kafka_cluster_is_refused(
 
 def test_another_number_of_shards_is_refused(delivered: PostgresInstallation) -> None:
     table: Table = {"url": delivered.database_url, "outbox": True, "shards": 3}
-    other = delivered.configure("other.toml", **{"participants.main": table})
+    other = delivered.configure("other.toml", {"participants.main": table})
     refuses(relay_of(delivered, other), "2 shards", "3")
     done = CommandLine(delivered.folder, other).run("init")
     assert done.returncode == 4 and "2 partitions, the outbox 3 shards" in done.stderr
@@ -149,7 +147,7 @@ def test_a_second_database_under_the_name_of_the_first_is_refused(
     second = PostgresOutbox(made.servers.postgres, f"{made.name}_second")
     try:
         table: Table = {"url": second.url, "outbox": True, "shards": 2}
-        other = made.configure("other.toml", **{"participants.main": table})
+        other = made.configure("other.toml", {"participants.main": table})
         deliver(made)
         CommandLine(made.folder, other).succeed("init")
         refuses(relay_of(made, other), "another database", "expected", "found")
@@ -176,7 +174,7 @@ def on_own_postgres(
 def configuration_on(installation: PostgresInstallation, standby: Standby) -> Path:
     url = standby.database_url(installation.name)
     table: Table = {"url": url, "outbox": True, "shards": 2}
-    return installation.configure("standby.toml", **{"participants.main": table})
+    return installation.configure("standby.toml", {"participants.main": table})
 
 
 def test_a_standby_is_waited_for_and_read_once_it_is_the_primary(
@@ -195,14 +193,13 @@ def test_a_standby_is_waited_for_and_read_once_it_is_the_primary(
             publish(connection, made.topic, b"waiting", b"at the failover")
         standby.catch_up()
         standby.promote()
-        with psycopg.connect(standby.database_url(made.name)) as connection:
+        url = standby.database_url(made.name)
+        with psycopg.connect(url) as connection:
             publish(connection, made.topic, b"new", b"behind the failover")
-            rows = connection.execute("select message_id::text from ledger").fetchall()
-        made.topics.wait_delivered([made.topic], [str(row[0]) for row in rows])
+        wanted = [message.message_id for message in ledger_of(url)]
+        made.topics.wait_delivered([made.topic], wanted)
         relay.stop()
-        promoted = PostgresOutbox.__new__(PostgresOutbox)
-        promoted.url = standby.database_url(made.name)
-        report = made.topics.check([made.topic], promoted.ledger())
+        report = made.topics.check([made.topic], ledger_of(url))
         assert report.committed == BACKLOG + 2 and not report.findings, str(report)
 
 
@@ -212,7 +209,7 @@ def test_a_failover_that_lost_something_is_refused(
     made = on_own_postgres
     with standby_of(own_servers) as standby:
         standby.catch_up()
-        standby.hold()
+        standby.cut_off()
         deliver(made)
         standby.promote()
         refuses(relay_of(made, configuration_on(made, standby)), "barrier row", "failed over")

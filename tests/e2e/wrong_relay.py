@@ -74,6 +74,10 @@ class WrongRelay:
         self.producer.init_transactions(LIMIT_S)  # fences the former one, if it has the same name
         self.position = self._committed_position()
 
+    def close(self) -> None:
+        """Its connection ends; librdkafka's producer ends when nobody holds it any more."""
+        self.connection.close()
+
     def step(self, before_commit: Callable[[], None] = lambda: None) -> None:
         """Delivers one window; `before_commit` is where a test lets it die or sleep."""
         with self.connection.transaction():
