@@ -132,7 +132,7 @@ async fn a_read_is_bounded_in_rows_and_bytes() {
     assert_eq!(sizes, [2_000, 2_000, 500]);
 
     let megabytes = |size: usize| Message::new("t", "k", vec![0; size * 1024 * 1024]).unwrap();
-    place.publisher.commit(&[megabytes(3), megabytes(4), megabytes(12), megabytes(1)]).await;
+    place.publisher.commit(&[megabytes(1), megabytes(2), megabytes(12), megabytes(1)]).await;
     let mut sizes = Vec::new();
     for expected_more in [true, true, false] {
         let batch = outbox.read().await.unwrap();
