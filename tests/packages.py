@@ -37,7 +37,7 @@ def build() -> tuple[Path, Path]:
     for old in DIST.glob("onecommit-*"):
         old.unlink()
     run(maturin, "build", "--locked", "--quiet", "--profile", "dev", "--out", DIST, env=env)
-    run(maturin, "sdist", "--quiet", "--out", DIST, env=env)
+    run(maturin, "sdist", "--out", DIST, env=env)
     [wheel] = DIST.glob("*.whl")
     [sdist] = DIST.glob("*.tar.gz")
     return wheel, sdist
