@@ -62,7 +62,12 @@ impl Taker {
         })
         .await?;
         let row = outbox.shard(shard).await?;
-        self.check_progress(&mut *outbox, shard, &row, &database, found.as_ref()).await?;
+        if let Err(error) = self.check_progress(&mut *outbox, shard, &row, &database, found.as_ref()).await {
+            // A relay that was paused in here may find what its successor delivers and prunes.
+            let taken_over = outbox.shard(shard).await?.epoch > epoch;
+            let fenced = || Error::new(ErrorKind::Fenced, OPERATION, "another relay has taken over");
+            return Err(if taken_over { fenced() } else { error });
+        }
 
         if let Some(newer) = found.as_ref().filter(|found| found.epoch >= epoch.0) {
             // The lease's store was restored or wiped: its epochs have to overtake the progress
