@@ -11,8 +11,11 @@ pub(super) fn fill(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(main, module)?)
 }
 
-/// Runs a command line, its first word being the program's name; returns the exit code.
+/// Runs a command line, its first word being the program's name; returns the exit code. Where it
+/// starts a relay of its own, that is this Python's `-m onecommit`.
 #[pyfunction]
 fn main(py: Python<'_>, arguments: Vec<OsString>) -> PyResult<i32> {
-    detached(py, "run command", || Ok(crate::cli::main(arguments)))
+    let python: OsString = py.import("sys")?.getattr("executable")?.extract()?;
+    let program = [python, "-m".into(), "onecommit".into()];
+    detached(py, "run command", move || Ok(crate::cli::main_as(&program, arguments)))
 }
