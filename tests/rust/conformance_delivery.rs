@@ -1,6 +1,6 @@
 //! What every delivery owes to a relay. A backend passes by calling [`suite`].
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use onecommit::delivery::{DeliveredMessage, Delivery, DeliveryScope, ShardDelivery};
 use onecommit::id::{BarrierId, Epoch, ShardIndex};
@@ -242,8 +242,13 @@ fn the_order_of_sending_is_kept(backend: &dyn Backend) {
 }
 
 fn stored(id: i64, message: Message) -> StoredMessage {
-    let created_at_ms = 1_700_000_000_000 + id;
+    let created_at_ms = now_ms() + id;
     StoredMessage { id, message_id: MessageId::random(), transaction: id as u64, created_at_ms, message }
+}
+
+/// For messages' times: a store deletes by them what is older than its topic's retention.
+pub fn now_ms() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis().try_into().unwrap()
 }
 
 fn progress(epoch: i64, last: i64) -> Progress {

@@ -175,7 +175,7 @@ impl Place {
 }
 
 fn stored(transaction: u64, message: Message) -> StoredMessage {
-    let (message_id, created_at_ms) = (MessageId::random(), 1_700_000_000_000);
+    let (message_id, created_at_ms) = (MessageId::random(), conformance::now_ms());
     StoredMessage { id: 1, message_id, transaction, created_at_ms, message }
 }
 
