@@ -45,6 +45,8 @@ impl Relay {
 
 async fn run(relay: Relay, mut stop: watch::Receiver<bool>) -> Result<()> {
     let Relay { id, source, installation, delivery, lease, settings } = relay;
+    // `status` names owners by this id: here a person finds which process that is.
+    tracing::info!(relay = %id, "starts");
     let keeper = Keeper::start(lease);
     let taker = Taker { source: Arc::clone(&source), installation, delivery, keeper: keeper.clone() };
     let shared = Shared { id, source, taker, keeper: keeper.clone(), settings: settings.clone() };

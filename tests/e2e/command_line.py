@@ -23,6 +23,7 @@ BINARY = Path(os.environ.get("ONECOMMIT_TEST_BINARY", ROOT / "target" / "debug" 
 KILLED = 128 + signal.SIGKILL
 FAILPOINTS = "ONECOMMIT_FAILPOINTS"
 FAILPOINTS_LOG = "ONECOMMIT_FAILPOINTS_LOG"
+ID = re.compile(r"starts relay=([0-9a-f-]{36})")
 
 
 class CommandLine:
@@ -107,6 +108,13 @@ class RelayProcess:
             return len(re.findall(pattern, self.text())) >= times
 
         wait_until(found, f"{pattern!r} {times} times in the relay's log", explain=self.text)
+
+    def id(self) -> str:
+        """Under which it is known to the other relays and to `status`."""
+        self.wait_for(ID.pattern)
+        found = ID.search(self.text())
+        assert found is not None
+        return found[1]
 
     def wait_hit(self, name: str) -> None:
         """Waits until a failpoint acted."""

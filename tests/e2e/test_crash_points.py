@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import signal
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -23,12 +22,12 @@ from .installation import (
     embedded,
     postgres_to_topic_log,
 )
-from .waiting import LIMIT_S, wait_until
 
 AT_ONCE = 4
 # More than a small window takes, so that the backlog's read path is used too.
 BACKLOG = 1200
-SHARING_TRY_S = 3.0
+# That so many random ids come in rising order has the chance 1 : 3,628,800.
+JOINERS = 9
 
 POINTS = {str(point): point for point in crash_points()}
 Runs = dict[str, Future[None]]
@@ -119,24 +118,18 @@ def kill_at_the_end(installation: Installation, point: CrashPoint) -> list[Relay
 
 
 def kill_while_sharing(installation: Installation, point: CrashPoint) -> list[RelayProcess]:
-    """A second relay joins, so that the first gives up a shard. Where there is only one shard, who
-    keeps it depends on their random ids, so others join until it is given up."""
-    relay = installation.relay(point.failpoints)
-    relay.wait_for("delivers")
-    end = time.monotonic() + LIMIT_S
-    while time.monotonic() < end:
-        joined = installation.relay()
-        if was_hit_soon(relay):
-            expect_killed(relay, point)
+    """A relay that joins makes another give up a shard. A single shard goes to the lowest id: one
+    that joins with a higher id becomes the owner itself, and another joins."""
+    owner = installation.relay(point.failpoints)
+    for _ in range(JOINERS):
+        installation.wait_shared(1)
+        joined = installation.relay(point.failpoints)
+        if installation.outbox.shards > 1 or joined.id() < owner.id():
+            expect_killed(owner, point)
             return [joined]
-        joined.stop()
-    raise AssertionError("no relay was asked to give up its shard")
-
-
-def was_hit_soon(relay: RelayProcess) -> bool:
-    end = time.monotonic() + SHARING_TRY_S
-    wait_until(lambda: relay.hit() or time.monotonic() > end, "shard given up")
-    return bool(relay.hit())
+        owner.stop()
+        owner = joined
+    raise AssertionError(f"{JOINERS} random ids, each higher than the one before")
 
 
 def kill_an_heir(installation: Installation, point: CrashPoint) -> list[RelayProcess]:
