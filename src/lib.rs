@@ -24,6 +24,8 @@ pub mod delivery;
 #[cfg(feature = "relay")]
 pub mod lease;
 pub mod outbox;
+#[cfg(feature = "postgres")]
+mod postgres;
 #[cfg(feature = "relay")]
 pub mod protocol;
 #[cfg(feature = "python")]

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from .command_line import ROOT
 
-ROOMS = ["outbox", "delivery", "lease", "sqlite"]
+ROOMS = ["outbox", "delivery", "lease", "sqlite", "postgres"]
 WITHIN_LINES = 15
 DURABLE = re.compile(
     r"(?<!fn )\bcommit\(transaction"  # SQLite, by our own function
@@ -35,21 +35,17 @@ EXCEPTIONS = {
         'connection.execute("end poll", "commit")',
     ): "ends a transaction that wrote nothing",
     (
-        "outbox/postgres/read.rs",
-        'client.batch_execute("commit")',
-    ): "ends a transaction that wrote nothing",
-    (
         "outbox/postgres/connection.rs",
         'self.execute("connect", &fill)',
     ): "an unlogged row that only has to be there while the server lives",
     (
         "outbox/postgres/port.rs",
-        "execute_typed(&sql, &parameters)",
+        "self.connection.client.execute_typed(",
     ): "claim, birth and error have them around their call of this function",
     (
-        "outbox/postgres/port.rs",
+        "outbox/postgres/connection.rs",
         'client.batch_execute("commit")',
-    ): "the end of that same function's transaction",
+    ): "claim, birth and error have them around their call of this function; reads write nothing",
     (
         "outbox/postgres/publish.rs",
         ".execute_typed(",
@@ -59,7 +55,7 @@ EXCEPTIONS = {
         "transaction.commit()",
     ): "the function that every commit of SQLite calls",
     (
-        "lease/postgres/mod.rs",
+        "lease/postgres.rs",
         "let written = self.query(operation, Effect::Possible",
     ): "take and release have them around their call of this function",
     (

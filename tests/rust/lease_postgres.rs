@@ -208,7 +208,7 @@ async fn what_stands_in_the_way_is_said() {
 
     let read_only = format!("{}?options=-c%20default_transaction_read_only%3Don", url());
     let mut lease = place.connect(&read_only, relay, TIMEOUT).await.unwrap();
-    assert_eq!(lease.renew().await.unwrap_err().kind(), ErrorKind::Refused);
+    assert_eq!(lease.renew().await.unwrap_err().kind(), ErrorKind::Unreachable);
 
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let silent = format!("postgresql://app:secret@{}/db", listener.local_addr().unwrap());

@@ -13,12 +13,13 @@ use std::sync::Arc;
 use tokio_postgres::types::Type;
 use uuid::Uuid;
 
-use super::connection::{Connection, Parameter, within};
+use super::connection::Connection;
 use super::rows::get;
 use crate::error::{Error, ErrorKind, Result};
 use crate::failpoint;
 use crate::id::{BarrierId, Epoch, ShardIndex};
 use crate::outbox::{Barrier, BarrierOutcome, Barriers};
+use crate::postgres::connect::{Parameter, within};
 
 /// The barriers of one window, inserted but not yet committed.
 pub(super) struct Inserted {

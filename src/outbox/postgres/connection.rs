@@ -5,12 +5,13 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio_postgres::types::{FromSql, ToSql, Type};
-use tokio_postgres::{Client, NoTls, Row};
+use tokio_postgres::types::{FromSql, Type};
+use tokio_postgres::{Client, Row};
 use uuid::Uuid;
 
-use super::failure::from_postgres;
 use crate::error::{Error, ErrorKind, Result};
+use crate::postgres::connect::{Parameter, connect, within};
+use crate::postgres::failure::from_postgres;
 use crate::protocol::progress::DatabaseIdentity;
 
 /// A transaction of ours that waits for its relay longer than this is ended: between its statements
@@ -24,9 +25,6 @@ pub(super) struct Connection {
     request_limit: Duration,
     life: Uuid,
 }
-
-/// A value with the type that the statement gives it: nothing is prepared, so nothing is asked.
-pub(super) type Parameter<'a> = (&'a (dyn ToSql + Sync), Type);
 
 /// A 64-bit transaction number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,6 +91,22 @@ impl Connection {
         self.request(operation, self.client.query_typed(sql, parameters)).await
     }
 
+    /// Runs `begin`, a statement and `commit` in one round trip, so that the transaction is never
+    /// held open while anything else is waited for.
+    pub(super) async fn alone<T>(
+        &self,
+        operation: &'static str,
+        begin: &str,
+        statement: impl Future<Output = std::result::Result<T, tokio_postgres::Error>>,
+    ) -> Result<T> {
+        let client = &self.client;
+        // Biased: they are sent in this order.
+        let all = async {
+            tokio::try_join!(biased; client.batch_execute(begin), statement, client.batch_execute("commit"))
+        };
+        self.request(operation, all).await.map(|(_, answer, _)| answer)
+    }
+
     /// Runs SQL that returns nothing of interest.
     pub(super) async fn execute(&self, operation: &'static str, sql: &str) -> Result<()> {
         self.request(operation, self.client.batch_execute(sql)).await
@@ -141,46 +155,4 @@ impl Connection {
         let row = self.request("connect", self.client.query_typed_one(&sql, &[])).await?;
         row.try_get(0).map_err(|error| from_postgres("connect", error))
     }
-}
-
-/// Connects within `limit`; the driver's half runs until the client is dropped.
-pub(super) async fn connect(url: &str, application: &str, limit: Duration) -> Result<Client> {
-    let mut config: tokio_postgres::Config = url.parse().map_err(|error| {
-        // The driver's own message may quote the address with its password.
-        let _: tokio_postgres::Error = error;
-        Error::new(ErrorKind::Configuration, "connect", "not a PostgreSQL address")
-            .with("url", crate::error::redact(url))
-    })?;
-    config.application_name(application).connect_timeout(limit);
-    let located = |error: Error| error.with("url", crate::error::redact(url));
-    let (client, driver) = within(limit, "connect", config.connect(NoTls)).await.map_err(located)?;
-    tokio::spawn(async move {
-        if let Err(error) = driver.await {
-            tracing::debug!(%error, "a connection to PostgreSQL ended");
-        }
-    });
-    Ok(client)
-}
-
-/// Runs a driver's request within a limit.
-pub(super) async fn within<T>(
-    limit: Duration,
-    operation: &'static str,
-    request: impl Future<Output = std::result::Result<T, tokio_postgres::Error>>,
-) -> Result<T> {
-    let converted = async { request.await.map_err(|error| from_postgres(operation, error)) };
-    limited(limit, operation, converted).await
-}
-
-/// Runs several requests within a limit. A server that froze never answers; without the limit a
-/// shard would wait for it for ever.
-pub(super) async fn limited<T>(
-    limit: Duration,
-    operation: &'static str,
-    requests: impl Future<Output = Result<T>>,
-) -> Result<T> {
-    tokio::time::timeout(limit, requests).await.unwrap_or_else(|_| {
-        let why = format!("PostgreSQL did not answer within {} ms", limit.as_millis());
-        Err(Error::new(ErrorKind::Unreachable, operation, why))
-    })
 }

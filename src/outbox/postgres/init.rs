@@ -5,14 +5,15 @@ use std::time::Duration;
 use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, Row, Transaction};
 
-use super::connection::connect;
-use super::failure::from_postgres;
 use super::rows::get;
-use super::schema::{print_sql, quoted};
+use super::schema::print_sql;
 use crate::error::{Error, ErrorKind, Result};
 use crate::failpoint;
 use crate::id::{Incarnation, ShardIndex};
 use crate::outbox::{Installation, SCHEMA_VERSION};
+use crate::postgres::connect::connect;
+use crate::postgres::failure::from_postgres;
+use crate::postgres::quoted;
 use crate::protocol::slot::HASH_VERSION;
 
 const OPERATION: &str = "init outbox";

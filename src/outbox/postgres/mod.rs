@@ -4,7 +4,6 @@
 //! are 64 bits wide (`xid8`). Keeps no session state and names no prepared statement, so that it
 //! works behind a pooler in transaction mode.
 
-mod failure;
 mod publish;
 mod schema;
 

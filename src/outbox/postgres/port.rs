@@ -6,16 +6,17 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio_postgres::types::Type;
 
-use super::connection::{Connection, Parameter, limited};
+use super::connection::Connection;
 use super::init;
 use super::prune;
 use super::read::{ReadLimits, Reader, shard_expression};
 use super::rows::get;
-use super::schema::quoted;
 use crate::error::{Error, ErrorKind, Result, redact};
 use crate::failpoint;
 use crate::id::{BarrierId, Epoch, ShardIndex};
 use crate::outbox::{Backlog, Barrier, Batch, Delivered, Installation, Outbox, OutboxSource, ShardRow};
+use crate::postgres::connect::{Parameter, limited};
+use crate::postgres::quoted;
 use crate::protocol::position::Position;
 use crate::protocol::progress::DatabaseIdentity;
 
@@ -249,24 +250,14 @@ impl PostgresOutbox {
         epoch: Epoch,
         text: Option<&str>,
     ) -> Result<()> {
-        let sql = format!(
-            "update {}.shard set {set} where shard = $1 and {condition} and ($3 is null or $3 is not null)",
-            self.connection.schema
-        );
+        let sql =
+            format!("update {}.shard set {set} where shard = $1 and {condition}", self.connection.schema);
         let number = i32::from(shard.0);
         let parameters: [Parameter<'_>; 3] =
             [(&number, Type::INT4), (&epoch.0, Type::INT8), (&text, Type::TEXT)];
-        let client = &self.connection.client;
         let begin = format!("begin; {}", self.connection.limits());
-        let all = async {
-            tokio::try_join!(
-                biased;
-                client.batch_execute(&begin),
-                client.execute_typed(&sql, &parameters),
-                client.batch_execute("commit")
-            )
-        };
-        if self.connection.request(operation, all).await?.1 == 1 {
+        let written = self.connection.client.execute_typed(&sql, &parameters);
+        if self.connection.alone(operation, &begin, written).await? == 1 {
             return Ok(());
         }
         let why = "another relay has taken over";

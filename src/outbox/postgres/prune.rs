@@ -6,17 +6,23 @@
 
 use tokio_postgres::types::Type;
 
-use super::connection::{Connection, Parameter};
+use super::connection::Connection;
 use super::read::shard_expression;
 use super::rows::get;
 use crate::error::{Error, ErrorKind, Result};
 use crate::failpoint;
 use crate::outbox::Delivered;
+use crate::postgres::connect::Parameter;
 use crate::protocol::position::Position;
 
 /// A step looks at no more rows than this for each that it may remove: behind a shard that waits,
 /// millions may stand that can't go yet, and a statement over all of them would outlive its limit.
 const WALKED_FOR_ONE: u64 = 10;
+
+/// What a crash takes back of it is pruned again.
+const BEGIN: &str = "begin isolation level read committed; \
+    set local enable_seqscan = off; set local enable_bitmapscan = off; set local enable_sort = off; \
+    set local jit = off; set local synchronous_commit = off";
 
 /// Prunes at most `limit` messages whose id is above `after`. Returns how many went, and the id
 /// behind which the next step goes on; None where nothing is left above.
@@ -27,11 +33,7 @@ pub(super) async fn prune(
     after: i64,
     limit: u32,
 ) -> Result<(u64, Option<i64>)> {
-    let begin = "begin isolation level read committed; \
-                 set local enable_seqscan = off; \
-                 set local enable_bitmapscan = off; set local enable_sort = off; set local jit = off; \
-                 set local synchronous_commit = off";
-    connection.execute("prune", &format!("{begin}; {}", connection.limits())).await?;
+    connection.execute("prune", &format!("{BEGIN}; {}", connection.limits())).await?;
     check_epochs(connection, delivered).await?;
     let gone = delete_messages(connection, delivered, shards, after, limit).await?;
     delete_barriers(connection, delivered).await?;
@@ -88,7 +90,7 @@ async fn delete_messages(
              select ctid from walked where {condition} limit {limit}))
            returning id)
          select g.count, g.last, case when g.count < {limit} then (select count(*) from walked) end,
-           case when g.count < {limit} then (select max(id) from walked) end, $2::text[] is null
+           case when g.count < {limit} then (select max(id) from walked) end
          from (select count(*), max(id) as last from gone) g",
         walk = u64::from(limit) * WALKED_FOR_ONE
     );

@@ -4,11 +4,12 @@ use tokio_postgres::GenericClient;
 use tokio_postgres::types::{ToSql, Type};
 use uuid::Uuid;
 
-use super::failure::from_postgres;
-use super::schema::{DEFAULT_SCHEMA, quoted};
+use super::schema::DEFAULT_SCHEMA;
 use crate::error::Result;
 use crate::id::MessageId;
 use crate::message::Message;
+use crate::postgres::failure::from_postgres;
+use crate::postgres::quoted;
 
 /// The columns that a message fills, with their types.
 const COLUMNS: [(&str, Type); 7] = [

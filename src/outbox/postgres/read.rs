@@ -12,12 +12,13 @@ use tokio_postgres::Row;
 use tokio_postgres::types::Type;
 
 use super::barrier;
-use super::connection::{Connection, Parameter};
+use super::connection::Connection;
 use super::rows::{self, Rows, get};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{Epoch, ShardIndex};
 use crate::message::StoredMessage;
 use crate::outbox::{Barrier, Barriers, Batch, READ_BYTES};
+use crate::postgres::connect::Parameter;
 use crate::protocol::slot::{SLOTS, shard_of, slot};
 use crate::protocol::snapshot::Snapshot;
 use crate::protocol::window::{Next, Piece, Windows};
@@ -255,7 +256,7 @@ impl Reader {
                select {columns} from {schema}.outbox where id > $1
                  and pg_visible_in_snapshot(xid, $2::text::pg_snapshot)
                  and not pg_visible_in_snapshot(xid, $3::text::pg_snapshot)
-                 {only} and $4::text[] is not null {filter}
+                 {only} {filter}
                  order by id limit {limit}) o on true",
             life_column(schema),
             rows::decoded_columns()
@@ -328,21 +329,12 @@ async fn begin_and_query(
     connection.request("read outbox", both).await.map(|(_, rows)| rows)
 }
 
-/// The same, with the transaction ended in that round trip too: a piece is never held open while
-/// waiting for Kafka, since that would hold back the vacuum of every table. The first column is the
+/// Runs a query in a transaction that ends with it: a piece is never held open while waiting for
+/// Kafka, since that would hold back the vacuum of every table. The first column is the
 /// server's life; returns the outbox's rows behind it, by id.
 async fn query_alone(connection: &Connection, sql: &str, parameters: &[Parameter<'_>]) -> Result<Vec<Row>> {
-    let client = &connection.client;
-    let begin = begin(connection);
-    let all = async {
-        tokio::try_join!(
-            biased;
-            client.batch_execute(&begin),
-            client.query_typed(sql, parameters),
-            client.batch_execute("commit")
-        )
-    };
-    let answer = connection.request("read outbox", all).await.map(|(_, rows, _)| rows)?;
+    let query = connection.client.query_typed(sql, parameters);
+    let answer = connection.alone("read outbox", &begin(connection), query).await?;
     connection.check_life(get(answer.first().ok_or_else(no_answer)?, 0)?)?;
     present(answer, 1)
 }
@@ -369,10 +361,7 @@ async fn decode_alone(
         }
         Ok(())
     };
-    let all = async {
-        tokio::try_join!(biased; client.batch_execute(BEGIN), reading, client.batch_execute("commit"))
-    };
-    connection.request("read outbox", all).await?;
+    connection.alone("read outbox", &begin(connection), reading).await?;
     decoded?;
     count.ok_or_else(no_answer)
 }

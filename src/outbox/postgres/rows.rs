@@ -10,10 +10,11 @@ use tokio_postgres::Row;
 use tokio_postgres::types::{FromSql, Type};
 use uuid::Uuid;
 
-use super::connection::{Connection, Parameter, Xid8};
+use super::connection::{Connection, Xid8};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::MessageId;
 use crate::message::{Header, Message, StoredMessage};
+use crate::postgres::connect::Parameter;
 
 /// A row whose contents have more bytes than this is fetched on its own.
 const SMALL_ROW_BYTES: i64 = 4096;

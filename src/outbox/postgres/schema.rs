@@ -1,5 +1,7 @@
 //! The schema's numbered SQL files, in the binary.
 
+use crate::postgres::quoted;
+
 /// The schema's name unless configured otherwise.
 pub(crate) const DEFAULT_SCHEMA: &str = "onecommit";
 
@@ -18,9 +20,4 @@ pub fn print_sql(schema: &str, from: usize) -> String {
     let changes: Vec<String> =
         CHANGES.iter().skip(from).map(|text| text.replace("{schema}", &quoted(schema))).collect();
     changes.join("\n")
-}
-
-/// An identifier in SQL, quoted.
-pub(crate) fn quoted(identifier: &str) -> String {
-    format!("\"{}\"", identifier.replace('"', "\"\""))
 }

@@ -4,21 +4,20 @@
 //! state and named prepared statements, so that it works behind a pooler. Promises that a
 //! connection that failed is never used again: the next operation opens another.
 
-mod failure;
-
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use tokio_postgres::types::{ToSql, Type};
-use tokio_postgres::{Client, NoTls, Row};
+use tokio_postgres::types::Type;
+use tokio_postgres::{Client, Row};
 use uuid::Uuid;
 
-use self::failure::{Effect, describe, silent};
 use super::beats::{Beats, LeaseRow, ReadAt, RelayRow, recorded};
 use super::{Lease, LeaseView};
 use crate::error::{Error, ErrorKind, Result, redact};
 use crate::failpoint;
 use crate::id::{Epoch, RelayId, ShardIndex};
+use crate::postgres::connect::{Parameter, connect, within};
+use crate::postgres::quoted;
 
 /// Every request ends after this part of the timeout: an answer that comes later finds leases that
 /// are about to be lost.
@@ -28,8 +27,14 @@ const REQUESTS_PER_TIMEOUT: u32 = 2;
 /// crash, and the same epoch would be returned twice. Holds for the statement's own transaction.
 const DURABLE: &str = "set_config('synchronous_commit', 'on', true) = 'on'";
 
-/// A value with its type: nothing is prepared, so the server is not asked for it.
-type Parameter<'a> = (&'a (dyn ToSql + Sync), Type);
+/// What a statement that got no answer may have done.
+#[derive(PartialEq, Eq)]
+enum Effect {
+    /// Nothing that matters: it reads, or may be done again.
+    None,
+    /// It may have taken effect.
+    Possible,
+}
 
 /// One relay's leases of the shards of the outbox in one schema.
 pub struct PostgresLease {
@@ -54,7 +59,7 @@ impl PostgresLease {
     ) -> Result<Self> {
         let mut lease = PostgresLease {
             url: url.to_string(),
-            schema: format!("\"{}\"", schema.replace('"', "\"\"")),
+            schema: quoted(schema),
             shards,
             relay,
             timeout,
@@ -62,7 +67,7 @@ impl PostgresLease {
             origin: Instant::now(),
             client: None,
         };
-        lease.client = Some(lease.open("connect").await?);
+        lease.client = Some(lease.open().await?);
         Ok(lease)
     }
 
@@ -76,39 +81,24 @@ impl PostgresLease {
     ) -> Result<Vec<Row>> {
         let client = match self.client.take().filter(|client| !client.is_closed()) {
             Some(client) => client,
-            None => self.open(operation).await?,
+            None => self.open().await?,
         };
-        let answer = tokio::time::timeout(self.request_limit(), client.query_typed(sql, parameters));
-        let error = match answer.await {
-            Ok(Ok(rows)) => {
+        let error = match within(self.request_limit(), operation, client.query_typed(sql, parameters)).await {
+            Ok(rows) => {
                 self.client = Some(client);
                 return Ok(rows);
             }
-            Ok(Err(error)) => describe(operation, effect, error),
-            Err(elapsed) => silent(operation, effect).caused_by(elapsed),
+            Err(error) if error.kind() == ErrorKind::Unreachable && effect == Effect::Possible => {
+                let why = "PostgreSQL did not confirm it: what is stored there has to be read again";
+                Error::new(ErrorKind::Unclear, operation, why).caused_by(error)
+            }
+            Err(error) => error,
         };
         Err(error.with("url", redact(&self.url)).with("schema", &self.schema))
     }
 
-    async fn open(&self, operation: &'static str) -> Result<Client> {
-        let located = |error: Error| error.with("url", redact(&self.url));
-        // The driver's own error may quote the address with its password: it is not kept.
-        let mut config: tokio_postgres::Config = self.url.parse().map_err(|_| {
-            located(Error::new(ErrorKind::Configuration, operation, "not a PostgreSQL address"))
-        })?;
-        config.application_name("onecommit relay lease");
-        match tokio::time::timeout(self.request_limit(), config.connect(NoTls)).await {
-            Ok(Ok((client, connection))) => {
-                tokio::spawn(async move {
-                    if let Err(error) = connection.await {
-                        tracing::debug!(%error, "a lease's connection to PostgreSQL ended");
-                    }
-                });
-                Ok(client)
-            }
-            Ok(Err(error)) => Err(located(describe(operation, Effect::None, error))),
-            Err(elapsed) => Err(located(silent(operation, Effect::None).caused_by(elapsed))),
-        }
+    async fn open(&self) -> Result<Client> {
+        connect(&self.url, "onecommit relay lease", self.request_limit()).await
     }
 
     /// Reads a row a shard, also of those that have none yet, and one for each relay but this one.

@@ -15,14 +15,21 @@ pub(crate) fn from_postgres(operation: &'static str, error: tokio_postgres::Erro
 
 fn meaning(code: &SqlState) -> (ErrorKind, &'static str) {
     match code.code() {
-        "42P01" | "3F000" | "42883" => {
+        "42P01" | "3F000" | "42703" | "42883" => {
             (ErrorKind::Configuration, "the outbox's tables are not in this database: run `onecommit init`")
         }
         "28P01" | "28000" => (ErrorKind::Configuration, "PostgreSQL refused the user or the password"),
         "3D000" => (ErrorKind::Configuration, "there is no such database"),
         "42501" => (ErrorKind::Configuration, "this user lacks a right"),
+        // Not refused for good: in a failover the address may lead here before the promotion.
+        "25006" => (
+            ErrorKind::Unreachable,
+            "this PostgreSQL is read-only, a standby perhaps: give the primary's address",
+        ),
         // Crashed, shutting down or starting up; too many connections; disk full.
-        "57P01" | "57P02" | "57P03" | "53300" => (ErrorKind::Unreachable, "PostgreSQL is not available now"),
+        "57P01" | "57P02" | "57P03" | "53200" | "53300" => {
+            (ErrorKind::Unreachable, "PostgreSQL is not available now")
+        }
         "53100" => (ErrorKind::Unreachable, "PostgreSQL's disk is full"),
         // Cancelled by a limit of ours, or its connection ended by one.
         "57014" | "25P03" => (ErrorKind::Unreachable, "it took longer than the relay's limits allow"),
