@@ -63,9 +63,9 @@ impl Writers {
     }
 
     /// Ends the writers; returns how many transactions were committed and rolled back.
-    pub(super) fn stop(self) -> Result<(u64, u64)> {
+    pub(super) fn stop(mut self) -> Result<(u64, u64)> {
         self.counters.stop.store(true, Ordering::SeqCst);
-        for thread in self.threads {
+        for thread in std::mem::take(&mut self.threads) {
             thread.join().map_err(|_| Error::new(ErrorKind::Failed, "demo", "a writer has failed"))??;
         }
         let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
@@ -73,9 +73,10 @@ impl Writers {
     }
 }
 
-impl Drop for Counters {
+/// A demo that fails elsewhere ends its writers too.
+impl Drop for Writers {
     fn drop(&mut self) {
-        self.stop.store(true, Ordering::SeqCst);
+        self.counters.stop.store(true, Ordering::SeqCst);
     }
 }
 
