@@ -4,7 +4,7 @@
 
 use std::io::Read as _;
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use onecommit::id::ShardIndex;
 use onecommit::protocol::slot::{shard_of, slot};
@@ -21,6 +21,7 @@ const BATCH_MESSAGES: usize = 5000;
 /// As long as the relay's progress record.
 const PROGRESS_BYTES: usize = 300;
 const LIMIT: Duration = Duration::from_secs(30);
+const LOOK_EVERY: Duration = Duration::from_millis(1);
 
 type Message = (String, Vec<u8>);
 
@@ -131,18 +132,15 @@ fn send<P: rdkafka::message::ToBytes + ?Sized>(
     }
 }
 
-/// librdkafka's own call: rdkafka's `commit_transaction` takes 100 ms at least, which nobody who
-/// measured it would accept.
+/// rdkafka's `commit_transaction` looks every 100 ms whether all is sent, which nobody who measured
+/// it would accept: it is called when nothing is left to send.
 fn commit(producer: &BaseProducer) -> Result<()> {
-    let limit_ms = i32::try_from(LIMIT.as_millis())?;
-    // SAFETY: the client lives as long as `producer`; a non-null error is destroyed once.
-    unsafe {
-        let error = rdkafka::bindings::rd_kafka_commit_transaction(producer.client().native_ptr(), limit_ms);
-        if error.is_null() {
-            return Ok(());
+    let deadline = Instant::now() + LIMIT;
+    while producer.in_flight_count() > 0 {
+        if Instant::now() > deadline {
+            return Err("the bare producer's messages were not taken".into());
         }
-        let code = rdkafka::bindings::rd_kafka_error_code(error);
-        rdkafka::bindings::rd_kafka_error_destroy(error);
-        Err(format!("the bare producer can't commit: {code:?}").into())
+        producer.poll(LOOK_EVERY);
     }
+    Ok(producer.commit_transaction(LIMIT)?)
 }
