@@ -102,10 +102,8 @@ class Outbox(_Settings):
         """
         driver = self._drivers.get(type(conn)) or self._driver(conn)
         driver.check(conn)
-        row = to_row(
-            Message(topic, key=key, value=value, headers=headers, partition=partition),
-            self._encoder,
-        )
+        message = Message(topic, key=key, value=value, headers=headers, partition=partition)
+        row = to_row(message, self._encoder)
         driver.insert(conn, row)
         return row.id
 
@@ -163,10 +161,8 @@ class AsyncOutbox(_Settings):
         """Publishes one message, as `Outbox.publish` does."""
         driver = self._drivers.get(type(conn)) or self._driver(conn)
         driver.check(conn)
-        row = to_row(
-            Message(topic, key=key, value=value, headers=headers, partition=partition),
-            self._encoder,
-        )
+        message = Message(topic, key=key, value=value, headers=headers, partition=partition)
+        row = to_row(message, self._encoder)
         await driver.insert(conn, row)
         return row.id
 
