@@ -6,6 +6,7 @@ use super::interrupt::{INTERRUPTED, until_interrupted};
 use super::output::{Output, exit_code};
 use crate::config::Config;
 use crate::error::Result;
+use crate::outbox::Backlog;
 use crate::service::{self, ParticipantStatus, ShardStatus};
 
 pub(super) fn run(config: &Config, output: Output) -> Result<i32> {
@@ -18,50 +19,49 @@ pub(super) fn run(config: &Config, output: Output) -> Result<i32> {
             print(participant, output)?;
         }
     }
-    let failed = found.iter().find_map(|participant| participant.shards.as_ref().err());
+    let failed = found.iter().find_map(|participant| participant.errors.first());
     Ok(failed.map_or(0, exit_code))
 }
 
 fn as_json(participant: &ParticipantStatus) -> Value {
-    let name = participant.participant.as_str();
-    match &participant.shards {
-        Ok(shards) => {
-            let shards: Vec<Value> = shards.iter().map(shard_as_json).collect();
-            json!({"participant": name, "shards": shards, "error": null})
-        }
-        Err(error) => json!({"participant": name, "shards": [], "error": error.to_string()}),
-    }
+    let shards: Vec<Value> = participant.shards.iter().map(shard_as_json).collect();
+    let errors: Vec<String> = participant.errors.iter().map(ToString::to_string).collect();
+    json!({
+        "participant": participant.participant.as_str(),
+        "shards": shards,
+        "error": (!errors.is_empty()).then(|| errors.join("; ")),
+    })
 }
 
 fn shard_as_json(shard: &ShardStatus) -> Value {
-    let error = shard.last_error.as_ref();
+    let (error, progress) = (shard.last_error.as_ref(), shard.progress.as_ref());
     json!({
         "shard": shard.shard.0,
         "owner": shard.owner.map(|owner| owner.to_string()),
         "epoch": shard.epoch.0,
-        "position": shard.position,
-        "backlog_messages": shard.backlog.messages,
-        "backlog_ms": shard.backlog.oldest_ms,
+        "position": progress.map(|(position, _)| position),
+        "backlog_messages": progress.map(|(_, backlog)| backlog.messages),
+        "backlog_ms": progress.map(|(_, backlog)| backlog.oldest_ms),
         "last_error": error.map(|(text, _)| text),
         "last_error_at_ms": error.map(|(_, at_ms)| at_ms),
     })
 }
 
 fn print(participant: &ParticipantStatus, output: Output) -> Result<()> {
-    let shards = match &participant.shards {
-        Ok(shards) => shards,
-        Err(error) => return output.line(&format!("{}: {error}", participant.participant)),
-    };
-    for shard in shards {
+    let name = &participant.participant;
+    for error in &participant.errors {
+        output.line(&format!("{name}: {error}"))?;
+    }
+    for shard in &participant.shards {
         let owner = shard.owner.map_or("no relay".to_string(), |owner| format!("relay {owner}"));
-        let waiting = match shard.backlog.messages {
-            0 => "nothing waits".to_string(),
-            messages => format!("{messages} messages wait, the oldest for {} ms", shard.backlog.oldest_ms),
+        let waiting = match shard.progress.as_ref().map(|(_, backlog)| backlog) {
+            None => "what waits is unknown".to_string(),
+            Some(Backlog { messages: 0, .. }) => "nothing waits".to_string(),
+            Some(waiting) => {
+                format!("{} messages wait, the oldest for {} ms", waiting.messages, waiting.oldest_ms)
+            }
         };
-        output.line(&format!(
-            "{} shard {}: {waiting}; {owner}, epoch {}",
-            participant.participant, shard.shard, shard.epoch
-        ))?;
+        output.line(&format!("{name} shard {}: {waiting}; {owner}, epoch {}", shard.shard, shard.epoch))?;
         if let Some((text, _)) = &shard.last_error {
             output.line(&format!("  last error: {text}"))?;
         }

@@ -6,16 +6,19 @@ use super::init::blocking;
 use crate::config::{Config, Participant};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{Epoch, ParticipantName, RelayId, ShardIndex};
-use crate::outbox::{Backlog, Outbox};
+use crate::lease::LeaseView;
+use crate::outbox::{Backlog, Installation, Outbox};
 use crate::protocol::position::Position;
 
-/// One participant's shards, or why nothing can be said of them.
+/// One participant's shards, as far as anything can be said of them.
 #[derive(Debug)]
 pub struct ParticipantStatus {
     /// Its name.
     pub participant: ParticipantName,
-    /// Its shards.
-    pub shards: Result<Vec<ShardStatus>>,
+    /// Its shards; none where the outbox itself can't be asked.
+    pub shards: Vec<ShardStatus>,
+    /// What could not be asked: what a shard lacks is unknown then.
+    pub errors: Vec<Error>,
 }
 
 /// One shard.
@@ -23,60 +26,79 @@ pub struct ParticipantStatus {
 pub struct ShardStatus {
     /// Its number.
     pub shard: ShardIndex,
-    /// The relay that delivers it, None where none does.
+    /// The relay that delivers it, None where none does or the leases can't be looked at.
     pub owner: Option<RelayId>,
     /// The epoch of its last owner.
     pub epoch: Epoch,
-    /// How far it is delivered.
-    pub position: Position,
-    /// What waits.
-    pub backlog: Backlog,
+    /// How far it is delivered and what waits, None where the delivery can't be asked.
+    pub progress: Option<(Position, Backlog)>,
     /// What keeps it, with the time in milliseconds since 1970.
     pub last_error: Option<(String, i64)>,
 }
 
-/// Looks at every participant with an outbox. Changes nothing.
+/// Looks at every participant with an outbox. Changes nothing. A server that is away leaves unknown
+/// only what it alone knows.
 pub async fn status(config: &Config) -> Result<Vec<ParticipantStatus>> {
     let mut all = Vec::new();
     for (name, participant) in build::outboxes(config)? {
-        let shards = shards(config, name, participant).await;
-        all.push(ParticipantStatus { participant: name.clone(), shards });
+        let mut errors = Vec::new();
+        let shards = look(config, name, participant, &mut errors).await;
+        let shards = known(shards, &mut errors).unwrap_or_default();
+        all.push(ParticipantStatus { participant: name.clone(), shards, errors });
     }
     Ok(all)
 }
 
-async fn shards(
+async fn look(
     config: &Config,
     name: &ParticipantName,
     participant: &Participant,
+    errors: &mut Vec<Error>,
 ) -> Result<Vec<ShardStatus>> {
     let source = build::source(config, participant);
     let installation = source.found().await?.ok_or_else(|| {
         Error::new(ErrorKind::Configuration, "read status", "the outbox is not set up: run `onecommit init`")
     })?;
     let mut outbox = source.connect().await?;
-    // An observer's lease: it looks, and is never among the relays.
-    let mut lease = build::lease(config, participant, &installation, RelayId::random()).await?;
-    let view = lease.look().await?;
+    let leases = known(leases(config, participant, &installation).await, errors).unwrap_or_default();
+    let owner = |shard| leases.owners.iter().find(|(other, _)| *other == shard).and_then(|(_, owner)| *owner);
     let delivery = build::delivery(config, build::scope(config, name, participant, installation.incarnation));
+    let mut answers = true;
     let mut shards = Vec::new();
-    for (shard, owner) in view.owners {
-        let (delivery, row) = (delivery.clone(), outbox.shard(shard).await?);
-        let progress = blocking(move || delivery.peek(shard)).await?;
-        let position = progress.map_or_else(|| outbox.origin(), |progress| progress.position);
-        let backlog = backlog(&mut *outbox, shard, &position).await?;
-        shards.push(ShardStatus {
-            shard,
-            owner,
-            epoch: row.epoch,
-            position,
-            backlog,
-            last_error: row.last_error,
-        });
+    for shard in (0..installation.shards).map(ShardIndex) {
+        let row = outbox.shard(shard).await?;
+        let mut progress = None;
+        // Asked no more once it failed: each try may take as long as a server is waited for.
+        if answers {
+            let delivery = delivery.clone();
+            let found = known(blocking(move || delivery.peek(shard)).await, errors);
+            answers = found.is_some();
+            if let Some(found) = found {
+                let position = found.map_or_else(|| outbox.origin(), |progress| progress.position);
+                let backlog = backlog(&mut *outbox, shard, &position).await?;
+                progress = Some((position, backlog));
+            }
+        }
+        let (owner, epoch, last_error) = (owner(shard), row.epoch, row.last_error);
+        shards.push(ShardStatus { shard, owner, epoch, progress, last_error });
     }
     Ok(shards)
 }
 
+/// An observer's lease: it looks, and is never among the relays.
+async fn leases(
+    config: &Config,
+    participant: &Participant,
+    installation: &Installation,
+) -> Result<LeaseView> {
+    build::lease(config, participant, installation, RelayId::random()).await?.look().await
+}
+
 async fn backlog(outbox: &mut dyn Outbox, shard: ShardIndex, position: &Position) -> Result<Backlog> {
     outbox.backlog(shard, position).await.map_err(|error| error.with("shard", shard))
+}
+
+/// What was answered; what was not is noted.
+fn known<T>(answer: Result<T>, errors: &mut Vec<Error>) -> Option<T> {
+    answer.map_err(|error| errors.push(error)).ok()
 }
