@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot, watch};
 
+use super::told::Told;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{Epoch, ShardIndex};
 use crate::lease::{Lease, LeaseView};
@@ -77,7 +78,7 @@ async fn keep(
 ) {
     let mut ticks = tokio::time::interval(lease.timeout() / 4);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let mut told: Option<String> = None;
+    let mut told = Told::default();
     loop {
         tokio::select! {
             _ = ticks.tick() => renew(&mut *lease, &publish, &mut told).await,
@@ -101,11 +102,11 @@ async fn keep(
     }
 }
 
-async fn renew(lease: &mut dyn Lease, publish: &watch::Sender<Seen>, told: &mut Option<String>) {
+async fn renew(lease: &mut dyn Lease, publish: &watch::Sender<Seen>, told: &mut Told) {
     let began = Instant::now();
     match lease.renew().await {
         Ok(view) => {
-            if told.take().is_some() {
+            if told.clear() {
                 tracing::info!("leases are kept again");
             }
             publish.send_modify(|seen| {
@@ -113,12 +114,9 @@ async fn renew(lease: &mut dyn Lease, publish: &watch::Sender<Seen>, told: &mut 
                 seen.renewed_at = Some(began);
             });
         }
-        Err(error) => {
-            let text = error.to_string();
-            if told.as_ref() != Some(&text) {
-                tracing::warn!(%error, "leases can't be kept; no new batch begins until they are");
-                *told = Some(text);
-            }
+        Err(error) if told.is_news(&error) => {
+            tracing::warn!(%error, "leases can't be kept; no new batch begins until they are");
         }
+        Err(_) => {}
     }
 }

@@ -15,6 +15,7 @@ mod session;
 mod settings;
 mod supervise;
 mod take;
+mod told;
 mod wait;
 
 pub use self::settings::RelaySettings;

@@ -16,6 +16,7 @@ use super::prune;
 use super::read::{CHUNKS, Command, Flow, Reader};
 use super::settings::RelaySettings;
 use super::take::{Taken, Taker};
+use super::told::Told;
 use super::wait::{chance, stopped};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{Epoch, RelayId, ShardIndex};
@@ -55,7 +56,7 @@ struct Running {
 struct Failure {
     count: u32,
     not_before: Instant,
-    told: String,
+    told: Told,
 }
 
 /// How a shard's deliverer or its taking ended.
@@ -81,14 +82,14 @@ impl<'a> Session<'a> {
     pub(super) async fn run(
         shared: &'a Shared,
         stop: &mut watch::Receiver<bool>,
-        told: &mut Option<String>,
+        told: &mut Told,
     ) -> Result<()> {
         // Before any progress is read: the reader notices a crash of the database from here on.
         let outbox = tokio::select! {
             connected = shared.source.connect() => connected?,
             () = stopped(stop) => return Ok(()),
         };
-        if told.take().is_some() {
+        if told.clear() {
             tracing::info!("the outbox can be reached again");
         }
         let (commands, received) = mpsc::channel(COMMANDS);
@@ -268,15 +269,13 @@ impl<'a> Session<'a> {
 
     /// The shard waits before it is taken again. What keeps it is told once.
     fn failed(&mut self, shard: ShardIndex, error: &Error) {
-        let text = error.to_string();
-        let before = self.failures.remove(&shard);
-        if before.as_ref().is_none_or(|before| before.told != text) {
+        let none = || Failure { count: 0, not_before: Instant::now(), told: Told::default() };
+        let failure = self.failures.entry(shard).or_insert_with(none);
+        if failure.told.is_news(error) {
             tracing::warn!(%shard, %error, "the shard waits, nothing is lost");
         }
-        let long_ago = |before: &Failure| before.not_before.elapsed() > self.shared.settings.retry.limit;
-        let count = before.filter(|before| !long_ago(before)).map_or(0, |before| before.count) + 1;
-        let wait = self.shared.settings.retry.wait(count, chance());
-        self.failures.insert(shard, Failure { count, not_before: Instant::now() + wait, told: text });
+        failure.count += 1;
+        failure.not_before = Instant::now() + self.shared.settings.retry.wait(failure.count, chance());
     }
 
     /// Gives a lease up; where that fails, the next plan does it again.
@@ -286,12 +285,14 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Takes back the noted errors of shards that deliver again.
+    /// Forgets the failures of shards that deliver again, and takes back their noted errors.
     fn clear_errors(&mut self) {
         let mut cleared = Vec::new();
-        for (shard, running) in &mut self.running {
-            if running.had_error && running.delivers.load(Ordering::Relaxed) {
-                running.had_error = false;
+        let delivering =
+            self.running.iter_mut().filter(|(_, running)| running.delivers.load(Ordering::Relaxed));
+        for (shard, running) in delivering {
+            self.failures.remove(shard);
+            if std::mem::take(&mut running.had_error) {
                 cleared.push((*shard, running.epoch));
             }
         }

@@ -10,9 +10,10 @@ use super::keeper::Keeper;
 use super::session::{Session, Shared};
 use super::settings::RelaySettings;
 use super::take::Taker;
+use super::told::Told;
 use super::wait::{chance, stopped};
 use crate::delivery::Delivery;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{ErrorKind, Result};
 use crate::failpoint;
 use crate::id::RelayId;
 use crate::lease::Lease;
@@ -61,7 +62,7 @@ async fn run(relay: Relay, mut stop: watch::Receiver<bool>) -> Result<()> {
 
 async fn sessions(shared: &Shared, settings: &RelaySettings, stop: &mut watch::Receiver<bool>) -> Result<()> {
     let mut failures = 0;
-    let mut told: Option<String> = None;
+    let mut told = Told::default();
     while !*stop.borrow() {
         let began = Instant::now();
         let Err(error) = Session::run(shared, stop, &mut told).await else { return Ok(()) };
@@ -69,7 +70,9 @@ async fn sessions(shared: &Shared, settings: &RelaySettings, stop: &mut watch::R
             return Err(error);
         }
         failures = if began.elapsed() > settings.retry.limit { 1 } else { failures + 1 };
-        tell(&error, &mut told);
+        if told.is_news(&error) {
+            tracing::warn!(%error, "waiting, nothing is lost");
+        }
         let wait = settings.retry.wait(failures, chance());
         tokio::select! {
             () = tokio::time::sleep(wait) => {}
@@ -77,13 +80,4 @@ async fn sessions(shared: &Shared, settings: &RelaySettings, stop: &mut watch::R
         }
     }
     Ok(())
-}
-
-/// Says what stops the relay, once for as long as it is the same.
-fn tell(error: &Error, told: &mut Option<String>) {
-    let text = error.to_string();
-    if told.as_ref() != Some(&text) {
-        tracing::warn!(%error, "waiting, nothing is lost");
-        *told = Some(text);
-    }
 }

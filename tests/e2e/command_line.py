@@ -20,6 +20,7 @@ from .waiting import LIMIT_S, wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 BINARY = Path(os.environ.get("ONECOMMIT_TEST_BINARY", ROOT / "target" / "debug" / "onecommit"))
+UNREACHABLE = 3
 KILLED = 128 + signal.SIGKILL
 FAILPOINTS = "ONECOMMIT_FAILPOINTS"
 FAILPOINTS_LOG = "ONECOMMIT_FAILPOINTS_LOG"
@@ -60,10 +61,15 @@ class CommandLine:
 
     def status(self) -> list[dict[str, Any]]:
         """The shards of the one participant, as `status --json` tells them."""
-        answer: list[dict[str, Any]] = json.loads(self.succeed("--json", "status"))["participants"][
-            0
-        ]["shards"]
-        return answer
+        return _shards(self.succeed("--json", "status"))
+
+    def status_in_part(self, away: str) -> list[dict[str, Any]]:
+        """The same while a server is away; `away` is what has to be said about it."""
+        done = self.run("--json", "status")
+        assert done.returncode == UNREACHABLE, done
+        error = json.loads(done.stdout)["participants"][0]["error"]
+        assert re.search(away, error), error
+        return _shards(done.stdout)
 
     def relay(self, failpoints: str = "", configuration: Path | None = None) -> RelayProcess:
         """Starts a relay, with another configuration than this one where one is given."""
@@ -76,6 +82,11 @@ class CommandLine:
         """Ends every relay that still runs."""
         for relay in self._started:
             relay.kill()
+
+
+def _shards(printed: str) -> list[dict[str, Any]]:
+    shards: list[dict[str, Any]] = json.loads(printed)["participants"][0]["shards"]
+    return shards
 
 
 class RelayProcess:
@@ -147,12 +158,19 @@ class RelayProcess:
         self._process.signal(signal.SIGSTOP)
 
     def resume(self) -> None:
-        """SIGCONT."""
+        """SIGCONT, once it is paused: a failpoint is noted before it pauses the process."""
+        wait_until(self._is_paused, "the relay is paused", explain=self.text)
         self._process.signal(signal.SIGCONT)
 
     def memory_peak_bytes(self) -> int:
         """The most resident memory that it ever had."""
+        return int(self._in_status(r"VmHWM:\s+(\d+) kB")) * 1024
+
+    def _is_paused(self) -> bool:
+        return self._in_status(r"State:\s+(\w)") == "T"
+
+    def _in_status(self, line: str) -> str:
         status = Path(f"/proc/{self.pid}/status").read_text()
-        found = re.search(r"^VmHWM:\s+(\d+) kB$", status, re.MULTILINE)
+        found = re.search(f"^{line}", status, re.MULTILINE)
         assert found is not None, status
-        return int(found[1]) * 1024
+        return found[1]

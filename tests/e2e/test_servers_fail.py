@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager
 
+from .command_line import RelayProcess
 from .conftest import MakeInstallation, OwnServers
 from .installation import PostgresInstallation, Servers
 from .postgres_crash import next_xid, nothing_flushed_by_itself
@@ -29,6 +30,14 @@ def wait_some_delivered(installation: PostgresInstallation) -> None:
     wait_until(lambda: installation.report().delivered > 0, "a first delivery")
 
 
+def assert_told_once(relay: RelayProcess) -> None:
+    """No warning of ours was repeated while one server was away."""
+    warnings = [line.split("WARN ")[1] for line in relay.text().splitlines() if "WARN " in line]
+    ours = [line for line in warnings if "nothing is lost" in line or "leases can't" in line]
+    assert ours, relay.text()
+    assert len(set(ours)) == len(ours), relay.text()
+
+
 def test_postgresql_crashes_while_commits_are_not_flushed(
     make_installation: MakeInstallation, servers: Servers, own_servers: OwnServers
 ) -> None:
@@ -47,10 +56,12 @@ def test_postgresql_crashes_while_commits_are_not_flushed(
                 wait_more_committed(writers)
                 crash()
         # With no writer left, or they would draw again what was forgotten before it is looked at.
+        assert installation.command_line.status_in_part("PostgreSQL") == []
         postgres.start()
         if seed % 2 == 0:
             assert next_xid(postgres) <= writers.highest_xid, "no transaction number was forgotten"
             relay.resume()
+        relay.wait_for("the outbox can be reached again", times=seed + 1)
     with writing_unflushed(installation, ROUNDS) as writers:
         wait_more_committed(writers)
     installation.finish(relay, at_least=SOME)
@@ -73,9 +84,15 @@ def test_kafka_is_killed_and_comes_back(
         wait_more_committed(writers)
         wait_some_delivered(installation)
         kafka.kill()
+        for number in range(installation.outbox.shards):
+            relay.wait_for(f"waits, nothing is lost shard={number}")
         wait_more_committed(writers)
+        for shard in installation.command_line.status_in_part("Kafka"):
+            assert shard["last_error"] and shard["owner"] and shard["position"] is None, shard
         kafka.start()
+        relay.wait_for("delivers again", times=installation.outbox.shards)
         wait_more_committed(writers)
+    assert_told_once(relay)
     installation.finish(relay, at_least=SOME)
 
 
@@ -93,7 +110,10 @@ def test_zookeeper_is_killed_and_comes_back(
         zookeeper.kill()
         relay.wait_for("leases can't be kept")
         wait_more_committed(writers)
+        for shard in installation.command_line.status_in_part("ZooKeeper"):
+            assert shard["backlog_messages"] > 0 and shard["owner"] is None, shard
         zookeeper.start()
         relay.wait_for("leases are kept again")
         wait_more_committed(writers)
+    assert_told_once(relay)
     installation.finish(relay, at_least=SOME)
