@@ -42,3 +42,8 @@ pub use id::{Incarnation, MessageId, Namespace, ParticipantName};
 pub use message::{Header, Message};
 #[cfg(feature = "postgres")]
 pub use outbox::postgres::Outbox;
+
+/// The Rust code of the documents compiles.
+#[cfg(all(doctest, feature = "cli"))]
+#[doc = include_str!("../docs/rust.md")]
+mod documents {}
