@@ -1,5 +1,6 @@
 //! `cargo bench --bench relay`: the relay beside a bare transactional rdkafka producer, on real
-//! servers, in one run with the order alternated; then the latency from commit to consumer.
+//! servers, in one run with the order alternated; then the latency from commit to consumer, and how long
+//! messages wait when a relay is killed.
 //!
 //! Every figure that matters is a ratio of two runs minutes apart on the same machine, or CPU
 //! seconds: absolute rates of a shared machine mean little. Servers are those of
@@ -12,6 +13,8 @@ mod latency;
 mod ours;
 mod process;
 mod report;
+mod steady;
+mod takeover;
 
 use std::os::unix::process::CommandExt as _;
 use std::process::Command;
@@ -45,6 +48,9 @@ pub(crate) struct Options {
     /// First messages after idle time.
     #[arg(long, default_value_t = 20)]
     first_messages: usize,
+    /// Relays killed with another one beside them, and as many that are started again.
+    #[arg(long, default_value_t = 5)]
+    kills: usize,
     /// Also keys of the relay's `[relay]` table, as in `batch_bytes=8388608`; several times.
     #[arg(long, value_name = "KEY=VALUE")]
     relay: Vec<String>,
@@ -91,6 +97,7 @@ fn main() -> Result<()> {
     if options.latency_seconds > 0 {
         report.latency = Some(runtime.block_on(latency::measure(&servers, &options))?);
     }
+    report.takeover = runtime.block_on(takeover::measure(&servers, &options))?;
     report.print(options.json)
 }
 

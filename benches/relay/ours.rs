@@ -1,6 +1,7 @@
 //! The relay as people run it: the binary in a process of its own, over a database in which the
 //! backlog is committed already.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -57,6 +58,17 @@ impl Installed {
     /// Starts a relay.
     pub(crate) fn relay(&self) -> Result<Relay> {
         Relay::start(&self.config())
+    }
+
+    /// How many relays own the shards; 0 while a shard has none.
+    pub(crate) fn owners(&self) -> Result<usize> {
+        let program = env!("CARGO_BIN_EXE_onecommit");
+        let asked =
+            Command::new(program).args(["status", "--json", "--config"]).arg(self.config()).output()?;
+        let status: serde_json::Value = serde_json::from_slice(&asked.stdout)?;
+        let shards = status["participants"][0]["shards"].as_array().ok_or("status without shards")?;
+        let owners: Option<BTreeSet<&str>> = shards.iter().map(|shard| shard["owner"].as_str()).collect();
+        Ok(owners.map_or(0, |owners| owners.len()))
     }
 
     /// Removes what takes space.

@@ -41,12 +41,20 @@ pub(crate) struct Latency {
     pub(crate) idle_cpu_percent: f64,
 }
 
+/// The longest wait of a message, in seconds, in each round in which a relay was killed.
+#[derive(Default)]
+pub(crate) struct Takeover {
+    pub(crate) beside_s: Vec<f64>,
+    pub(crate) restarted_s: Vec<f64>,
+}
+
 /// Everything measured.
 #[derive(Default)]
 pub(crate) struct Report {
     pub(crate) ours: Vec<Run>,
     pub(crate) bare: Vec<Run>,
     pub(crate) latency: Option<Latency>,
+    pub(crate) takeover: Takeover,
 }
 
 /// The value below which a share of the ascending values lies; 0 where there are none.
@@ -143,6 +151,12 @@ impl Report {
                 Figure::new("latency_first_after_idle_p50_ms", "30 or less", vec![latency.first_p50_ms]),
                 Figure::new("latency_first_after_idle_max_ms", "", vec![latency.first_max_ms]),
                 Figure::new("idle_cpu_percent", "0.5 or less", vec![latency.idle_cpu_percent]),
+            ]);
+        }
+        if !self.takeover.beside_s.is_empty() {
+            figures.extend([
+                Figure::new("killed_beside_another_s", "5 or less", self.takeover.beside_s.clone()),
+                Figure::new("killed_and_restarted_s", "2 or less", self.takeover.restarted_s.clone()),
             ]);
         }
         figures
