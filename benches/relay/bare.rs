@@ -21,7 +21,7 @@ const BATCH_MESSAGES: usize = 5000;
 /// As long as the relay's progress record.
 const PROGRESS_BYTES: usize = 300;
 const LIMIT: Duration = Duration::from_secs(30);
-const LOOK_EVERY: Duration = Duration::from_millis(1);
+const LOOK_EVERY: Duration = Duration::from_micros(200);
 
 type Message = (String, Vec<u8>);
 
@@ -140,7 +140,7 @@ fn commit(producer: &BaseProducer) -> Result<()> {
         if Instant::now() > deadline {
             return Err("the bare producer's messages were not taken".into());
         }
-        producer.poll(LOOK_EVERY);
+        std::thread::sleep(LOOK_EVERY);
     }
     Ok(producer.commit_transaction(LIMIT)?)
 }
