@@ -185,7 +185,9 @@ impl Deliverer {
             position: position.clone(),
             barrier: barrier.map(|barrier| barrier.0),
         };
+        let began = Instant::now();
         taken.delivery.commit(&progress)?;
+        tracing::debug!(shard = %taken.shard, messages, took = ?began.elapsed(), "committed");
         self.committed.note(Delivered { shard: taken.shard, epoch: taken.epoch, position, barrier });
         self.committed.unpruned.fetch_add(messages, Ordering::Relaxed);
         self.delivers.store(true, Ordering::Relaxed);

@@ -42,6 +42,13 @@ const PARTITION_UNASSIGNED: i32 = -1;
 /// How long a full queue of librdkafka may stay full.
 const QUEUE_LIMIT: Duration = Duration::from_secs(15);
 
+/// Kafka writes a transaction's markers after it has answered that it ends. Who adds a partition to the
+/// next one before that is refused, and librdkafka asks again only after 20 ms: with this pause a
+/// commit took 5 ms instead of 35, at 1,000 messages a second.
+const MARKERS_PAUSE: Duration = Duration::from_millis(5);
+/// How often it is looked whether all messages of a transaction are taken.
+const SENT_LOOK: Duration = Duration::from_millis(1);
+
 /// A message as the producer takes it.
 pub(super) struct Record<'a> {
     pub(super) topic: &'a str,
@@ -63,6 +70,7 @@ pub(super) struct Producer {
     client: Client<Context>,
     shared: Arc<Shared>,
     partitioner: Partitioner,
+    ended: Option<Instant>,
 }
 
 // SAFETY: the raw topic handles are librdkafka's own, which may be used from any thread.
@@ -88,7 +96,7 @@ impl Producer {
         }
         let kind = RDKafkaType::RD_KAFKA_PRODUCER;
         let client = Client::new(config, native, kind, Context(Arc::clone(&shared))).map_err(refused)?;
-        Ok(Producer { topics: HashMap::new(), last_topic: None, client, shared, partitioner })
+        Ok(Producer { topics: HashMap::new(), last_topic: None, client, shared, partitioner, ended: None })
     }
 
     /// What the cluster says of one topic. Ours is made first: librdkafka gives a name one topic, with
@@ -107,8 +115,11 @@ impl Producer {
     }
 
     /// Begins a transaction.
-    pub(super) fn begin(&self) -> Result<()> {
+    pub(super) fn begin(&mut self) -> Result<()> {
         self.take_failure();
+        if let Some(ended) = self.ended.take() {
+            std::thread::sleep(MARKERS_PAUSE.saturating_sub(ended.elapsed()));
+        }
         // SAFETY: as above.
         let error = unsafe { rd::rd_kafka_begin_transaction(self.client.native_ptr()) };
         self.outcome("begin transaction", error).map_err(Outcome::into_error)
@@ -147,10 +158,12 @@ impl Producer {
     /// Commits. Only `Ok` means that the transaction, and nothing but it, is committed; `Unclear`
     /// that it may be. After any error this producer may only be dropped, or aborted where the
     /// error is not `Unclear`.
-    pub(super) fn commit(&self, limit: Duration) -> Result<()> {
+    pub(super) fn commit(&mut self, limit: Duration) -> Result<()> {
+        let limit = self.wait_sent(limit);
         let before = self.shared.end_txn_requests.load(Ordering::SeqCst);
         // SAFETY: as above.
         let error = unsafe { rd::rd_kafka_commit_transaction(self.client.native_ptr(), millis(limit)) };
+        self.ended = Some(Instant::now());
         let sent = self.shared.end_txn_requests.load(Ordering::SeqCst) - before;
         match (self.outcome("commit transaction", error), sent) {
             (Ok(()), 1) => Ok(()),
@@ -172,10 +185,25 @@ impl Producer {
     }
 
     /// Aborts the open transaction.
-    pub(super) fn abort(&self, limit: Duration) -> Result<()> {
+    pub(super) fn abort(&mut self, limit: Duration) -> Result<()> {
         // SAFETY: as above.
         let error = unsafe { rd::rd_kafka_abort_transaction(self.client.native_ptr(), millis(limit)) };
+        self.ended = Some(Instant::now());
         self.outcome("abort transaction", error).map_err(Outcome::into_error)
+    }
+
+    /// Waits until every message is taken or has failed; returns what is left of the limit.
+    /// librdkafka's own wait looks every 10 ms, which is as long as all the rest of a commit.
+    fn wait_sent(&self, limit: Duration) -> Duration {
+        let deadline = Instant::now() + limit;
+        loop {
+            // SAFETY: as above.
+            let code = unsafe { rd::rd_kafka_flush(self.client.native_ptr(), millis(SENT_LOOK)) };
+            let left = deadline.saturating_duration_since(Instant::now());
+            if code != RDKafkaRespErr::RD_KAFKA_RESP_ERR__TIMED_OUT || left.is_zero() {
+                return left;
+            }
+        }
     }
 
     fn poll(&self, limit: Duration) {
