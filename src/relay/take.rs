@@ -3,6 +3,7 @@
 //! once more, and the proved progress.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::keeper::Keeper;
 use crate::delivery::{Delivery, ShardDelivery};
@@ -14,6 +15,9 @@ use crate::protocol::progress::{DatabaseIdentity, Progress};
 use crate::protocol::slot::HASH_VERSION;
 
 const OPERATION: &str = "take shard";
+/// How often a progress that does not fit and goes on changing is looked at again.
+const LOOKS: u32 = 20;
+const LOOK_PAUSE: Duration = Duration::from_millis(50);
 
 /// What it takes to take a shard.
 #[derive(Clone)]
@@ -108,6 +112,7 @@ impl Taker {
         database: &DatabaseIdentity,
     ) -> Result<(ShardRow, Option<Progress>)> {
         let mut refused: Option<Progress> = None;
+        let mut looks = 0;
         loop {
             let row = outbox.shard(shard).await?;
             let delivery = Arc::clone(&self.delivery);
@@ -116,8 +121,14 @@ impl Taker {
                 (Ok(()), _) => return Ok((row, Some(seen))),
                 (Err(error), Some(before)) if before == seen => return Err(error),
                 (Err(error), _) if error.kind() != ErrorKind::Refused => return Err(error),
+                (Err(error), _) if looks == LOOKS => {
+                    let why = "what is delivered goes on by another relay and does not fit to this database:                                the configuration or the database may be a copy";
+                    return Err(Error::new(ErrorKind::Unreachable, OPERATION, why).caused_by(error));
+                }
                 (Err(_), _) => refused = Some(seen),
             }
+            looks += 1;
+            tokio::time::sleep(LOOK_PAUSE).await;
         }
     }
 

@@ -1,6 +1,7 @@
 //! `init`: gives birth to an incarnation where no store has one, and makes what is missing. Running
 //! it again changes nothing; where two stores disagree it refuses.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::build;
@@ -43,16 +44,11 @@ pub struct ParticipantReport {
 pub async fn init(config: &Config, topics: &[String], partitions: Option<u32>) -> Result<InitReport> {
     make_data_dir(config)?;
     let outboxes = build::outboxes(config)?;
-    let mut known = Vec::new();
-    let mut missing = Vec::new();
+    let mut known = BTreeMap::new();
     for (name, participant) in &outboxes {
-        match build::source(config, participant)
-            .found()
-            .await
-            .map_err(|error| error.with("participant", name))?
-        {
-            Some(found) => known.push(found),
-            None => missing.push(*name),
+        let found = build::source(config, participant).found().await;
+        if let Some(found) = found.map_err(|error| error.with("participant", name))? {
+            known.insert((*name).clone(), found);
         }
     }
     let (incarnation, born) = incarnation(config, &known).await?;
@@ -62,12 +58,8 @@ pub async fn init(config: &Config, topics: &[String], partitions: Option<u32>) -
         let scope = build::scope(config, name, participant, incarnation);
         let target = build::delivery(config, scope);
         delivery = Some(Arc::clone(&target));
-        let delivery_id = blocking(move || {
-            let id = target.id()?;
-            target.init()?;
-            Ok(id)
-        })
-        .await?;
+        let asked = Arc::clone(&target);
+        let delivery_id = blocking(move || asked.id()).await?;
         let wanted = Installation {
             incarnation,
             namespace: config.namespace.clone(),
@@ -76,9 +68,14 @@ pub async fn init(config: &Config, topics: &[String], partitions: Option<u32>) -
             hash_version: HASH_VERSION,
             delivery_id,
         };
+        // Before anything is made: on another cluster nothing of ours may appear.
+        if let Some(known) = known.get(*name) {
+            check(&wanted, known)?;
+        }
+        blocking(move || target.init()).await?;
         let found = build::source(config, participant).init(&wanted).await?;
         check(&wanted, &found)?;
-        let made = missing.contains(name);
+        let made = !known.contains_key(*name);
         participants.push(ParticipantReport { participant: (*name).clone(), shards: found.shards, made });
     }
     if let Some(settings) = build::zookeeper(config) {
@@ -103,9 +100,12 @@ fn make_data_dir(config: &Config) -> Result<()> {
 }
 
 /// The one incarnation that the stores know, or a new one where none knows any.
-async fn incarnation(config: &Config, known: &[Installation]) -> Result<(Incarnation, bool)> {
+async fn incarnation(
+    config: &Config,
+    known: &BTreeMap<ParticipantName, Installation>,
+) -> Result<(Incarnation, bool)> {
     let mut found: Vec<(String, Incarnation)> =
-        known.iter().map(|one| (format!("participant {}", one.participant), one.incarnation)).collect();
+        known.values().map(|one| (format!("participant {}", one.participant), one.incarnation)).collect();
     if let Some(settings) = build::zookeeper(config)
         && let Some(incarnation) = zookeeper::found_incarnation(&settings, &config.namespace).await?
     {

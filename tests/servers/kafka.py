@@ -90,7 +90,8 @@ class Broker(Server):
             "inter.broker.listener.name": "INTERNAL",
             "controller.listener.names": "CONTROLLER",
             "log.dirs": str(self.folder / "data"),
-            "auto.create.topics.enable": "false",
+            # Kafka's default: that no client of ours makes a topic unasked is theirs to ensure.
+            "auto.create.topics.enable": "true",
             "offsets.topic.replication.factor": copies,
             "transaction.state.log.replication.factor": copies,
             "transaction.state.log.min.isr": in_sync,

@@ -60,7 +60,7 @@ impl<'a> KilledRelay<'a> {
             return Ok(());
         }
         match self.kill_at {
-            None if self.delivered_by()? > self.epoch_before && self.undelivered()? => {
+            None if self.delivered_by()? > self.epoch_before && self.delivered()? < self.newest()? => {
                 let wait = Uuid::new_v4().as_fields().0 % KILL_WITHIN_MS;
                 self.kill_at = Some(Instant::now() + Duration::from_millis(u64::from(wait)));
                 Ok(())
@@ -85,9 +85,11 @@ impl<'a> KilledRelay<'a> {
     }
 
     fn kill(&mut self) -> Result<()> {
+        // What is committed later proves nothing: it did not wait when the relay died.
+        let waiting_up_to = self.newest()?;
         self.child.kill().and_then(|()| self.child.wait()).map_err(failed)?;
         self.epoch_before = self.delivered_by()?;
-        self.kills += u32::from(self.undelivered()?);
+        self.kills += u32::from(self.delivered()? < waiting_up_to);
         self.child = spawn(self.program, self.stage)?;
         self.started = Instant::now();
         self.kill_at = None;
@@ -100,14 +102,18 @@ impl<'a> KilledRelay<'a> {
         Ok(progress.filter(|found| found.barrier.is_some()).map_or(Epoch::ZERO, |found| Epoch(found.epoch)))
     }
 
-    /// Whether a committed message is not delivered.
-    fn undelivered(&self) -> Result<bool> {
-        let last = match self.delivery.peek(SHARD)?.map(|progress| progress.position) {
+    /// Up to which message all are delivered.
+    fn delivered(&self) -> Result<i64> {
+        Ok(match self.delivery.peek(SHARD)?.map(|progress| progress.position) {
             Some(Position::Sequence { last }) => last,
             _ => 0,
-        };
-        let sql = "select exists (select 1 from onecommit_outbox where id > ?1)";
-        self.database.query_row(sql, [last], |row| row.get(0)).map_err(failed_sql)
+        })
+    }
+
+    /// The newest committed message that is still in the outbox; 0 where none is.
+    fn newest(&self) -> Result<i64> {
+        let sql = "select coalesce(max(id), 0) from onecommit_outbox";
+        self.database.query_row(sql, [], |row| row.get(0)).map_err(failed_sql)
     }
 }
 
@@ -122,7 +128,13 @@ fn spawn(program: &[OsString], stage: &Stage) -> Result<Child> {
         .split_first()
         .ok_or_else(|| Error::new(ErrorKind::Failed, "demo", "this program's own path is not known"))?;
     let log = File::create(stage.relay_log()).map_err(failed)?;
-    Command::new(first)
+    let mut command = Command::new(first);
+    // A person's own settings would win over the demo's file.
+    let settings = std::env::vars_os().map(|(name, _)| name);
+    for name in settings.filter(|name| name.to_string_lossy().starts_with("ONECOMMIT_")) {
+        command.env_remove(name);
+    }
+    command
         .args(rest)
         .arg("--config")
         .arg(&stage.config_file)

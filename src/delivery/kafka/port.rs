@@ -7,7 +7,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 
 use super::failure::from_kafka;
 use super::native::Partitioner;
-use super::settings::{REQUEST_LIMIT, base_config};
+use super::settings::{AUTO_CREATE, REQUEST_LIMIT, base_config};
 use super::shard::KafkaShard;
 use super::{admin, progress};
 use crate::delivery::{Delivery, DeliveryScope, ShardDelivery};
@@ -55,6 +55,7 @@ impl KafkaDelivery {
             ("delivery.report.only.error", "true"),
             // Otherwise librdkafka, and not the partitioner, chooses for keyless messages.
             ("sticky.partitioning.linger.ms", "0"),
+            AUTO_CREATE,
         ] {
             config.set(name, value);
         }

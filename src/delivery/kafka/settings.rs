@@ -9,11 +9,16 @@ use rdkafka::config::ClientConfig;
 /// an open transaction, so that a predecessor's is always ended within it.
 pub(super) const REQUEST_LIMIT: Duration = Duration::from_secs(15);
 
+/// Brokers make any topic that a producer asks for, unless the client forbids it: a progress topic that
+/// was deleted would come back empty, with settings that forget, and a mistyped topic would be made.
+pub(super) const AUTO_CREATE: (&str, &str) = ("allow.auto.create.topics", "false");
+
 /// The user's properties for clients that are no producers of ours.
 pub(super) fn base_config(properties: &BTreeMap<String, String>) -> ClientConfig {
     let mut config = ClientConfig::new();
     for (name, value) in properties.iter().filter(|(name, _)| *name != "partitioner") {
         config.set(name, value);
     }
+    config.set(AUTO_CREATE.0, AUTO_CREATE.1);
     config
 }
