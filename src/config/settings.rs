@@ -92,7 +92,7 @@ pub(super) static PARTICIPANT: Table = Table {
         text(
             "url",
             REQUIRED,
-            "`postgresql://user@host:5432/database`, as libpq takes it, or `sqlite:///relative.db`, or \
+            "`postgresql://user@host:5432/database` (without TLS so far), or `sqlite:///relative.db`, or \
              `sqlite:////absolute/path.db` (four slashes).",
         ),
         Setting {
