@@ -122,7 +122,8 @@ impl Taker {
                 (Err(error), Some(before)) if before == seen => return Err(error),
                 (Err(error), _) if error.kind() != ErrorKind::Refused => return Err(error),
                 (Err(error), _) if looks == LOOKS => {
-                    let why = "what is delivered goes on by another relay and does not fit to this database:                                the configuration or the database may be a copy";
+                    let why = "what is delivered goes on by another relay and does not fit to this database: \
+                               the configuration or the database may be a copy";
                     return Err(Error::new(ErrorKind::Unreachable, OPERATION, why).caused_by(error));
                 }
                 (Err(_), _) => refused = Some(seen),
