@@ -192,6 +192,21 @@ async fn step(lease: &mut Box<dyn Lease>, me: RelayId) -> LeaseView {
     view
 }
 
+/// Renews, whatever comes back, until it shows what is waited for.
+pub async fn renew_until(lease: &mut dyn Lease, wanted: impl Fn(&LeaseView) -> bool) -> LeaseView {
+    let waiting = async {
+        loop {
+            match lease.renew().await {
+                Ok(view) if wanted(&view) => return view,
+                Ok(_) => {}
+                Err(error) => assert!(error.is_retriable(), "{error}"),
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+    };
+    tokio::time::timeout(LIMIT, waiting).await.expect("the view that is waited for")
+}
+
 /// Renews until the view is as expected.
 async fn until(what: &str, lease: &mut Box<dyn Lease>, expected: impl Fn(&LeaseView) -> bool) {
     let started = Instant::now();
@@ -205,8 +220,9 @@ async fn until(what: &str, lease: &mut Box<dyn Lease>, expected: impl Fn(&LeaseV
     }
 }
 
-fn owner(view: &LeaseView, shard: ShardIndex) -> Option<RelayId> {
-    view.owners.iter().find(|(number, _)| *number == shard).and_then(|(_, owner)| *owner)
+/// Who owns a shard; every view has every shard.
+pub fn owner(view: &LeaseView, shard: ShardIndex) -> Option<RelayId> {
+    view.owners.iter().find(|(number, _)| *number == shard).unwrap().1
 }
 
 fn lives(view: &LeaseView, relay: RelayId) -> bool {

@@ -5,13 +5,13 @@ use std::time::Duration;
 use async_trait::async_trait;
 use onecommit::error::{ErrorKind, Result};
 use onecommit::id::{Epoch, RelayId, ShardIndex};
+use onecommit::lease::Lease;
 use onecommit::lease::postgres::PostgresLease;
-use onecommit::lease::{Lease, LeaseView};
 use onecommit::outbox::postgres::print_sql;
 use tokio_postgres::NoTls;
 use uuid::Uuid;
 
-use crate::conformance_lease::{self as conformance, SHARDS};
+use crate::conformance_lease::{self as conformance, SHARDS, owner, renew_until};
 
 const FIRST: ShardIndex = ShardIndex(0);
 const TIMEOUT: Duration = Duration::from_secs(2);
@@ -59,25 +59,6 @@ impl Place {
         let rows = self.client.query(&text.replace("{s}", &self.schema), &[]).await.unwrap();
         rows[0].get(0)
     }
-}
-
-fn owner(view: &LeaseView, shard: ShardIndex) -> Option<RelayId> {
-    view.owners.iter().find(|(number, _)| *number == shard).unwrap().1
-}
-
-/// Renews, whatever comes back, until it shows what is waited for.
-async fn renew_until(lease: &mut PostgresLease, wanted: impl Fn(&LeaseView) -> bool) -> LeaseView {
-    let waiting = async {
-        loop {
-            match lease.renew().await {
-                Ok(view) if wanted(&view) => return view,
-                Ok(_) => {}
-                Err(error) => assert!(error.is_retriable(), "{error}"),
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    };
-    tokio::time::timeout(CONDITION_LIMIT, waiting).await.expect("the view that is waited for")
 }
 
 #[async_trait]

@@ -13,10 +13,9 @@ use tokio::sync::watch;
 use uuid::Uuid;
 use zookeeper_client as zk;
 
-use crate::conformance_lease::{self as conformance, SHARDS};
+use crate::conformance_lease::{self as conformance, SHARDS, owner, renew_until};
 
 const FIRST: ShardIndex = ShardIndex(0);
-const CONDITION_LIMIT: Duration = Duration::from_secs(60);
 
 /// One prepared namespace of its own.
 struct Place {
@@ -72,25 +71,6 @@ impl Place {
     async fn client(&self) -> zk::Client {
         zk::Client::connect(&self.settings.servers).await.unwrap()
     }
-}
-
-fn owner(view: &LeaseView, shard: ShardIndex) -> Option<RelayId> {
-    view.owners.iter().find(|(number, _)| *number == shard).unwrap().1
-}
-
-/// Renews, whatever comes back, until it shows what is waited for.
-async fn renew_until(lease: &mut ZookeeperLease, wanted: impl Fn(&LeaseView) -> bool) -> LeaseView {
-    let waiting = async {
-        loop {
-            match lease.renew().await {
-                Ok(view) if wanted(&view) => return view,
-                Ok(_) => {}
-                Err(error) => assert!(error.is_retriable(), "{error}"),
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    };
-    tokio::time::timeout(CONDITION_LIMIT, waiting).await.expect("the view that is waited for")
 }
 
 /// Passes connections on to the server; closed, it ends those there are and takes no others.

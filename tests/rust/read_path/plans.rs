@@ -12,15 +12,20 @@ use super::database::{Database, connect};
 use super::edges::{drain, insert, reader};
 
 const ROWS: usize = 300_000;
+/// A condition that does not come true within this time never does.
+const LIMIT: Duration = Duration::from_secs(60);
 
 /// Scans of the whole table, and entries read from its indexes.
 async fn looked_at(database: &Database) -> (i64, i64) {
     let readers = "select count(*) from pg_stat_activity
                    where datname = current_database() and application_name = 'onecommit relay'";
     // A connection reports its counters when it ends.
-    while database.count(readers).await > 0 {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    let ended = async {
+        while database.count(readers).await > 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(LIMIT, ended).await.expect("the readers' connections end");
     let entries = entries(database).await;
     let scans = "select seq_scan from pg_stat_user_tables where relname = 'outbox'";
     (database.count(scans).await, entries)
