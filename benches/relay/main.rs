@@ -1,6 +1,6 @@
 //! `cargo bench --bench relay`: the relay beside a bare transactional rdkafka producer, on real
-//! servers, in one run with the order alternated; then the latency from commit to consumer, and how long
-//! messages wait when a relay is killed.
+//! servers, in one run with the order alternated; then the latency from commit to consumer, and how
+//! long messages wait when a relay is killed.
 //!
 //! Every figure that matters is a ratio of two runs minutes apart on the same machine, or CPU
 //! seconds: absolute rates of a shared machine mean little. Servers are those of

@@ -67,18 +67,19 @@ async fn look(
     let mut shards = Vec::new();
     for shard in (0..installation.shards).map(ShardIndex) {
         let row = outbox.shard(shard).await?;
-        let mut progress = None;
+        let delivery = delivery.clone();
+        let peek = async { blocking(move || delivery.peek(shard)).await };
         // Asked no more once it failed: each try may take as long as a server is waited for.
-        if answers {
-            let delivery = delivery.clone();
-            let found = known(blocking(move || delivery.peek(shard)).await, errors);
-            answers = found.is_some();
-            if let Some(found) = found {
+        let found = if answers { known(peek.await, errors) } else { None };
+        answers = found.is_some();
+        let progress = match found {
+            None => None,
+            Some(found) => {
                 let position = found.map_or_else(|| outbox.origin(), |progress| progress.position);
                 let backlog = backlog(&mut *outbox, shard, &position).await?;
-                progress = Some((position, backlog));
+                Some((position, backlog))
             }
-        }
+        };
         let (owner, epoch, last_error) = (owner(shard), row.epoch, row.last_error);
         shards.push(ShardStatus { shard, owner, epoch, progress, last_error });
     }

@@ -7,7 +7,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 
 use super::failure::from_kafka;
 use super::native::Partitioner;
-use super::settings::{AUTO_CREATE, REQUEST_LIMIT, base_config};
+use super::settings::{REQUEST_LIMIT, base_config};
 use super::shard::KafkaShard;
 use super::{admin, progress};
 use crate::delivery::{Delivery, DeliveryScope, ShardDelivery};
@@ -32,18 +32,17 @@ impl KafkaDelivery {
     }
 
     fn producer_config(&self, shard: ShardIndex) -> ClientConfig {
-        let mut config = ClientConfig::new();
-        // Measured: these carry 1,000-byte messages at more than 0.8 of what a bare producer does.
+        let mut config = self.client_config();
+        // The fastest of those tried with 1,000-byte messages; the user's own come first.
         for (name, value) in [
             ("linger.ms", "5"),
             ("batch.size", "1000000"),
             ("batch.num.messages", "1000"),
             ("queue.buffering.max.kbytes", "32768"),
         ] {
-            config.set(name, value);
-        }
-        for (name, value) in self.properties.iter().filter(|(name, _)| *name != "partitioner") {
-            config.set(name, value);
+            if !self.properties.contains_key(name) {
+                config.set(name, value);
+            }
         }
         // What exactly-once rests on. A dead relay's open transaction stalls every read_committed
         // consumer of its partitions until the broker ends it: hence 10 s.
@@ -55,7 +54,6 @@ impl KafkaDelivery {
             ("delivery.report.only.error", "true"),
             // Otherwise librdkafka, and not the partitioner, chooses for keyless messages.
             ("sticky.partitioning.linger.ms", "0"),
-            AUTO_CREATE,
         ] {
             config.set(name, value);
         }

@@ -11,9 +11,9 @@ pub(super) const REQUEST_LIMIT: Duration = Duration::from_secs(15);
 
 /// Brokers make any topic that a producer asks for, unless the client forbids it: a progress topic that
 /// was deleted would come back empty, with settings that forget, and a mistyped topic would be made.
-pub(super) const AUTO_CREATE: (&str, &str) = ("allow.auto.create.topics", "false");
+const AUTO_CREATE: (&str, &str) = ("allow.auto.create.topics", "false");
 
-/// The user's properties for clients that are no producers of ours.
+/// What every client of ours begins with: the user's properties.
 pub(super) fn base_config(properties: &BTreeMap<String, String>) -> ClientConfig {
     let mut config = ClientConfig::new();
     for (name, value) in properties.iter().filter(|(name, _)| *name != "partitioner") {
