@@ -17,6 +17,7 @@ use crate::error::{Error, ErrorKind, Result, redact};
 use crate::failpoint;
 use crate::id::{Epoch, RelayId, ShardIndex};
 use crate::postgres::connect::{Parameter, connect, within};
+use crate::postgres::failure::is_conflict;
 use crate::postgres::quoted;
 
 /// Every request ends after this part of the timeout: an answer that comes later finds leases that
@@ -88,7 +89,11 @@ impl PostgresLease {
                 self.client = Some(client);
                 return Ok(rows);
             }
-            Err(error) if error.kind() == ErrorKind::Unreachable && effect == Effect::Possible => {
+            Err(error)
+                if error.kind() == ErrorKind::Unreachable
+                    && effect == Effect::Possible
+                    && !is_conflict(&error) =>
+            {
                 let why = "PostgreSQL did not confirm it: what is stored there has to be read again";
                 Error::new(ErrorKind::Unclear, operation, why).caused_by(error)
             }

@@ -4,6 +4,9 @@ use tokio_postgres::error::SqlState;
 
 use crate::error::{Error, ErrorKind};
 
+/// Serialization failure, deadlock, lock timeout.
+const CONFLICTS: [&str; 3] = ["40001", "40P01", "55P03"];
+
 /// Turns a driver's error into ours; `operation` says what was being done.
 pub(crate) fn from_postgres(operation: &'static str, error: tokio_postgres::Error) -> Error {
     let (kind, what) = match error.code() {
@@ -11,6 +14,15 @@ pub(crate) fn from_postgres(operation: &'static str, error: tokio_postgres::Erro
         Some(code) => meaning(code),
     };
     Error::new(kind, operation, what).caused_by(error)
+}
+
+/// Whether `error` says that PostgreSQL rolled the statement back for another transaction's sake: then
+/// it surely changed nothing. Not so of a shutdown or a cancellation, which may come behind a commit.
+#[cfg(feature = "relay")]
+pub(crate) fn is_conflict(error: &Error) -> bool {
+    let source = std::error::Error::source(error);
+    let answer = source.and_then(|source| source.downcast_ref::<tokio_postgres::Error>());
+    answer.and_then(|answer| answer.code()).is_some_and(|code| CONFLICTS.contains(&code.code()))
 }
 
 fn meaning(code: &SqlState) -> (ErrorKind, &'static str) {
@@ -33,7 +45,9 @@ fn meaning(code: &SqlState) -> (ErrorKind, &'static str) {
         "53100" => (ErrorKind::Unreachable, "PostgreSQL's disk is full"),
         // Cancelled by a limit of ours, or its connection ended by one.
         "57014" | "25P03" => (ErrorKind::Unreachable, "it took longer than the relay's limits allow"),
-        "40001" | "40P01" | "55P03" => (ErrorKind::Unreachable, "a conflict with other transactions"),
+        conflict if CONFLICTS.contains(&conflict) => {
+            (ErrorKind::Unreachable, "a conflict with other transactions")
+        }
         class if class.starts_with("08") => (ErrorKind::Unreachable, "the connection to PostgreSQL failed"),
         _ => (ErrorKind::Failed, "PostgreSQL reported an error"),
     }

@@ -178,6 +178,29 @@ async fn an_epoch_is_on_disk_before_it_is_returned() {
 }
 
 #[tokio::test]
+async fn a_statement_that_lost_a_conflict_surely_did_nothing() {
+    let place = Place::new().await;
+    let repeatable = format!("{}?options=-c%20default_transaction_isolation%3Drepeatable%5C%20read", url());
+    let mut lease = place.connect(&repeatable, RelayId::random(), CONDITION_LIMIT).await.unwrap();
+    lease.renew().await.unwrap();
+    place.sql("begin; update {s}.lease set beat = beat where shard = 0").await;
+    let taking = tokio::spawn(async move { (lease.take(FIRST, Epoch::ZERO).await, lease) });
+    let waits = "select count(*) from pg_stat_activity where query like '%{s}%' and wait_event_type = 'Lock'";
+    let blocked = async {
+        while place.number(waits).await == 0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(CONDITION_LIMIT, blocked).await.unwrap();
+    place.sql("commit").await;
+    let (taken, mut lease) = taking.await.unwrap();
+    let error = taken.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unreachable, "{error}");
+    assert!(error.to_string().contains("a conflict with other transactions"), "{error}");
+    assert_eq!(lease.take(FIRST, Epoch::ZERO).await.unwrap(), Some(Epoch(1)), "it was not taken");
+}
+
+#[tokio::test]
 async fn what_stands_in_the_way_is_said() {
     let place = Place::new().await;
     let relay = RelayId::random();
