@@ -1,6 +1,7 @@
 //! Keeps this relay's leases alive, apart from everything that may have to wait: a database that is
 //! away must not cost a lease.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot, watch};
@@ -19,6 +20,7 @@ pub(super) struct Seen {
     pub(super) view: LeaseView,
     /// When the last successful renewal *began*: others count from when they saw it.
     pub(super) renewed_at: Option<Instant>,
+    refused: Option<Arc<Error>>,
     timeout: Duration,
 }
 
@@ -26,6 +28,14 @@ impl Seen {
     /// Whether nobody else can own what this relay owns. Otherwise no batch may begin.
     pub(super) fn is_fresh(&self) -> bool {
         self.renewed_at.is_some_and(|at| at.elapsed() < self.timeout)
+    }
+
+    /// Fails where a person has to look at the leases' store: waiting would not help.
+    pub(super) fn check(&self) -> Result<()> {
+        self.refused.as_ref().map_or(Ok(()), |refused| {
+            let why = "the leases can't be kept, and waiting would not help";
+            Err(Error::new(refused.kind(), "keep leases", why).caused_by(Arc::clone(refused)))
+        })
     }
 }
 
@@ -113,6 +123,9 @@ async fn renew(lease: &mut dyn Lease, publish: &watch::Sender<Seen>, told: &mut 
                 seen.view = view;
                 seen.renewed_at = Some(began);
             });
+        }
+        Err(error) if matches!(error.kind(), ErrorKind::Refused | ErrorKind::Configuration) => {
+            publish.send_modify(|seen| seen.refused = Some(Arc::new(error)));
         }
         Err(error) if told.is_news(&error) => {
             tracing::warn!(%error, "leases can't be kept; no new batch begins until they are");

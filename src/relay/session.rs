@@ -142,6 +142,7 @@ impl<'a> Session<'a> {
                 Some(taken) = self.taking.join_next() => self.taken(taken.map_err(panicked)?).await?,
                 changed = seen.changed() => {
                     changed.map_err(|_| Error::new(ErrorKind::Failed, "keep leases", "the lease keeper ended"))?;
+                    self.shared.keeper.seen.borrow().check()?;
                     self.plan().await;
                 }
                 _ = ticks.tick() => self.plan().await,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
@@ -11,6 +12,8 @@ import psycopg
 import pytest
 from confluent_kafka.admin import AdminClient
 from psycopg import sql
+
+from tests.servers import ZooKeeper
 
 from .command_line import CommandLine, RelayProcess
 from .conftest import MakeInstallation, OwnServers
@@ -155,6 +158,66 @@ def test_a_second_database_under_the_name_of_the_first_is_refused(
         refuses(relay_of(made, other), "another database", "expected", "found")
     finally:
         second.drop()
+
+
+@pytest.fixture
+def on_own_zookeeper(
+    make_installation: MakeInstallation, own_servers: OwnServers, servers: Servers
+) -> PostgresInstallation:
+    address = own_servers.zookeeper.address
+    made = make_installation(replace(servers, zookeeper=address), zookeeper=True)
+    made.init()
+    return made
+
+
+def wipe(zookeeper: ZooKeeper) -> None:
+    """It comes back empty at the same address."""
+    zookeeper.kill()
+    shutil.rmtree(zookeeper.folder / "data")
+    zookeeper.start()
+
+
+def goes_on_after_init(made: PostgresInstallation) -> None:
+    """What docs/refusals.md says for a ZooKeeper that was emptied."""
+    made.init()
+    made.finish(made.relay(), at_least=BACKLOG)
+
+
+def test_a_zookeeper_emptied_under_a_relay_is_refused(
+    on_own_zookeeper: PostgresInstallation, own_servers: OwnServers
+) -> None:
+    made = on_own_zookeeper
+    made.outbox.burst(made.topic, BACKLOG)
+    relay = made.relay()
+    made.wait_delivered()
+    with made.outbox.writing(made.topic):
+        wipe(own_servers.zookeeper)
+        refuses(relay, "ZooKeeper does not know this namespace", "onecommit init", made.name)
+    refuses(made.relay(), "ZooKeeper does not know this namespace")
+    goes_on_after_init(made)
+
+
+def test_another_installation_in_zookeeper_is_refused_by_a_running_relay(
+    on_own_zookeeper: PostgresInstallation, own_servers: OwnServers
+) -> None:
+    made = on_own_zookeeper
+    made.outbox.burst(made.topic, BACKLOG)
+    relay = made.relay()
+    made.wait_delivered()
+    relay.pause()
+    wipe(own_servers.zookeeper)
+    second = PostgresOutbox(made.servers.postgres, f"{made.name}_second")
+    try:
+        table: Table = {"url": second.url, "outbox": True, "shards": 2}
+        other = made.configure("other.toml", {"participants.main": table})
+        CommandLine(made.folder, other).succeed("init")
+        made.outbox.burst(made.topic, BACKLOG)
+        relay.resume()
+        refuses(relay, "another incarnation", "found", "expected")
+    finally:
+        second.drop()
+    wipe(own_servers.zookeeper)
+    goes_on_after_init(made)
 
 
 @contextmanager

@@ -151,6 +151,28 @@ async fn a_layout_of_an_unknown_release_is_refused() {
 }
 
 #[tokio::test]
+async fn a_layout_that_is_gone_or_anothers_is_refused_also_within_a_session() {
+    let place = Place::new().await;
+    let (mut lease, relay) = place.relay().await;
+    let (client, layout) = (place.client().await, place.path("layout"));
+    let (own, _) = client.get_data(&layout).await.unwrap();
+    let anothers = format!(r#"{{"version":1,"incarnation":"{}"}}"#, Incarnation::random());
+    client.set_data(&layout, anothers.as_bytes(), None).await.unwrap();
+    let refused = lease.renew().await.unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Refused);
+    assert!(refused.to_string().contains(&place.incarnation.to_string()), "{refused}");
+
+    client.delete(&layout, None).await.unwrap();
+    let refused = lease.renew().await.unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Refused);
+    assert!(refused.to_string().contains("onecommit init"), "{refused}");
+
+    let everybody = zk::CreateMode::Persistent.with_acls(zk::Acls::anyone_all());
+    client.create(&layout, &own, &everybody).await.unwrap();
+    assert_eq!(lease.renew().await.unwrap().live, [relay]);
+}
+
+#[tokio::test]
 async fn a_connection_lost_within_the_session_loses_no_lease() {
     let place = Place::new().await;
     let proxy = Proxy::start(&place.settings.servers).await;

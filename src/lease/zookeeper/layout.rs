@@ -52,7 +52,7 @@ pub async fn found_incarnation(
 ) -> Result<Option<Incarnation>> {
     let paths = Paths::new(settings, namespace)?;
     let connection = Connection::open(settings).await?;
-    let found = read(&connection, &paths).await?;
+    let found = read(&connection, &paths).await?.map(|data| decode(&paths, &data)).transpose()?;
     // Only read: the answer stands, whether or not the servers confirm the end of the session.
     drop(connection);
     Ok(found)
@@ -60,7 +60,12 @@ pub async fn found_incarnation(
 
 /// Refuses anything but the layout of this incarnation.
 pub(super) async fn check(connection: &Connection, paths: &Paths, incarnation: Incarnation) -> Result<()> {
-    match read(connection, paths).await? {
+    expect(paths, read(connection, paths).await?.as_deref(), incarnation)
+}
+
+/// The same for what was read of the node, None where there is none.
+pub(super) fn expect(paths: &Paths, data: Option<&[u8]>, incarnation: Incarnation) -> Result<()> {
+    match data.map(|data| decode(paths, data)).transpose()? {
         Some(found) if found == incarnation => Ok(()),
         Some(found) => {
             let message = "ZooKeeper has this namespace for another incarnation: point [zookeeper] at the \
@@ -75,23 +80,27 @@ pub(super) async fn check(connection: &Connection, paths: &Paths, incarnation: I
     }
 }
 
-async fn read(connection: &Connection, paths: &Paths) -> Result<Option<Incarnation>> {
+async fn read(connection: &Connection, paths: &Paths) -> Result<Option<Vec<u8>>> {
     let path = paths.layout();
-    let data = match connection.call(connection.client().get_data(&path)).await {
-        Ok((data, _)) => data,
-        Err(zk::Error::NoNode) => return Ok(None),
-        Err(error) => {
-            return Err(connection.error("read ZooKeeper layout", Effect::None, error).with("path", path));
-        }
-    };
-    let layout: Layout = serde_json::from_slice(&data)
+    let failed = |error| connection.error("read ZooKeeper layout", Effect::None, error).with("path", &path);
+    // A server that lags behind its leader does not know yet what `init` has just made elsewhere.
+    connection.call(connection.client().sync(&path)).await.map_err(failed)?;
+    match connection.call(connection.client().get_data(&path)).await {
+        Ok((data, _)) => Ok(Some(data)),
+        Err(zk::Error::NoNode) => Ok(None),
+        Err(error) => Err(failed(error)),
+    }
+}
+
+fn decode(paths: &Paths, data: &[u8]) -> Result<Incarnation> {
+    let layout: Layout = serde_json::from_slice(data)
         .map_err(|error| refused(paths, "not a layout that this release understands").caused_by(error))?;
     if layout.version != VERSION {
         let message = "made by another release: use one that understands this version of the layout";
         return Err(refused(paths, message).with("version", layout.version).with("understood", VERSION));
     }
     let incarnation = layout.incarnation.parse();
-    incarnation.map(Some).map_err(|error: Error| refused(paths, "its incarnation is no id").caused_by(error))
+    incarnation.map_err(|error: Error| refused(paths, "its incarnation is no id").caused_by(error))
 }
 
 fn refused(paths: &Paths, message: &str) -> Error {

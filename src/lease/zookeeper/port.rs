@@ -20,7 +20,6 @@ const JOIN_TRIES: u32 = 3;
 pub struct ZookeeperLease {
     settings: ZookeeperSettings,
     scope: Scope,
-    incarnation: Incarnation,
     timeout: Duration,
     /// None after `leave`, and where no new session could be opened for a lost one.
     connection: Option<Connection>,
@@ -40,8 +39,7 @@ impl ZookeeperLease {
         let timeout = settings.session_timeout;
         let mut lease = ZookeeperLease {
             settings,
-            scope: Scope { paths, participant, shards, relay },
-            incarnation,
+            scope: Scope { paths, incarnation, participant, shards, relay },
             timeout,
             connection: None,
         };
@@ -54,7 +52,7 @@ impl ZookeeperLease {
     async fn open(&mut self) -> Result<()> {
         self.connection = None;
         let connection = Connection::open(&self.settings).await?;
-        layout::check(&connection, &self.scope.paths, self.incarnation).await?;
+        layout::check(&connection, &self.scope.paths, self.scope.incarnation).await?;
         for folder in [
             self.scope.paths.relays(&self.scope.participant),
             self.scope.paths.shards(&self.scope.participant),

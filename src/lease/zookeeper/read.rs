@@ -3,14 +3,15 @@
 use zookeeper_client as zk;
 
 use super::connection::{Connection, Effect};
-use super::layout::Paths;
+use super::layout::{self, Paths};
 use crate::error::{Error, ErrorKind, Result};
-use crate::id::{Epoch, ParticipantName, RelayId, ShardIndex};
+use crate::id::{Epoch, Incarnation, ParticipantName, RelayId, ShardIndex};
 use crate::lease::LeaseView;
 
 /// Whose leases, and where.
 pub(super) struct Scope {
     pub(super) paths: Paths,
+    pub(super) incarnation: Incarnation,
     pub(super) participant: ParticipantName,
     pub(super) shards: u16,
     pub(super) relay: RelayId,
@@ -35,19 +36,22 @@ pub(super) enum Owner {
 
 impl Scope {
     /// Reads, in one transaction, who lives and who owns what, and whether this relay's own node is
-    /// there and this session's.
+    /// there and this session's. Refuses what was emptied or made anew under a living session.
     pub(super) async fn read(&self, connection: &Connection) -> Result<(LeaseView, bool)> {
         let failed = |error| connection.error("look at relays in ZooKeeper", Effect::None, error);
         // A server that was cut off from its leader answers reads with what it last knew, when the
         // leader has long ended this session. This goes through the leader.
         connection.call(connection.client().sync(&self.paths.layout())).await.map_err(failed)?;
         let mut reader = connection.client().new_multi_reader();
+        reader.add_get_data(&self.paths.layout()).map_err(failed)?;
         reader.add_get_data(&self.paths.relay(&self.participant, self.relay)).map_err(failed)?;
         reader.add_get_children(&self.paths.relays(&self.participant)).map_err(failed)?;
         for shard in (0..self.shards).map(ShardIndex) {
             reader.add_get_data(&self.paths.owner(&self.participant, shard)).map_err(failed)?;
         }
         let mut answers = connection.call(reader.commit()).await.map_err(failed)?.into_iter();
+        let layout = node(connection, answers.next())?.map(|found| found.data);
+        layout::expect(&self.paths, layout.as_deref(), self.incarnation)?;
         let own = node(connection, answers.next())?;
         let joined = own.is_some_and(|own| own.session == connection.session());
         let mut view = LeaseView::default();
