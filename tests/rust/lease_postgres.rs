@@ -1,4 +1,5 @@
-//! Leases in a real PostgreSQL: what only this backend owes beside the conformance suite.
+//! Leases in real PostgreSQL servers: under the conformance suite on the oldest, the usual and the
+//! newest version, and what only this backend owes.
 
 use std::time::Duration;
 
@@ -12,31 +13,31 @@ use tokio_postgres::NoTls;
 use uuid::Uuid;
 
 use crate::conformance_lease::{self as conformance, SHARDS, owner, renew_until};
+use crate::outbox_postgres::{NEWEST, OLDEST, USUAL, server};
 
 const FIRST: ShardIndex = ShardIndex(0);
 const TIMEOUT: Duration = Duration::from_secs(2);
 const CONDITION_LIMIT: Duration = Duration::from_secs(60);
 
-fn url() -> String {
-    std::env::var("ONECOMMIT_TEST_POSTGRES").expect(
-        "ONECOMMIT_TEST_POSTGRES has to be the url of a PostgreSQL database: run the tests under \
-         `python -m tests.servers run -- cargo test`",
-    )
-}
-
 /// A schema of its own with the outbox's tables, and a connection to look and meddle with.
 struct Place {
+    url: String,
     schema: String,
     client: tokio_postgres::Client,
 }
 
 impl Place {
     async fn new() -> Place {
+        Place::on(USUAL).await
+    }
+
+    async fn on(variable: &str) -> Place {
+        let url = server(variable);
         let schema = format!("lease_{}", Uuid::new_v4().simple());
-        let (client, connection) = tokio_postgres::connect(&url(), NoTls).await.unwrap();
+        let (client, connection) = tokio_postgres::connect(&url, NoTls).await.unwrap();
         tokio::spawn(connection);
         client.batch_execute(&print_sql(&schema, 0)).await.unwrap();
-        Place { schema, client }
+        Place { url, schema, client }
     }
 
     async fn connect(&self, url: &str, relay: RelayId, timeout: Duration) -> Result<PostgresLease> {
@@ -45,7 +46,7 @@ impl Place {
 
     async fn relay(&self, timeout: Duration) -> (PostgresLease, RelayId) {
         let relay = RelayId::random();
-        let mut lease = self.connect(&url(), relay, timeout).await.unwrap();
+        let mut lease = self.connect(&self.url, relay, timeout).await.unwrap();
         lease.renew().await.unwrap();
         (lease, relay)
     }
@@ -64,15 +65,29 @@ impl Place {
 #[async_trait]
 impl conformance::Place for Place {
     async fn open(&self, relay: RelayId) -> Box<dyn Lease> {
-        Box::new(self.connect(&url(), relay, TIMEOUT).await.unwrap())
+        Box::new(self.connect(&self.url, relay, TIMEOUT).await.unwrap())
     }
+}
+
+async fn conforms(variable: &str) {
+    let fresh = async || Box::new(Place::on(variable).await) as Box<dyn conformance::Place>;
+    conformance::suite(fresh).await;
+    conformance::a_paused_owner_comes_back_to_nothing(&*fresh().await).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn postgres_leases_conform() {
-    let fresh = async || Box::new(Place::new().await) as Box<dyn conformance::Place>;
-    conformance::suite(fresh).await;
-    conformance::a_paused_owner_comes_back_to_nothing(&*fresh().await).await;
+    conforms(USUAL).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn leases_in_the_oldest_postgresql_conform() {
+    conforms(OLDEST).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn leases_in_the_newest_postgresql_conform() {
+    conforms(NEWEST).await;
 }
 
 #[tokio::test]
@@ -131,7 +146,7 @@ async fn who_only_looks_is_not_among_the_living() {
     let place = Place::new().await;
     let (mut lease, relay) = place.relay(TIMEOUT).await;
     lease.take(FIRST, Epoch::ZERO).await.unwrap().unwrap();
-    let mut observer = place.connect(&url(), RelayId::random(), TIMEOUT).await.unwrap();
+    let mut observer = place.connect(&place.url, RelayId::random(), TIMEOUT).await.unwrap();
     let view = observer.look().await.unwrap();
     assert_eq!((view.live.clone(), owner(&view, FIRST)), (vec![relay], Some(relay)));
     assert_eq!(lease.renew().await.unwrap().live, [relay]);
@@ -168,7 +183,7 @@ async fn an_epoch_is_on_disk_before_it_is_returned() {
              deferrable initially deferred for each row execute function {s}.durable()",
         )
         .await;
-    let unflushed = format!("{}?options=-c%20synchronous_commit%3Doff", url());
+    let unflushed = format!("{}?options=-c%20synchronous_commit%3Doff", place.url);
     let mut lease = place.connect(&unflushed, RelayId::random(), TIMEOUT).await.unwrap();
     lease.renew().await.unwrap();
     lease.take(FIRST, Epoch::ZERO).await.unwrap().unwrap();
@@ -205,12 +220,12 @@ async fn what_stands_in_the_way_is_said() {
     let place = Place::new().await;
     let relay = RelayId::random();
 
-    let mut unprepared = PostgresLease::connect(&url(), "nothing_here", 1, relay, TIMEOUT).await.unwrap();
+    let mut unprepared = PostgresLease::connect(&place.url, "nothing_here", 1, relay, TIMEOUT).await.unwrap();
     let error = unprepared.renew().await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Configuration);
     assert!(error.to_string().contains("onecommit init"), "{error}");
 
-    let read_only = format!("{}?options=-c%20default_transaction_read_only%3Don", url());
+    let read_only = format!("{}?options=-c%20default_transaction_read_only%3Don", place.url);
     let mut lease = place.connect(&read_only, relay, TIMEOUT).await.unwrap();
     assert_eq!(lease.renew().await.unwrap_err().kind(), ErrorKind::Unreachable);
 

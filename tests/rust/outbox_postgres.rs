@@ -23,11 +23,11 @@ const SHARD: ShardIndex = ShardIndex(0);
 const REQUEST_LIMIT: Duration = Duration::from_secs(60);
 /// A condition that does not come true within this time never does.
 const LIMIT: Duration = Duration::from_secs(60);
-const OLDEST: &str = "ONECOMMIT_TEST_POSTGRES_13";
-const USUAL: &str = "ONECOMMIT_TEST_POSTGRES";
-const NEWEST: &str = "ONECOMMIT_TEST_POSTGRES_18";
+pub(crate) const OLDEST: &str = "ONECOMMIT_TEST_POSTGRES_13";
+pub(crate) const USUAL: &str = "ONECOMMIT_TEST_POSTGRES";
+pub(crate) const NEWEST: &str = "ONECOMMIT_TEST_POSTGRES_18";
 
-fn server(variable: &str) -> String {
+pub(crate) fn server(variable: &str) -> String {
     std::env::var(variable).unwrap_or_else(|_| {
         panic!(
             "{variable} has to be the url of a PostgreSQL database: run the tests under \
