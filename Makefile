@@ -7,10 +7,10 @@ BIN := $(CURDIR)/$(VENV)/bin
 # One target folder and one profile for cargo and pip: librdkafka is compiled once.
 FEATURES := --features failpoints
 
-.PHONY: demo test lint unit servers packages bench audit system clean
+.PHONY: demo test lint unit servers packages bench audit headers system clean
 
 # Builds, installs into .venv and shows the main job, with no server.
-demo: system $(VENV)/ready
+demo: headers $(VENV)/made
 	$(BIN)/pip install --quiet .
 	$(BIN)/onecommit demo
 
@@ -56,13 +56,20 @@ audit:
 clean:
 	rm -rf $(VENV) target .servers dist
 
-# Compiler headers and PostgreSQL, where they are missing and apt is there to bring them.
-system:
+# What the build needs, where it is missing and apt is there to bring it.
+headers:
 	@tests/install-system-packages
 
-$(VENV)/ready: pyproject.toml requirements-dev.lock
+# What the tests need beside it: PostgreSQL.
+system:
+	@tests/install-system-packages postgresql
+
+$(VENV)/made:
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
+	touch $@
+
+$(VENV)/ready: $(VENV)/made pyproject.toml requirements-dev.lock
 	$(BIN)/pip install --quiet --group dev --constraint requirements-dev.lock
 	touch $@
 

@@ -1,13 +1,12 @@
 //! `onecommit consume`.
 
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::interrupt::{INTERRUPTED, interrupted_flag, runtime};
-use super::output::Output;
+use super::interrupt::{runtime, watch_interruption};
+use super::output::{Output, is_closed_pipe};
 use crate::config::Config;
 use crate::delivery::DeliveredMessage;
 use crate::error::Result;
@@ -35,17 +34,19 @@ pub(super) struct ConsumeArguments {
 
 pub(super) fn run(config: &Config, arguments: &ConsumeArguments, output: Output) -> Result<i32> {
     let runtime = runtime()?;
-    let interrupted = interrupted_flag(&runtime);
+    let interrupted = watch_interruption(&runtime);
     let mut reader =
         open_reader(config, &arguments.topic, arguments.group.as_deref(), arguments.from_beginning)?;
     let mut count = 0;
-    while arguments.max.is_none_or(|max| count < max) && !interrupted.load(Ordering::SeqCst) {
+    while arguments.max.is_none_or(|max| count < max) && interrupted.get().is_none() {
         let Some(message) = reader.next(LOOK)? else { continue };
         count += 1;
-        if output.json {
-            output.object(&as_json(&message))?
-        } else {
-            output.line(&for_people(&message))?
+        let printed =
+            if output.json { output.object(&as_json(&message)) } else { output.line(&for_people(&message)) };
+        match printed {
+            // Whoever read it has enough. What was not printed stays the group's to read.
+            Err(error) if is_closed_pipe(&error) => return Ok(0),
+            printed => printed?,
         }
         if count.is_multiple_of(COMMIT_EVERY) {
             reader.commit()?;
@@ -53,7 +54,7 @@ pub(super) fn run(config: &Config, arguments: &ConsumeArguments, output: Output)
     }
     reader.commit()?;
     runtime.shutdown_background();
-    Ok(if interrupted.load(Ordering::SeqCst) { INTERRUPTED } else { 0 })
+    Ok(interrupted.get().map_or(0, |interruption| interruption.ends()))
 }
 
 /// Bytes that are UTF-8 are text in `key` and `value`; others are in `key_hex` and `value_hex`.

@@ -3,7 +3,8 @@
 use clap::Args;
 use serde_json::json;
 
-use super::interrupt::{INTERRUPTED, until_interrupted};
+use super::interrupt::until_interrupted;
+use super::live_line::Steps;
 use super::output::Output;
 use crate::config::Config;
 use crate::error::{Error, ErrorKind, Result};
@@ -30,8 +31,13 @@ pub(super) fn run(config: &Config, arguments: &InitArguments, output: Output) ->
     if arguments.print_sql {
         return print_sql(config, arguments.from, output);
     }
-    let made = service::init(config, &arguments.topic, arguments.partitions);
-    let Some(report) = until_interrupted(made)? else { return Ok(INTERRUPTED) };
+    let steps = Steps::new();
+    let begin = |step: &str| steps.begin(step);
+    let made = service::init(config, &arguments.topic, arguments.partitions, &begin);
+    let report = match until_interrupted(steps.during(output, made))? {
+        Ok(report) => report,
+        Err(interruption) => return Ok(interruption.cuts_off()),
+    };
     if output.json {
         output.object(&as_json(&report))?
     } else {

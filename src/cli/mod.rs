@@ -6,6 +6,7 @@ mod consume;
 mod demo;
 mod init;
 mod interrupt;
+mod live_line;
 mod output;
 mod relay;
 mod status;
@@ -14,19 +15,19 @@ use std::ffi::OsString;
 use std::io::IsTerminal as _;
 use std::path::PathBuf;
 
-use self::output::{Output, exit_code, report};
+use self::output::{Output, exit_code, is_closed_pipe, report};
 use crate::config::Config;
 use crate::error::Result;
 use clap::{Parser, Subcommand};
 
 /// One commit for your databases and Kafka.
 #[derive(Parser)]
-#[command(name = "onecommit", version, arg_required_else_help = true)]
+#[command(name = "onecommit", version, propagate_version = true, arg_required_else_help = true)]
 struct Arguments {
     /// The configuration file; without it ./onecommit.toml, or all defaults where that is not there.
     #[arg(long, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Print JSON: one object, or one a line where it streams.
+    /// Print JSON: one object, or one a line where it streams. Log lines and errors are JSON, too.
     #[arg(long, global = true)]
     json: bool,
     #[command(subcommand)]
@@ -44,7 +45,8 @@ enum Command {
     /// Print the committed messages of a topic.
     Consume(consume::ConsumeArguments),
     /// Show what Onecommit does, with no server: writers, a relay that is killed again and again,
-    /// a consumer, and the verdict.
+    /// a consumer, and the verdict. Of a file given with --config only [relay] is used: the databases
+    /// are the demo's own.
     Demo(demo::DemoArguments),
 }
 
@@ -80,10 +82,11 @@ where
             return error.exit_code();
         }
     };
-    log_to_stderr();
+    log_to_stderr(arguments.json);
     let output = Output { json: arguments.json };
     match run(program, arguments, output) {
         Ok(code) => code,
+        Err(error) if is_closed_pipe(&error) => exit_code(&error),
         Err(error) => {
             report(&error, output);
             exit_code(&error)
@@ -95,23 +98,26 @@ fn run(program: &[OsString], arguments: Arguments, output: Output) -> Result<i32
     let config = || Config::load(arguments.config.as_deref());
     match arguments.command {
         Command::Init(init) => init::run(&config()?, &init, output),
-        Command::Relay => relay::run(&config()?, output),
+        Command::Relay => relay::run(&config()?),
         Command::Status => status::run(&config()?, output),
         Command::Consume(consume) => consume::run(&config()?, &consume, output),
-        Command::Demo(demo) => demo::run(program, &demo, output),
+        Command::Demo(demo) => {
+            let given = arguments.config.as_deref().map(|file| Config::load(Some(file))).transpose()?;
+            demo::run(program, given.map(|config| config.relay), &demo, output)
+        }
     }
 }
 
 /// Log lines go to standard error, so that output stays what was asked for. `ONECOMMIT_LOG` takes
 /// tracing's directives (`debug`, `onecommit=debug,librdkafka=debug`).
-fn log_to_stderr() {
+fn log_to_stderr(json: bool) {
     let filter = tracing_subscriber::EnvFilter::try_from_env("ONECOMMIT_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
     let lines = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
         .with_target(false)
-        .with_ansi(std::io::stderr().is_terminal());
+        .with_ansi(!json && std::io::stderr().is_terminal());
     // In a process that has a subscriber already, its own stays.
-    let _ = lines.try_init();
+    let _ = if json { lines.json().flatten_event(true).try_init() } else { lines.try_init() };
 }

@@ -6,6 +6,8 @@ use serde_json::{Value, json};
 
 use crate::error::{Error, ErrorKind, Result};
 
+const PRINT: &str = "print";
+
 /// Where output goes.
 #[derive(Clone, Copy)]
 pub(super) struct Output {
@@ -18,13 +20,19 @@ impl Output {
         self.line(&object.to_string())
     }
 
-    /// A line for people, or of JSON. A closed pipe ends the command quietly: nobody reads on.
+    /// A line for people, or of JSON. Fails with [`is_closed_pipe`] where nobody reads on.
     pub(super) fn line(self, text: &str) -> Result<()> {
         let mut out = std::io::stdout().lock();
         writeln!(out, "{text}").and_then(|()| out.flush()).map_err(|error| {
-            Error::new(ErrorKind::Failed, "print", "standard output can't be written").caused_by(error)
+            Error::new(ErrorKind::Failed, PRINT, "standard output can't be written").caused_by(error)
         })
     }
+}
+
+/// Whether standard output was closed by who read it: the command ends, and there is nobody to tell.
+pub(super) fn is_closed_pipe(error: &Error) -> bool {
+    let source = std::error::Error::source(error).and_then(|source| source.downcast_ref::<std::io::Error>());
+    error.operation() == PRINT && source.is_some_and(|source| source.kind() == std::io::ErrorKind::BrokenPipe)
 }
 
 /// The exit code for an error.

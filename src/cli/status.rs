@@ -2,7 +2,8 @@
 
 use serde_json::{Value, json};
 
-use super::interrupt::{INTERRUPTED, until_interrupted};
+use super::interrupt::until_interrupted;
+use super::live_line::Steps;
 use super::output::{Output, exit_code};
 use crate::config::Config;
 use crate::error::Result;
@@ -10,7 +11,12 @@ use crate::outbox::Backlog;
 use crate::service::{self, ParticipantStatus, ShardStatus};
 
 pub(super) fn run(config: &Config, output: Output) -> Result<i32> {
-    let Some(found) = until_interrupted(service::status(config))? else { return Ok(INTERRUPTED) };
+    let steps = Steps::new();
+    let begin = |step: &str| steps.begin(step);
+    let found = match until_interrupted(steps.during(output, service::status(config, &begin)))? {
+        Ok(found) => found,
+        Err(interruption) => return Ok(interruption.cuts_off()),
+    };
     if output.json {
         let participants: Vec<Value> = found.iter().map(as_json).collect();
         output.object(&json!({"participants": participants}))?;
@@ -31,6 +37,10 @@ fn as_json(participant: &ParticipantStatus) -> Value {
         "shards": shards,
         "error": (!errors.is_empty()).then(|| errors.join("; ")),
     })
+}
+
+fn seconds(ms: u64) -> String {
+    format!("{}.{} s", ms / 1000, ms % 1000 / 100)
 }
 
 fn shard_as_json(shard: &ShardStatus) -> Value {
@@ -58,10 +68,13 @@ fn print(participant: &ParticipantStatus, output: Output) -> Result<()> {
             None => "what waits is unknown".to_string(),
             Some(Backlog { messages: 0, .. }) => "nothing waits".to_string(),
             Some(waiting) => {
-                format!("{} messages wait, the oldest for {} ms", waiting.messages, waiting.oldest_ms)
+                format!("{} messages wait, the oldest for {}", waiting.messages, seconds(waiting.oldest_ms))
             }
         };
         output.line(&format!("{name} shard {}: {waiting}; {owner}, epoch {}", shard.shard, shard.epoch))?;
+        if let Some((position, _)) = &shard.progress {
+            output.line(&format!("  delivered: {position}"))?;
+        }
         if let Some((text, _)) = &shard.last_error {
             output.line(&format!("  last error: {text}"))?;
         }

@@ -5,6 +5,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use super::value::suggest;
 use crate::error::{Error, Result, redact};
 
 /// Where a participant is. Shown with its password replaced by `***`.
@@ -28,6 +29,27 @@ pub enum DatabaseUrl {
 
 const SQLITE: &str = "sqlite://";
 const POSTGRES: [&str; 2] = ["postgresql://", "postgres://"];
+/// What may stand behind the `?` of a PostgreSQL URL: what the driver knows, without TLS.
+const PARAMETERS: [&str; 18] = [
+    "user",
+    "password",
+    "dbname",
+    "options",
+    "application_name",
+    "sslmode",
+    "host",
+    "hostaddr",
+    "port",
+    "connect_timeout",
+    "tcp_user_timeout",
+    "keepalives",
+    "keepalives_idle",
+    "keepalives_interval",
+    "keepalives_retries",
+    "target_session_attrs",
+    "channel_binding",
+    "load_balance_hosts",
+];
 
 impl FromStr for DatabaseUrl {
     type Err = Error;
@@ -39,7 +61,7 @@ impl FromStr for DatabaseUrl {
             return parse_sqlite(path).map(DatabaseUrl::Sqlite).map_err(refuse);
         }
         if let Some(rest) = POSTGRES.iter().find_map(|scheme| text.strip_prefix(scheme)) {
-            check_postgres(rest).map_err(refuse)?;
+            check_postgres(rest).and_then(|()| check_parameters(rest)).map_err(refuse)?;
             return Ok(DatabaseUrl::Postgres(text.to_string()));
         }
         Err(refuse(unknown_scheme(text)))
@@ -96,6 +118,27 @@ fn check_postgres(rest: &str) -> Result<(), String> {
     Ok(())
 }
 
+/// Refuses, by its name, what the driver would refuse without one, or could not keep: TLS.
+fn check_parameters(rest: &str) -> Result<(), String> {
+    let Some((_, parameters)) = rest.split_once('?') else { return Ok(()) };
+    for parameter in parameters.split('&') {
+        let (name, value) = parameter.split_once('=').unwrap_or((parameter, ""));
+        if name == "sslmode" && !matches!(value, "disable" | "prefer") {
+            return Err(format!(
+                "sslmode={value} can't be kept: the connection to PostgreSQL is without TLS so far; write \
+                 sslmode=disable where the network is trusted"
+            ));
+        }
+        if !PARAMETERS.contains(&name) {
+            return Err(format!(
+                "{name} is no parameter that is understood here: {}",
+                suggest(name, PARAMETERS.into_iter())
+            ));
+        }
+    }
+    Ok(())
+}
+
 impl fmt::Display for DatabaseUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -121,7 +164,7 @@ mod tests {
         assert_eq!(url("sqlite:///a/b.db").unwrap(), DatabaseUrl::Sqlite(PathBuf::from("a/b.db")));
         assert_eq!(url("sqlite:////a/b.db").unwrap(), DatabaseUrl::Sqlite(PathBuf::from("/a/b.db")));
         let postgres =
-            ["postgres://", "postgresql:///x?host=/tmp", "postgresql://u:p@[::1]:5432,b:1/x?sslmode=require"];
+            ["postgres://", "postgresql:///x?host=/tmp", "postgresql://u:p@[::1]:5432,b:1/x?sslmode=prefer"];
         for text in postgres {
             assert_eq!(url(text).unwrap(), DatabaseUrl::Postgres(text.to_string()));
         }
@@ -142,12 +185,13 @@ mod tests {
             "postgresql://u:secret",
             "postgresql://u:sec/ret@h/x",
             "postgresql://h/x?password=a secret",
+            "postgresql://h/x?sslmode=require",
+            "postgresql://h/x?sslrootcert=ca.pem",
+            "postgresql://h/x?passwort=secret",
         ];
         for text in wrong {
             let message = url(text).unwrap_err().to_string();
-            assert!(
-                message.contains("expected") || message.contains("write") || message.contains("path only")
-            );
+            assert!(["expected", "write", "path only", "understood"].iter().any(|way| message.contains(way)));
             assert!(!message.contains("sec"), "{message}");
         }
     }

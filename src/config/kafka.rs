@@ -17,6 +17,8 @@ pub(super) const PARTITIONER_DEFAULT: &str = "murmur2_random";
 /// Those that librdkafka knows. Its `random` is missing: it tears the messages of a key apart.
 pub(super) const PARTITIONERS: [&str; 6] =
     ["consistent", "consistent_random", "murmur2", "murmur2_random", "fnv1a", "fnv1a_random"];
+/// All that librdkafka knows, a line each: it would name an unknown one only when a client is made.
+const KNOWN: &str = include_str!("kafka_properties.txt");
 /// librdkafka's cluster in memory, for its own tests.
 const MOCK_PREFIX: &str = "test.";
 /// All that [`fmt::Debug`] shows the values of; the others may be secrets.
@@ -93,10 +95,8 @@ impl KafkaProperties {
             }
         }
         if !given.values.contains_key(SERVERS) {
-            let near = suggest(SERVERS, given.values.keys().map(String::as_str));
-            let near = if near.starts_with("did you mean") { format!(" ({near})") } else { String::new() };
             let why = format!(
-                "[kafka] {SERVERS} is missing{near}; without a [kafka] table messages go to the embedded topic log"
+                "[kafka] {SERVERS} is missing; without a [kafka] table messages go to the embedded topic log"
             );
             return Err(given.origin.error(why));
         }
@@ -120,7 +120,18 @@ fn refusal(name: &str, value: &str) -> Option<String> {
     if name == PARTITIONER && !PARTITIONERS.contains(&value) {
         return Some(format!("{value:?} is not allowed: {}", suggest(value, PARTITIONERS.into_iter())));
     }
-    (name.is_empty() || name.contains('\0') || value.contains('\0')).then(|| "not a property".to_string())
+    if !KNOWN.lines().any(|known| known == name) {
+        return Some(unknown(name));
+    }
+    value.contains('\0').then(|| "a value can't hold NUL".to_string())
+}
+
+fn unknown(name: &str) -> String {
+    let settable = |known: &&str| !REFUSED.iter().any(|refused| refused.names.contains(known));
+    let near = suggest(name, KNOWN.lines().filter(settable));
+    // Where none is near it would list them all.
+    let near = Some(near).filter(|near| near.starts_with("did you mean"));
+    near.map_or("librdkafka has no such property".to_string(), |near| format!("unknown property: {near}"))
 }
 
 impl Deref for KafkaProperties {

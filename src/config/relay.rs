@@ -1,10 +1,12 @@
 //! `[relay]`: times, sizes and limits of a relay's work.
 
+use serde::Serialize;
+
 use super::value::Section;
 use crate::error::Result;
 
 /// How a relay works. Every number is inside the bounds that the reference names.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Relay {
     /// Without ZooKeeper: after this long without a sign of life a relay counts as dead.
     pub lease_timeout_ms: u64,

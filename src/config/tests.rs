@@ -211,7 +211,10 @@ fn kafka_takes_properties_in_every_form_and_refuses_what_the_guarantees_rest_on(
     }
     let cases = [
         ("[kafka]", "bootstrap.servers is missing"),
-        ("[kafka]\n\"bootstrap.server\" = \"k\"", "did you mean bootstrap.server?"),
+        ("[kafka]\n\"bootstrap.server\" = \"k\"", "did you mean bootstrap.servers?"),
+        ("[kafka]\nenable.idempotenze = 1", "librdkafka has no such property"),
+        ("[kafka]\ncompresion.type = \"lz4\"", "did you mean compression.type?"),
+        ("[kafka]\nlinger.ms = \"a\\u0000b\"", "can't hold NUL"),
         ("[kafka]\n\"bootstrap.servers\" = \" \"", "found nothing"),
         ("[kafka]\na.b = 1\n\"a.b\" = 1", "given twice"),
         ("[kafka]\nlinger.ms = [1]", "found a list"),

@@ -5,6 +5,7 @@
 //! one transaction at each renewal. Who finds a number standing still for the whole timeout, on its
 //! own monotonic clock, counts the owner as dead; no two clocks are ever compared.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::id::{Epoch, RelayId, ShardIndex};
@@ -43,6 +44,7 @@ pub(crate) fn recorded(me: RelayId, leases: &[LeaseRow], relays: &[RelayRow]) ->
     LeaseView {
         live: relays.iter().map(|row| row.id).filter(|id| *id != me).collect(),
         owners: leases.iter().map(|row| (row.shard, row.owner)).collect(),
+        beats: leases.iter().filter(|row| row.owner.is_some()).map(|row| (row.shard, row.beat)).collect(),
     }
 }
 
@@ -97,7 +99,7 @@ impl Beats {
         }
         let owners = leases.iter().map(|row| (row.shard, row.owner.filter(|_| self.is_owned(row, at))));
         let owners = owners.collect();
-        (LeaseView { live, owners }, gone)
+        (LeaseView { live, owners, beats: BTreeMap::new() }, gone)
     }
 
     /// Whether the shard of this row, as it was just read, may be taken: it is free, this relay's

@@ -1,5 +1,6 @@
 //! What a relay needs of the store that keeps its leases.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -14,6 +15,9 @@ pub struct LeaseView {
     pub live: Vec<RelayId>,
     /// Every shard with the live relay that owns it, None where it is free.
     pub owners: Vec<(ShardIndex, Option<RelayId>)>,
+    /// What [`Lease::look`] found where a record outlives its owner: for each owned shard a number that
+    /// changes within [`Lease::timeout`] while the owner lives.
+    pub beats: BTreeMap<ShardIndex, i64>,
 }
 
 /// One relay's leases of one participant's shards.

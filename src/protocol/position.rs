@@ -1,5 +1,7 @@
 //! How far an outbox shard has been read and delivered.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 use crate::protocol::snapshot::Snapshot;
@@ -35,6 +37,18 @@ impl Position {
     /// Everything that `prev` sees is delivered, and nothing else.
     pub fn finished(prev: Snapshot) -> Self {
         Position::Snapshots { prev, this: None, last: 0 }
+    }
+}
+
+impl fmt::Display for Position {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Position::Sequence { last } => write!(f, "up to id {last}"),
+            Position::Snapshots { prev, this: None, .. } => write!(f, "all that snapshot {prev} sees"),
+            Position::Snapshots { prev, this: Some(this), last } => {
+                write!(f, "all that snapshot {prev} sees, and of {this} up to id {last}")
+            }
+        }
     }
 }
 

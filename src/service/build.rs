@@ -5,8 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::config::{Config, DatabaseUrl, Participant};
+use crate::delivery::kafka::{self, KafkaDelivery};
 use crate::delivery::topic_log::TopicLogDelivery;
-use crate::delivery::{Delivery, DeliveryScope, kafka::KafkaDelivery};
+use crate::delivery::{Delivery, DeliveryScope};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{Incarnation, ParticipantName, RelayId};
 use crate::lease::Lease;
@@ -60,11 +61,15 @@ pub fn scope(
     DeliveryScope { prefix, participant: name.clone(), shards: participant.shards }
 }
 
-pub(super) fn delivery(config: &Config, scope: DeliveryScope) -> Arc<dyn Delivery> {
-    match &config.kafka {
-        Some(properties) => Arc::new(KafkaDelivery::new((**properties).clone(), scope)),
+/// An error where librdkafka does not take a property's value.
+pub(super) fn delivery(config: &Config, scope: DeliveryScope) -> Result<Arc<dyn Delivery>> {
+    Ok(match &config.kafka {
+        Some(properties) => {
+            kafka::check_properties(properties)?;
+            Arc::new(KafkaDelivery::new((**properties).clone(), scope))
+        }
         None => Arc::new(TopicLogDelivery::new(topic_log_path(config), scope)),
-    }
+    })
 }
 
 pub(super) fn zookeeper(config: &Config) -> Option<ZookeeperSettings> {
@@ -75,6 +80,16 @@ pub(super) fn zookeeper(config: &Config) -> Option<ZookeeperSettings> {
         user: zookeeper.user.clone(),
         password: zookeeper.password.as_ref().map(|password| password.expose().to_string()),
     })
+}
+
+/// The file with the leases of SQLite participants, where ZooKeeper does not keep them.
+pub(super) fn lease_path(config: &Config) -> PathBuf {
+    config.data_dir.join("leases.db")
+}
+
+/// Whether the leases are in that file.
+pub(super) fn has_lease_file(config: &Config, participant: &Participant) -> bool {
+    config.zookeeper.is_none() && matches!(participant.url, DatabaseUrl::Sqlite(_))
 }
 
 /// Leases are kept in ZooKeeper where it is configured, otherwise beside the outbox.
@@ -96,8 +111,7 @@ pub(super) async fn lease(
             Ok(Box::new(PostgresLease::connect(url, &config.schema, shards, relay, timeout).await?))
         }
         DatabaseUrl::Sqlite(_) => {
-            let path = config.data_dir.join("leases.db");
-            Ok(Box::new(FileLease::open(&path, name, shards, relay, timeout)?))
+            Ok(Box::new(FileLease::open(lease_path(config), name, shards, relay, timeout)?))
         }
     }
 }

@@ -40,12 +40,18 @@ pub struct ParticipantReport {
 }
 
 /// Makes tables, topics and znodes for the configuration; and `topics` for messages, with
-/// `partitions` each (None: the broker's default).
-pub async fn init(config: &Config, topics: &[String], partitions: Option<u32>) -> Result<InitReport> {
+/// `partitions` each (None: the broker's default). `begin` is told each step, for a person who waits.
+pub async fn init(
+    config: &Config,
+    topics: &[String],
+    partitions: Option<u32>,
+    begin: &(dyn Fn(&str) + Sync),
+) -> Result<InitReport> {
     make_data_dir(config)?;
     let outboxes = build::outboxes(config)?;
     let mut known = BTreeMap::new();
     for (name, participant) in &outboxes {
+        begin(&format!("looking at the database of {name}"));
         let found = build::source(config, participant).found().await;
         if let Some(found) = found.map_err(|error| error.with("participant", name))? {
             known.insert((*name).clone(), found);
@@ -56,8 +62,9 @@ pub async fn init(config: &Config, topics: &[String], partitions: Option<u32>) -
     let mut delivery: Option<Arc<dyn Delivery>> = None;
     for (name, participant) in &outboxes {
         let scope = build::scope(config, name, participant, incarnation);
-        let target = build::delivery(config, scope);
+        let target = build::delivery(config, scope)?;
         delivery = Some(Arc::clone(&target));
+        begin("asking for Kafka's (or the topic log's) id");
         let asked = Arc::clone(&target);
         let delivery_id = blocking(move || asked.id()).await?;
         let wanted = Installation {
@@ -72,15 +79,19 @@ pub async fn init(config: &Config, topics: &[String], partitions: Option<u32>) -
         if let Some(known) = known.get(*name) {
             check(&wanted, known)?;
         }
+        begin(&format!("making the progress of {name}"));
         blocking(move || target.init()).await?;
+        begin(&format!("making the outbox of {name}"));
         let found = build::source(config, participant).init(&wanted).await?;
         check(&wanted, &found)?;
         let made = !known.contains_key(*name);
         participants.push(ParticipantReport { participant: (*name).clone(), shards: found.shards, made });
     }
     if let Some(settings) = build::zookeeper(config) {
+        begin("preparing ZooKeeper");
         zookeeper::init(&settings, &config.namespace, incarnation).await?;
     }
+    begin("making topics");
     let topics = make_topics(delivery, topics, partitions).await?;
     Ok(InitReport { incarnation, born, participants, topics })
 }

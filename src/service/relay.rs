@@ -100,7 +100,8 @@ async fn assemble(
         );
         return Err(Error::new(ErrorKind::Refused, "open outbox", why));
     }
-    let delivery = build::delivery(config, build::scope(config, name, participant, installation.incarnation));
+    let scope = build::scope(config, name, participant, installation.incarnation);
+    let delivery = build::delivery(config, scope)?;
     let lease = build::lease(config, participant, &installation, id).await?;
     Ok(Relay { id, source, installation, delivery, lease, settings })
 }

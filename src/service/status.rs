@@ -1,6 +1,8 @@
 //! What `onecommit status` shows: for each shard its owner, how far it got, what waits, and what
 //! keeps it.
 
+use std::time::{Duration, Instant};
+
 use super::build;
 use super::init::blocking;
 use crate::config::{Config, Participant};
@@ -9,6 +11,9 @@ use crate::id::{Epoch, ParticipantName, RelayId, ShardIndex};
 use crate::lease::LeaseView;
 use crate::outbox::{Backlog, Installation, Outbox};
 use crate::protocol::position::Position;
+
+/// Pause between two looks for a sign of life of the owners.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 /// One participant's shards, as far as anything can be said of them.
 #[derive(Debug)]
@@ -26,7 +31,7 @@ pub struct ParticipantStatus {
 pub struct ShardStatus {
     /// Its number.
     pub shard: ShardIndex,
-    /// The relay that delivers it, None where none does or the leases can't be looked at.
+    /// The relay that delivers it, None where none lives that does, or the leases can't be looked at.
     pub owner: Option<RelayId>,
     /// The epoch of its last owner.
     pub epoch: Epoch,
@@ -37,11 +42,14 @@ pub struct ShardStatus {
 }
 
 /// Looks at every participant with an outbox. Changes nothing. A server that is away leaves unknown
-/// only what it alone knows.
-pub async fn status(config: &Config) -> Result<Vec<ParticipantStatus>> {
+/// only what it alone knows. `begin` is told each step. Where leases are kept in a table it takes up
+/// to [`crate::config::Relay::lease_timeout_ms`]: only the standing still of its row shows that an
+/// owner is dead.
+pub async fn status(config: &Config, begin: &(dyn Fn(&str) + Sync)) -> Result<Vec<ParticipantStatus>> {
     let mut all = Vec::new();
     for (name, participant) in build::outboxes(config)? {
         let mut errors = Vec::new();
+        begin(&format!("asking participant {name}"));
         let shards = look(config, name, participant, &mut errors).await;
         let shards = known(shards, &mut errors).unwrap_or_default();
         all.push(ParticipantStatus { participant: name.clone(), shards, errors });
@@ -62,7 +70,8 @@ async fn look(
     let mut outbox = source.connect().await?;
     let leases = known(leases(config, participant, &installation).await, errors).unwrap_or_default();
     let owner = |shard| leases.owners.iter().find(|(other, _)| *other == shard).and_then(|(_, owner)| *owner);
-    let delivery = build::delivery(config, build::scope(config, name, participant, installation.incarnation));
+    let scope = build::scope(config, name, participant, installation.incarnation);
+    let delivery = build::delivery(config, scope)?;
     let mut answers = true;
     let mut shards = Vec::new();
     for shard in (0..installation.shards).map(ShardIndex) {
@@ -86,13 +95,28 @@ async fn look(
     Ok(shards)
 }
 
-/// An observer's lease: it looks, and is never among the relays.
+/// Who owns what and lives. The lease is an observer's: it looks, and is never among the relays.
 async fn leases(
     config: &Config,
     participant: &Participant,
     installation: &Installation,
 ) -> Result<LeaseView> {
-    build::lease(config, participant, installation, RelayId::random()).await?.look().await
+    if build::has_lease_file(config, participant) && !build::lease_path(config).exists() {
+        // No relay ever ran. Opening the file would make it.
+        return Ok(LeaseView::default());
+    }
+    let mut lease = build::lease(config, participant, installation, RelayId::random()).await?;
+    let began = Instant::now();
+    let first = lease.look().await?;
+    let mut silent = first.beats.clone();
+    while !silent.is_empty() && began.elapsed() <= lease.timeout() {
+        tokio::time::sleep(LOOK_AGAIN).await;
+        let now = lease.look().await?.beats;
+        silent.retain(|shard, beat| now.get(shard) == Some(beat));
+    }
+    let lives = |shard| !silent.contains_key(&shard);
+    let owners = first.owners.into_iter().map(|(shard, owner)| (shard, owner.filter(|_| lives(shard))));
+    Ok(LeaseView { owners: owners.collect(), ..LeaseView::default() })
 }
 
 async fn backlog(outbox: &mut dyn Outbox, shard: ShardIndex, position: &Position) -> Result<Backlog> {

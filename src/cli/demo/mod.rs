@@ -11,8 +11,7 @@ mod verdict;
 mod writers;
 
 use std::ffi::OsString;
-use std::io::{IsTerminal as _, Write as _};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use clap::Args;
@@ -23,8 +22,10 @@ use self::relay::KilledRelay;
 use self::stage::Stage;
 use self::verdict::{Verdict, compare};
 use self::writers::Writers;
-use super::interrupt::{INTERRUPTED, interrupted_flag, runtime};
+use super::interrupt::{Interruption, runtime, watch_interruption};
+use super::live_line::LiveLine;
 use super::output::Output;
+use crate::config::Relay;
 use crate::error::{Error, ErrorKind, Result};
 
 /// How long the last messages may take to arrive once nothing is killed any more.
@@ -51,11 +52,16 @@ struct Counts {
 }
 
 /// `program` starts this command line anew: the relay is a process of its own, so that it can be
-/// killed.
-pub(super) fn run(program: &[OsString], arguments: &DemoArguments, output: Output) -> Result<i32> {
+/// killed. `settings` are those of the relay, where they were given.
+pub(super) fn run(
+    program: &[OsString],
+    settings: Option<Relay>,
+    arguments: &DemoArguments,
+    output: Output,
+) -> Result<i32> {
     let runtime = runtime()?;
-    let interrupted = interrupted_flag(&runtime);
-    let stage = Stage::set(&runtime)?;
+    let interrupted = watch_interruption(&runtime);
+    let stage = Stage::set(&runtime, settings)?;
     tell(output, "Writers change a database and publish messages in the same transactions; some roll back.")?;
     tell(
         output,
@@ -63,8 +69,8 @@ pub(super) fn run(program: &[OsString], arguments: &DemoArguments, output: Outpu
     )?;
     let began = Instant::now();
     let shown = play(program, arguments, output, &stage, &interrupted);
-    if interrupted.load(Ordering::SeqCst) {
-        return Ok(INTERRUPTED);
+    if let Some(interruption) = interrupted.get() {
+        return Ok(interruption.cuts_off());
     }
     let (verdict, mut counts) = shown?;
     counts.seconds = began.elapsed().as_secs_f64();
@@ -77,15 +83,15 @@ fn play(
     arguments: &DemoArguments,
     output: Output,
     stage: &Stage,
-    interrupted: &AtomicBool,
+    interrupted: &OnceLock<Interruption>,
 ) -> Result<(Verdict, Counts)> {
     let began = Instant::now();
     let consumer = Consumer::start(stage)?;
     let writers = Writers::start(stage)?;
     let mut relay = KilledRelay::start(program, stage)?;
-    let line = LiveLine { shown: !output.json && std::io::stderr().is_terminal() };
+    let line = LiveLine::new(output);
     while relay.kills < arguments.kills || writers.published() < arguments.messages {
-        if interrupted.load(Ordering::SeqCst) || began.elapsed() > DEMO_LIMIT {
+        if interrupted.get().is_some() || began.elapsed() > DEMO_LIMIT {
             return Err(Error::new(ErrorKind::Failed, "demo", "it did not end in time"));
         }
         writers.check()?;
@@ -100,39 +106,16 @@ fn play(
     let (committed, rolled_back) = writers.stop()?;
     let expected = ledger::read(stage)?;
     let deadline = Instant::now() + DRAIN_LIMIT;
-    while consumer.count() < expected.len() as u64
-        && Instant::now() < deadline
-        && !interrupted.load(Ordering::SeqCst)
+    while consumer.count() < expected.len() as u64 && Instant::now() < deadline && interrupted.get().is_none()
     {
         relay.check()?;
         line.show(&format!("{:>9} of {} delivered", consumer.count(), expected.len()));
         std::thread::sleep(Duration::from_millis(20));
     }
-    line.clear();
+    drop(line);
     let delivered = consumer.stop()?;
     let counts = Counts { committed, rolled_back, kills: relay.kills, seconds: 0.0 };
     Ok((compare(&expected, &delivered), counts))
-}
-
-/// One line on a terminal that changes in place; nothing in a pipe.
-struct LiveLine {
-    shown: bool,
-}
-
-impl LiveLine {
-    fn show(&self, text: &str) {
-        if self.shown {
-            let mut out = std::io::stderr().lock();
-            let _ = write!(out, "\r{text}\x1b[K").and_then(|()| out.flush());
-        }
-    }
-
-    fn clear(&self) {
-        self.show("");
-        if self.shown {
-            eprint!("\r");
-        }
-    }
 }
 
 fn tell(output: Output, text: &str) -> Result<()> {

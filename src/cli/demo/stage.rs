@@ -6,7 +6,7 @@ use std::time::Duration;
 use rusqlite::Connection;
 use uuid::Uuid;
 
-use crate::config::Config;
+use crate::config::{Config, Relay};
 use crate::delivery::DeliveryScope;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::Incarnation;
@@ -16,6 +16,8 @@ use crate::service;
 pub(super) const TOPIC: &str = "account.changed";
 /// How long a writer waits for SQLite's one write lock.
 const BUSY_LIMIT: Duration = Duration::from_secs(20);
+/// A killed relay's successor waits this long before it takes over.
+const LEASE_TIMEOUT_MS: u64 = 500;
 
 /// The demo's folder, with an installation in it.
 pub(super) struct Stage {
@@ -26,8 +28,8 @@ pub(super) struct Stage {
 }
 
 impl Stage {
-    /// Makes the folder and runs `init` in it.
-    pub(super) fn set(runtime: &tokio::runtime::Runtime) -> Result<Self> {
+    /// Makes the folder and runs `init` in it. The relay works with `settings`, or the usual ones.
+    pub(super) fn set(runtime: &tokio::runtime::Runtime, settings: Option<Relay>) -> Result<Self> {
         let folder = std::env::temp_dir().join(format!("onecommit-demo-{}", Uuid::new_v4()));
         let data_dir = folder.join("data");
         let failed = |error: std::io::Error| {
@@ -38,12 +40,18 @@ impl Stage {
         std::fs::create_dir_all(&data_dir).map_err(failed)?;
         let config_file = folder.join("onecommit.toml");
         let quoted = toml::Value::String(data_dir.display().to_string());
-        // A killed relay's successor waits this long before it takes over.
-        let text = format!("namespace = \"demo\"\ndata_dir = {quoted}\n[relay]\nlease_timeout_ms = 500\n");
+        let relay = match settings {
+            Some(settings) => toml::to_string(&settings).map_err(|error| {
+                Error::new(ErrorKind::Failed, "demo", "the relay's settings can't be passed on")
+                    .caused_by(error)
+            })?,
+            None => format!("lease_timeout_ms = {LEASE_TIMEOUT_MS}\n"),
+        };
+        let text = format!("namespace = \"demo\"\ndata_dir = {quoted}\n[relay]\n{relay}");
         std::fs::write(&config_file, &text).map_err(failed)?;
         let config = Config::from_toml(&text, [])?;
         let mut stage = Stage { folder, config, config_file, incarnation: Incarnation(Uuid::nil()) };
-        let made = runtime.block_on(service::init(&stage.config, &[], None))?;
+        let made = runtime.block_on(service::init(&stage.config, &[], None, &|_| {}))?;
         stage.incarnation = made.incarnation;
         stage.database()?.execute_batch(LEDGER).map_err(failed_sql)?;
         Ok(stage)

@@ -59,7 +59,13 @@ pub(super) fn ensure_progress_topic(config: &ClientConfig, scope: &DeliveryScope
 pub(super) fn create_topic(config: &ClientConfig, topic: &str, partitions: Option<u32>) -> Result<bool> {
     let partitions = partitions.map_or(-1, |number| i32::try_from(number).unwrap_or(i32::MAX));
     let wanted = NewTopic::new(topic, partitions, TopicReplication::Fixed(-1));
-    Admin::new(config)?.create(&wanted).map_err(|error| error.with("topic", topic))
+    Admin::new(config)?.create(&wanted).map_err(|error| {
+        if error.kind() != ErrorKind::Configuration {
+            return error.with("topic", topic);
+        }
+        let why = "this user may not make the topic: have it made, for example with kafka-topics.sh --create";
+        Error::new(ErrorKind::Configuration, "make topic", why).with("topic", topic).caused_by(error)
+    })
 }
 
 /// Refuses a progress topic that could forget or take back what was delivered. Settings that may not

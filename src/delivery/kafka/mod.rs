@@ -13,3 +13,4 @@ mod shard;
 
 pub use self::consume::KafkaReader;
 pub use self::port::KafkaDelivery;
+pub use self::settings::check_properties;

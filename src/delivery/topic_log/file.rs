@@ -6,13 +6,15 @@ use std::time::Duration;
 use rusqlite::{Connection, OptionalExtension};
 use uuid::Uuid;
 
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::protocol::progress::Progress;
 use crate::sqlite::failure::from_sqlite;
 use crate::sqlite::{OwnFile, open_own};
 
 /// How long an append waits for another one: far above the time that one takes.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
+
+const OPERATION: &str = "open topic log";
 
 const FILE: OwnFile = OwnFile {
     name: "topic log",
@@ -22,11 +24,20 @@ const FILE: OwnFile = OwnFile {
 };
 
 pub(super) fn open(path: &Path) -> Result<Connection> {
-    open_own(path, &FILE, BUSY_TIMEOUT, "open topic log", |connection| {
+    open_own(path, &FILE, BUSY_TIMEOUT, OPERATION, |connection| {
         let id = Uuid::new_v4();
         connection.execute("insert into log (single, id) values (1, ?1)", [id.as_bytes().as_slice()])?;
         Ok(())
     })
+}
+
+/// Opens the file only where it is there: who just looks makes nothing.
+pub(super) fn open_existing(path: &Path) -> Result<Connection> {
+    if !path.exists() {
+        let why = "the topic log is not there: restore it, or run `onecommit init` where there never was one";
+        return Err(Error::new(ErrorKind::Configuration, OPERATION, why).with("file", path.display()));
+    }
+    open(path)
 }
 
 pub(super) fn id(connection: &Connection, path: &Path) -> Result<String> {

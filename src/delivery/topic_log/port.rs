@@ -61,7 +61,7 @@ impl Delivery for TopicLogDelivery {
     }
 
     fn peek(&self, shard: ShardIndex) -> Result<Option<Progress>> {
-        file::progress(&self.open_file()?, &self.scope.transactional_id(shard))
+        file::progress(&file::open_existing(&self.path)?, &self.scope.transactional_id(shard))
     }
 
     fn open(&self, shard: ShardIndex, epoch: Epoch) -> Result<Box<dyn ShardDelivery>> {

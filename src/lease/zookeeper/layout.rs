@@ -29,7 +29,7 @@ pub async fn init(
     let operation = "prepare ZooKeeper";
     let paths = Paths::new(settings, namespace)?;
     let connection = Connection::open(settings).await?;
-    connection.create_folders(operation, &paths.root).await?;
+    connection.create_folders(operation, &paths.root).await.map_err(|error| not_allowed(error, &paths))?;
     let layout = Layout { version: VERSION, incarnation: incarnation.to_string() };
     let data = serde_json::to_vec(&layout)
         .map_err(|error| Error::new(ErrorKind::Failed, operation, "layout").caused_by(error))?;
@@ -39,10 +39,26 @@ pub async fn init(
     match connection.call(connection.client().create(&path, &data, &options)).await {
         Ok(_) => {}
         Err(zk::Error::NodeExists) => check(&connection, &paths, incarnation).await?,
-        Err(error) => return Err(connection.error(operation, Effect::Possible, error).with("path", path)),
+        Err(error) => {
+            let error = connection.error(operation, Effect::Possible, error).with("path", path);
+            return Err(not_allowed(error, &paths));
+        }
     }
     failpoint!("zookeeper.init.after_commit")?;
     connection.close().await
+}
+
+/// A user without the right learns what to have made.
+fn not_allowed(error: Error, paths: &Paths) -> Error {
+    if error.kind() != ErrorKind::Configuration {
+        return error;
+    }
+    let why = format!(
+        "the node {} can't be made by this user: have it made by one who may, with all rights on it for \
+         this user, and run this again",
+        paths.root
+    );
+    Error::new(ErrorKind::Configuration, error.operation(), why).caused_by(error)
 }
 
 /// The incarnation that ZooKeeper has for a namespace; None where it was never prepared.

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use tokio_postgres::error::SqlState;
 use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, Row, Transaction};
 
@@ -32,12 +33,14 @@ pub(super) async fn init(
     let lock = format!("select pg_advisory_xact_lock({INIT_LOCK})");
     transaction.batch_execute(&lock).await.map_err(failed)?;
     if !has_tables(&transaction, schema).await? {
-        transaction.batch_execute(&print_sql(schema, 0)).await.map_err(failed)?;
+        let made = transaction.batch_execute(&print_sql(schema, 0)).await;
+        made.map_err(|error| lacks_right(error, "make the tables", schema))?;
     }
     let found = match read(&transaction, schema).await? {
         Some(found) => found,
         None => {
-            write(&transaction, schema, wanted).await?;
+            let written = write(&transaction, schema, wanted).await;
+            written.map_err(|error| lacks_right(error, "write into the tables", schema))?;
             wanted.clone()
         }
     };
@@ -100,7 +103,11 @@ fn decode(row: &Row) -> Result<Installation> {
     })
 }
 
-async fn write(transaction: &Transaction<'_>, schema: &str, wanted: &Installation) -> Result<()> {
+async fn write(
+    transaction: &Transaction<'_>,
+    schema: &str,
+    wanted: &Installation,
+) -> std::result::Result<(), tokio_postgres::Error> {
     let schema = quoted(schema);
     let insert = format!(
         "insert into {schema}.installation (schema_version, incarnation, namespace, participant, \
@@ -115,15 +122,28 @@ async fn write(transaction: &Transaction<'_>, schema: &str, wanted: &Installatio
         (&i32::from(HASH_VERSION), Type::INT4),
         (&wanted.delivery_id, Type::TEXT),
     ];
-    transaction.execute_typed(&insert, &values).await.map_err(failed)?;
+    transaction.execute_typed(&insert, &values).await?;
     for shard in (0..wanted.shards).map(ShardIndex) {
         let rows = format!(
             "insert into {schema}.shard (shard) values ({shard}) on conflict do nothing;
              insert into {schema}.lease (shard) values ({shard}) on conflict do nothing"
         );
-        transaction.batch_execute(&rows).await.map_err(failed)?;
+        transaction.batch_execute(&rows).await?;
     }
     Ok(())
+}
+
+/// A user without the right learns the way that needs none.
+fn lacks_right(error: tokio_postgres::Error, what: &str, schema: &str) -> Error {
+    if error.code() != Some(&SqlState::INSUFFICIENT_PRIVILEGE) {
+        return failed(error);
+    }
+    let why = format!(
+        "this user may not {what}: run this as the database's owner; or let the owner run what \
+         `onecommit init --print-sql` prints, then `grant usage on schema {schema}` and `grant all on all \
+         tables in schema {schema}` to this user, and run this again"
+    );
+    Error::new(ErrorKind::Configuration, OPERATION, why).caused_by(error)
 }
 
 fn failed(error: tokio_postgres::Error) -> Error {
