@@ -95,6 +95,7 @@ def read(
 
     >>> for message in read("account.changed", from_beginning=True, timeout_ms=0):
     ...     print(message.key, message.value)
+    b'42' b'{"total":100}'
     """
     for name, number in (("limit", limit), ("timeout_ms", timeout_ms)):
         if number is not None and not (isinstance(number, int) and 0 <= number < 2**63):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ import pytest
 
 from .outbox_tables import postgres_tables, sqlite_tables
 
+MODULE = [sys.executable, "-m", "onecommit"]
 POSTGRES = "ONECOMMIT_TEST_POSTGRES"
 ACCOUNTS = "create table accounts (id int primary key, total int not null)"
 
@@ -72,3 +75,14 @@ def lite(sqlite_file: Path) -> Iterator[sqlite3.Connection]:
     conn = sqlite3.connect(sqlite_file)
     yield conn
     conn.close()
+
+
+@pytest.fixture
+def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder with everything at its default, and a relay that runs."""
+    monkeypatch.chdir(tmp_path)
+    subprocess.run([*MODULE, "init"], check=True, stdout=subprocess.DEVNULL)
+    relay = subprocess.Popen([*MODULE, "relay"], stderr=subprocess.DEVNULL)
+    yield tmp_path
+    relay.kill()
+    relay.wait()

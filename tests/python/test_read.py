@@ -7,7 +7,6 @@ import sqlite3
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,21 +14,9 @@ import onecommit
 import pytest
 from onecommit import InvalidError, Message, Outbox
 
-MODULE = [sys.executable, "-m", "onecommit"]
 TOPIC = "account.changed"
 # How long a message may take that is on its way: far longer than it does.
 LIMIT_MS = 60_000
-
-
-@pytest.fixture
-def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A folder with everything at its default, and a relay that runs."""
-    monkeypatch.chdir(tmp_path)
-    subprocess.run([*MODULE, "init"], check=True, stdout=subprocess.DEVNULL)
-    relay = subprocess.Popen([*MODULE, "relay"], stderr=subprocess.DEVNULL)
-    yield tmp_path
-    relay.kill()
-    relay.wait()
 
 
 def publish(shop: Path, *messages: Message) -> list[onecommit.MessageId]:

@@ -1,0 +1,1 @@
+"""The documents, followed word for word on real servers."""
