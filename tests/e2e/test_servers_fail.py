@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager
 
-from .command_line import RelayProcess
 from .conftest import MakeInstallation, OwnServers
 from .installation import PostgresInstallation, Servers
 from .postgres_crash import next_xid, nothing_flushed_by_itself
@@ -17,6 +16,8 @@ from .waiting import wait_until
 
 SOME = 60
 ROUNDS = 3
+REACHED = "the outbox can be reached again"
+LEASES_AWAY, LEASES_KEPT = "leases can't be kept", "leases are kept again"
 
 
 def wait_more_committed(writers: Writers) -> None:
@@ -30,12 +31,11 @@ def wait_some_delivered(installation: PostgresInstallation) -> None:
     wait_until(lambda: installation.report().delivered > 0, "a first delivery")
 
 
-def assert_told_once(relay: RelayProcess) -> None:
-    """No warning of ours was repeated while one server was away."""
-    warnings = [line.split("WARN ")[1] for line in relay.text().splitlines() if "WARN " in line]
-    ours = [line for line in warnings if "nothing is lost" in line or "leases can't" in line]
-    assert ours, relay.text()
-    assert len(set(ours)) == len(ours), relay.text()
+def assert_told_once(text: str, what: str) -> None:
+    """Of one outage, `text` has warnings of this kind, and no two that are the same."""
+    warnings = [line.split("WARN ")[1] for line in text.splitlines() if "WARN " in line]
+    ours = [warning for warning in warnings if what in warning]
+    assert ours and len(set(ours)) == len(ours), text
 
 
 def test_postgresql_crashes_while_commits_are_not_flushed(
@@ -61,9 +61,15 @@ def test_postgresql_crashes_while_commits_are_not_flushed(
         if seed % 2 == 0:
             assert next_xid(postgres) <= writers.highest_xid, "no transaction number was forgotten"
             relay.resume()
-        relay.wait_for("the outbox can be reached again", times=seed + 1)
+        relay.wait_for(REACHED, times=seed + 1)
     with writing_unflushed(installation, ROUNDS) as writers:
         wait_more_committed(writers)
+    outages = relay.text().split(REACHED)[:-1]
+    assert len(outages) == ROUNDS, relay.text()
+    for outage in outages:
+        assert_told_once(outage, "waiting, nothing is lost")
+    for outage in relay.text().split(LEASES_KEPT)[:-1]:
+        assert_told_once(outage, LEASES_AWAY)
     installation.finish(relay, at_least=SOME)
 
 
@@ -92,7 +98,7 @@ def test_kafka_is_killed_and_comes_back(
         kafka.start()
         relay.wait_for("delivers again", times=installation.outbox.shards)
         wait_more_committed(writers)
-    assert_told_once(relay)
+    assert_told_once(relay.text(), "the shard waits, nothing is lost")
     installation.finish(relay, at_least=SOME)
 
 
@@ -108,12 +114,12 @@ def test_zookeeper_is_killed_and_comes_back(
         wait_more_committed(writers)
         wait_some_delivered(installation)
         zookeeper.kill()
-        relay.wait_for("leases can't be kept")
+        relay.wait_for(LEASES_AWAY)
         wait_more_committed(writers)
         for shard in installation.command_line.status_in_part("ZooKeeper"):
             assert shard["backlog_messages"] > 0 and shard["owner"] is None, shard
         zookeeper.start()
-        relay.wait_for("leases are kept again")
+        relay.wait_for(LEASES_KEPT)
         wait_more_committed(writers)
-    assert_told_once(relay)
+    assert_told_once(relay.text(), LEASES_AWAY)
     installation.finish(relay, at_least=SOME)

@@ -18,11 +18,11 @@ use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 
 use crate::conformance_delivery as conformance;
 
-const FIRST: ShardIndex = ShardIndex(0);
+pub(crate) const FIRST: ShardIndex = ShardIndex(0);
 const SECOND: ShardIndex = ShardIndex(1);
 const SHARDS: u16 = 2;
 /// A condition that does not come true within this time never does.
-const LIMIT: Duration = Duration::from_secs(60);
+pub(crate) const LIMIT: Duration = Duration::from_secs(60);
 /// Kafka answers a commit before its markers are in the partitions. This long they are waited for;
 /// then what is in the way is a transaction that is open.
 const MARKERS_LIMIT: Duration = Duration::from_secs(6);
@@ -35,7 +35,7 @@ fn server() -> String {
     )
 }
 
-fn properties(more: &[(&str, &str)]) -> BTreeMap<String, String> {
+pub(crate) fn properties(more: &[(&str, &str)]) -> BTreeMap<String, String> {
     let own = |(name, value): (&str, &str)| (name.to_string(), value.to_string());
     let servers = server();
     let all = [("bootstrap.servers", servers.as_str())].into_iter().chain(more.iter().copied());
@@ -89,13 +89,13 @@ fn partitions(topic: &str) -> i32 {
 }
 
 /// A scope with its progress topic, and a topic for messages.
-struct Place {
+pub(crate) struct Place {
     scope: DeliveryScope,
-    topic: String,
+    pub(crate) topic: String,
 }
 
 impl Place {
-    fn new(partitions: u32) -> Self {
+    pub(crate) fn new(partitions: u32) -> Self {
         let place = Place::empty();
         place.delivery(&[]).init().unwrap();
         assert!(place.delivery(&[]).create_topic(&place.topic, Some(partitions)).unwrap());
@@ -114,7 +114,7 @@ impl Place {
         KafkaDelivery::new(properties(more), self.scope.clone())
     }
 
-    fn open(&self, shard: ShardIndex, epoch: i64) -> Box<dyn ShardDelivery> {
+    pub(crate) fn open(&self, shard: ShardIndex, epoch: i64) -> Box<dyn ShardDelivery> {
         self.delivery(&[]).open(shard, Epoch(epoch)).unwrap()
     }
 
@@ -174,12 +174,12 @@ impl Place {
     }
 }
 
-fn stored(transaction: u64, message: Message) -> StoredMessage {
+pub(crate) fn stored(transaction: u64, message: Message) -> StoredMessage {
     let (message_id, created_at_ms) = (MessageId::random(), conformance::now_ms());
     StoredMessage { id: 1, message_id, transaction, created_at_ms, message }
 }
 
-fn progress(epoch: i64, last: i64) -> Progress {
+pub(crate) fn progress(epoch: i64, last: i64) -> Progress {
     let (system, database) = ("7371".to_string(), "16384".to_string());
     let database = DatabaseIdentity { system, database, timeline: None };
     let birth = Progress::birth(Epoch(epoch), SHARDS, database, Position::Sequence { last });

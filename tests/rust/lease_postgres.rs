@@ -195,7 +195,8 @@ async fn an_epoch_is_on_disk_before_it_is_returned() {
 #[tokio::test]
 async fn a_statement_that_lost_a_conflict_surely_did_nothing() {
     let place = Place::new().await;
-    let repeatable = format!("{}?options=-c%20default_transaction_isolation%3Drepeatable%5C%20read", url());
+    let repeatable =
+        format!("{}?options=-c%20default_transaction_isolation%3Drepeatable%5C%20read", place.url);
     let mut lease = place.connect(&repeatable, RelayId::random(), CONDITION_LIMIT).await.unwrap();
     lease.renew().await.unwrap();
     place.sql("begin; update {s}.lease set beat = beat where shard = 0").await;

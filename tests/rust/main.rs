@@ -8,6 +8,8 @@ mod conformance_lease;
 mod conformance_outbox;
 #[cfg(feature = "kafka")]
 mod delivery_kafka;
+#[cfg(feature = "kafka")]
+mod kafka_reader;
 #[cfg(feature = "postgres")]
 mod lease_postgres;
 #[cfg(feature = "zookeeper")]

@@ -75,7 +75,7 @@ pub(super) fn run(
     let (verdict, mut counts) = shown?;
     counts.seconds = began.elapsed().as_secs_f64();
     print(&verdict, &counts, output)?;
-    Ok(i32::from(!verdict.is_clean()))
+    Ok(verdict.exit_code())
 }
 
 fn play(

@@ -23,6 +23,11 @@ impl Verdict {
     pub(super) fn is_clean(&self) -> bool {
         self.lost == 0 && self.duplicates == 0 && self.out_of_order == 0 && self.phantom == 0
     }
+
+    /// What the demo ends with: whoever runs it in a script learns of a broken promise, too.
+    pub(super) fn exit_code(&self) -> i32 {
+        i32::from(!self.is_clean())
+    }
 }
 
 /// `expected` in the order of commit, `delivered` in the order of delivery.
@@ -71,5 +76,21 @@ mod tests {
         let counts = (faulty.lost, faulty.duplicates, faulty.out_of_order, faulty.phantom);
         assert_eq!(counts, (1, 1, 1, 1));
         assert!(!compare(&expected, &[]).is_clean());
+    }
+
+    #[test]
+    fn any_one_fault_ends_the_demo_with_1() {
+        let expected = [keyed("a", 1), keyed("a", 2)];
+        assert_eq!(compare(&expected, &expected).exit_code(), 0);
+        let [first, second] = expected.clone();
+        let faults = [
+            ("lost", vec![first.clone()]),
+            ("duplicate", vec![first.clone(), second.clone(), second.clone()]),
+            ("out of order", vec![second.clone(), first.clone()]),
+            ("phantom", vec![first, second, keyed("a", 3)]),
+        ];
+        for (fault, delivered) in faults {
+            assert_eq!(compare(&expected, &delivered).exit_code(), 1, "{fault}");
+        }
     }
 }

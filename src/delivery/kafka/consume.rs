@@ -5,16 +5,17 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
-use rdkafka::error::KafkaError;
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::message::{Headers as _, Message as _};
 use rdkafka::{Offset, TopicPartitionList};
 
-use super::failure::from_kafka;
+use super::failure::{from_kafka, is_passing};
 use super::settings::{REQUEST_LIMIT, base_config};
 use crate::delivery::DeliveredMessage;
 use crate::error::{Error, ErrorKind, Result};
 
 const OPERATION: &str = "consume";
+const PAUSE: Duration = Duration::from_millis(20);
 
 /// A `read_committed` reader of one topic.
 pub struct KafkaReader {
@@ -22,12 +23,29 @@ pub struct KafkaReader {
     topic: String,
     grouped: bool,
     ends: BTreeMap<i32, bool>,
+    away: bool,
 }
 
 impl KafkaReader {
-    /// With a `group` it goes on where the group was; without one it begins now, or with
-    /// `from_beginning` at the first message.
+    /// With a `group` it goes on where the group was. Without one, or where the group never was, it
+    /// begins now, or with `from_beginning` at the first message.
     pub fn open(
+        properties: &BTreeMap<String, String>,
+        topic: &str,
+        group: Option<&str>,
+        from_beginning: bool,
+    ) -> Result<Self> {
+        let reader = KafkaReader::connect(properties, topic, group, from_beginning)?;
+        let starts = reader.starts(from_beginning).map_err(|error| reader.failed(error))?;
+        let begun = match group {
+            None => reader.consumer.assign(&starts),
+            Some(_) => reader.store_where_new(&starts).and_then(|()| reader.consumer.subscribe(&[topic])),
+        };
+        begun.map_err(|error| reader.failed(error))?;
+        Ok(reader)
+    }
+
+    fn connect(
         properties: &BTreeMap<String, String>,
         topic: &str,
         group: Option<&str>,
@@ -46,28 +64,56 @@ impl KafkaReader {
         }
         let consumer: BaseConsumer = config.create().map_err(failed)?;
         let metadata = consumer.fetch_metadata(Some(topic), REQUEST_LIMIT).map_err(failed)?;
-        let partitions: Vec<i32> = metadata
+        let ends: BTreeMap<i32, bool> = metadata
             .topics()
             .iter()
             .filter(|found| found.name() == topic)
-            .flat_map(|found| found.partitions().iter().map(|partition| partition.id()))
+            .flat_map(|found| found.partitions().iter().map(|partition| (partition.id(), false)))
             .collect();
-        if partitions.is_empty() {
+        if ends.is_empty() {
             let why = format!("there is no such topic: `onecommit init --topic {topic}` makes it");
             return Err(Error::new(ErrorKind::Configuration, OPERATION, why).with("topic", topic));
         }
-        if group.is_some() {
-            consumer.subscribe(&[topic]).map_err(failed)?;
-        } else {
-            let offset = if from_beginning { Offset::Beginning } else { Offset::End };
-            let mut assignment = TopicPartitionList::new();
-            for partition in &partitions {
-                assignment.add_partition_offset(topic, *partition, offset).map_err(failed)?;
-            }
-            consumer.assign(&assignment).map_err(failed)?;
+        Ok(KafkaReader { consumer, topic: topic.to_string(), grouped: group.is_some(), ends, away: false })
+    }
+
+    /// Where to begin in each partition, as a number: told only "at the end", librdkafka looks for it
+    /// with its first fetch and skips what came since the opening.
+    fn starts(&self, from_beginning: bool) -> KafkaResult<TopicPartitionList> {
+        let mut list = TopicPartitionList::new();
+        for partition in self.ends.keys() {
+            let (first, end) = self.consumer.fetch_watermarks(&self.topic, *partition, REQUEST_LIMIT)?;
+            let start = if from_beginning { first } else { end };
+            list.add_partition_offset(&self.topic, *partition, Offset::Offset(start))?;
         }
-        let ends = partitions.into_iter().map(|partition| (partition, false)).collect();
-        Ok(KafkaReader { consumer, topic: topic.to_string(), grouped: group.is_some(), ends })
+        Ok(list)
+    }
+
+    /// Stores `starts` as the group's position in the partitions in which it has none. Otherwise a
+    /// partition of which it has read nothing yet would be begun anew next time, maybe at its end.
+    fn store_where_new(&self, starts: &TopicPartitionList) -> KafkaResult<()> {
+        let deadline = Instant::now() + REQUEST_LIMIT;
+        loop {
+            match self.try_store_where_new(starts) {
+                // The first group of a cluster finds no coordinator for moments.
+                Err(error) if is_passing(&error) && Instant::now() < deadline => std::thread::sleep(PAUSE),
+                // The group has members at work: where it begins is theirs to say.
+                Err(KafkaError::ConsumerCommit(RDKafkaErrorCode::UnknownMemberId)) => return Ok(()),
+                done => return done,
+            }
+        }
+    }
+
+    fn try_store_where_new(&self, starts: &TopicPartitionList) -> KafkaResult<()> {
+        let stored = self.consumer.committed_offsets(starts.clone(), REQUEST_LIMIT)?;
+        let mut new = TopicPartitionList::new();
+        for start in starts.elements() {
+            let found = stored.find_partition(&self.topic, start.partition());
+            if found.is_none_or(|found| found.offset() == Offset::Invalid) {
+                new.add_partition_offset(&self.topic, start.partition(), start.offset())?;
+            }
+        }
+        if new.count() == 0 { Ok(()) } else { self.consumer.commit(&new, CommitMode::Sync) }
     }
 
     /// The next message, None if there is none within `limit`.
@@ -77,13 +123,15 @@ impl KafkaReader {
             let left = deadline.saturating_duration_since(Instant::now());
             match self.consumer.poll(left) {
                 Some(Ok(record)) => {
+                    self.away = false;
                     self.ends.insert(record.partition(), false);
                     return Ok(Some(delivered(&record)));
                 }
                 Some(Err(KafkaError::PartitionEOF(partition))) => {
                     self.ends.insert(partition, true);
                 }
-                Some(Err(error)) => return Err(from_kafka(OPERATION, error).with("topic", &self.topic)),
+                Some(Err(error)) if is_passing(&error) => self.tell_away(&error),
+                Some(Err(error)) => return Err(self.failed(error)),
                 None => {}
             }
             if left.is_zero() {
@@ -103,9 +151,20 @@ impl KafkaReader {
             return Ok(());
         }
         match self.consumer.commit_consumer_state(CommitMode::Sync) {
-            Err(KafkaError::ConsumerCommit(rdkafka::error::RDKafkaErrorCode::NoOffset)) | Ok(()) => Ok(()),
-            Err(error) => Err(from_kafka(OPERATION, error).with("topic", &self.topic)),
+            Err(KafkaError::ConsumerCommit(RDKafkaErrorCode::NoOffset)) | Ok(()) => Ok(()),
+            Err(error) => Err(self.failed(error)),
         }
+    }
+
+    fn tell_away(&mut self, error: &KafkaError) {
+        if !self.away {
+            tracing::warn!(topic = self.topic, %error, "Kafka can't be reached: waits for it");
+        }
+        self.away = true;
+    }
+
+    fn failed(&self, error: KafkaError) -> Error {
+        from_kafka(OPERATION, error).with("topic", &self.topic)
     }
 }
 

@@ -45,6 +45,12 @@ pub(super) fn from_kafka(operation: &'static str, error: KafkaError) -> Error {
     Error::new(kind, operation, "Kafka reported an error").caused_by(error)
 }
 
+/// Whether librdkafka reports this while it connects again by itself.
+pub(super) fn is_passing(error: &KafkaError) -> bool {
+    let fatal = matches!(error, KafkaError::MessageConsumptionFatal(_));
+    !fatal && error.rdkafka_error_code().map(meaning) == Some(ErrorKind::Unreachable)
+}
+
 fn meaning(code: RDKafkaErrorCode) -> ErrorKind {
     use RDKafkaErrorCode as Code;
     match code {

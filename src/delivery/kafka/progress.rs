@@ -13,7 +13,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::Message as _;
 use rdkafka::{Offset, TopicPartitionList};
 
-use super::failure::from_kafka;
+use super::failure::{from_kafka, is_passing};
 use super::settings::REQUEST_LIMIT;
 use crate::delivery::DeliveryScope;
 use crate::error::{Error, ErrorKind, Result};
@@ -125,15 +125,6 @@ impl Reader {
         let why = "the end of the progress topic was not reached in time";
         Err(Error::new(ErrorKind::Unreachable, OPERATION, why))
     }
-}
-
-/// Errors that librdkafka reports while it reconnects by itself.
-fn is_passing(error: &KafkaError) -> bool {
-    use RDKafkaErrorCode as Code;
-    matches!(
-        error.rdkafka_error_code(),
-        Some(Code::BrokerTransportFailure | Code::AllBrokersDown | Code::OperationTimedOut)
-    )
 }
 
 fn consumer(config: &ClientConfig, scope: &DeliveryScope, isolation: &str) -> Result<BaseConsumer> {

@@ -1,0 +1,132 @@
+"""`onecommit consume` on Kafka: groups, and a broker that goes away and comes back."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+
+import pytest
+from confluent_kafka import Consumer, TopicPartition
+
+from tests.servers.process import Process
+
+from .conftest import MakeInstallation, OwnServers
+from .installation import PARTITIONS, Installation, PostgresInstallation, Servers
+from .waiting import LIMIT_S, wait_until
+
+SOME = 40
+AWAY = "Kafka can't be reached"
+
+
+class ConsumeProcess:
+    """One run of `onecommit --json consume`, with what it printed and said in one file."""
+
+    def __init__(self, installation: Installation, *words: str) -> None:
+        self._log = installation.folder / "consume.log"
+        command = installation.command_line.arguments(
+            "--json", "consume", installation.topic, *words
+        )
+        self.process = Process(command, log=self._log)
+
+    def text(self) -> str:
+        return self._log.read_text()
+
+    def ids(self) -> list[str]:
+        """Which messages it has printed."""
+        lines = [line for line in self.text().splitlines(keepends=True) if line.startswith("{")]
+        return [id_of(line) for line in lines if line.endswith("\n")]
+
+    def wait(self, condition: Callable[[], bool], what: str) -> None:
+        def true_or_ended() -> bool:
+            return condition() or self.process.poll() is not None
+
+        wait_until(true_or_ended, what, explain=self.text)
+        assert condition(), f"it ended with {self.process.poll()}: {self.text()}"
+
+
+def id_of(line: str) -> str:
+    headers: list[tuple[str, str]] = json.loads(line)["headers"]
+    (message_id,) = [value for name, value in headers if name == "onecommit-id"]
+    return message_id
+
+
+@contextmanager
+def consuming(installation: Installation, *words: str) -> Iterator[ConsumeProcess]:
+    consumer = ConsumeProcess(installation, *words)
+    try:
+        yield consumer
+    finally:
+        consumer.process.end()
+
+
+def consume(installation: Installation, *words: str) -> list[str]:
+    """The ids that a run prints which ends by itself."""
+    printed = installation.command_line.succeed("--json", "consume", installation.topic, *words)
+    return [id_of(line) for line in printed.splitlines()]
+
+
+def committed(installation: Installation) -> list[str]:
+    return sorted(message.message_id for message in installation.outbox.ledger())
+
+
+@pytest.mark.parametrize("group", [[], ["--group", "g"]], ids=["alone", "in a group"])
+def test_it_goes_on_when_the_broker_was_away(
+    make_installation: MakeInstallation, servers: Servers, own_servers: OwnServers, group: list[str]
+) -> None:
+    kafka = own_servers.kafka
+    installation = make_installation(Servers(servers.postgres, kafka.address, servers.zookeeper))
+    installation.init()
+    installation.outbox.burst(installation.topic, SOME)
+    relay = installation.relay()
+    words = ["--from-beginning", "--max", str(2 * SOME), *group]
+    with consuming(installation, *words) as consumer:
+        consumer.wait(lambda: len(consumer.ids()) == SOME, "the first are read")
+        kafka.kill()
+        consumer.wait(lambda: AWAY in consumer.text(), "it says that Kafka is away")
+        installation.outbox.burst(installation.topic, SOME)
+        assert consumer.text().count(AWAY) == 1
+        kafka.start()
+        assert consumer.process.wait(LIMIT_S) == 0, consumer.text()
+        assert sorted(consumer.ids()) == committed(installation), "each is read, and once"
+    relay.stop()
+
+
+def stored(installation: PostgresInstallation, group: str) -> list[int]:
+    """A group's position in each partition, as Kafka keeps it."""
+    servers = installation.servers.kafka
+    with closing(Consumer({"bootstrap.servers": servers, "group.id": group})) as asking:
+        asked = [TopicPartition(installation.topic, number) for number in range(PARTITIONS)]
+        return [found.offset for found in asking.committed(asked, LIMIT_S)]
+
+
+def test_a_group_goes_on_where_it_was(installation: PostgresInstallation) -> None:
+    group = ["--group", f"{installation.name}.g"]
+    installation.outbox.burst(installation.topic, SOME)
+    relay = installation.relay()
+    first = consume(installation, *group, "--from-beginning", "--max", "15")
+    # Behind its end it doesn't matter where a group that never was would begin.
+    rest = consume(installation, *group, "--max", str(SOME - 15))
+    assert sorted(first + rest) == committed(installation)
+    relay.stop()
+
+
+def test_a_new_group_begins_where_the_topic_ends_at_its_start(
+    installation: PostgresInstallation,
+) -> None:
+    group = ["--group", f"{installation.name}.g"]
+    installation.outbox.burst(installation.topic, SOME)
+    relay = installation.relay()
+    installation.wait_delivered()
+    before = committed(installation)
+    with consuming(installation, *group) as consumer:
+        consumer.wait(lambda: min(stored(installation, group[1])) >= 0, "its position is stored")
+        # Told to end, it leaves the group, and the next one need not wait for its session's end.
+        consumer.process.signal(signal.SIGTERM)
+        consumer.process.wait(LIMIT_S)
+    assert consumer.ids() == []
+    installation.outbox.burst(installation.topic, SOME)
+    late = consume(installation, *group, "--max", str(SOME))
+    assert sorted(before + late) == committed(installation)
+    relay.stop()
