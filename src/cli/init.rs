@@ -31,7 +31,7 @@ pub(super) fn run(config: &Config, arguments: &InitArguments, output: Output) ->
     if arguments.print_sql {
         return print_sql(config, arguments.from, output);
     }
-    let steps = Steps::new();
+    let steps = Steps::new("starting");
     let begin = |step: &str| steps.begin(step);
     let made = service::init(config, &arguments.topic, arguments.partitions, &begin);
     let report = match until_interrupted(steps.during(output, made))? {

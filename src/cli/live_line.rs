@@ -42,8 +42,8 @@ pub(super) struct Steps {
 }
 
 impl Steps {
-    pub(super) fn new() -> Self {
-        Steps { current: Mutex::new("starting".to_string()) }
+    pub(super) fn new(first: &str) -> Self {
+        Steps { current: Mutex::new(first.to_string()) }
     }
 
     /// The next step begins.

@@ -11,9 +11,8 @@ use crate::outbox::Backlog;
 use crate::service::{self, ParticipantStatus, ShardStatus};
 
 pub(super) fn run(config: &Config, output: Output) -> Result<i32> {
-    let steps = Steps::new();
-    let begin = |step: &str| steps.begin(step);
-    let found = match until_interrupted(steps.during(output, service::status(config, &begin)))? {
+    let steps = Steps::new("asking the servers, and waiting for the owners' signs of life");
+    let found = match until_interrupted(steps.during(output, service::status(config)))? {
         Ok(found) => found,
         Err(interruption) => return Ok(interruption.cuts_off()),
     };

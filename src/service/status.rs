@@ -42,14 +42,13 @@ pub struct ShardStatus {
 }
 
 /// Looks at every participant with an outbox. Changes nothing. A server that is away leaves unknown
-/// only what it alone knows. `begin` is told each step. Where leases are kept in a table it takes up
-/// to [`crate::config::Relay::lease_timeout_ms`]: only the standing still of its row shows that an
-/// owner is dead.
-pub async fn status(config: &Config, begin: &(dyn Fn(&str) + Sync)) -> Result<Vec<ParticipantStatus>> {
+/// only what it alone knows. Where leases are kept in a table it takes up to
+/// [`crate::config::Relay::lease_timeout_ms`]: only the standing still of its row shows that an owner
+/// is dead.
+pub async fn status(config: &Config) -> Result<Vec<ParticipantStatus>> {
     let mut all = Vec::new();
     for (name, participant) in build::outboxes(config)? {
         let mut errors = Vec::new();
-        begin(&format!("asking participant {name}"));
         let shards = look(config, name, participant, &mut errors).await;
         let shards = known(shards, &mut errors).unwrap_or_default();
         all.push(ParticipantStatus { participant: name.clone(), shards, errors });

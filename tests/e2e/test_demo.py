@@ -3,54 +3,21 @@ pipe."""
 
 from __future__ import annotations
 
-import os
-import pty
 import re
 import subprocess
-import threading
 from pathlib import Path
 
 from .command_line import BINARY
+from .terminal import on_a_terminal
 from .waiting import LIMIT_S
 
 DEMO = [str(BINARY), "demo", "--messages", "2000", "--kills", "1"]
 ERASE = "\x1b[K"
 
 
-def on_a_terminal(command: list[str], folder: Path) -> tuple[str, str]:
-    """What a command that succeeds prints, and what a terminal at its standard error gets."""
-    ours, theirs = pty.openpty()
-    pieces: list[bytes] = []
-
-    def read() -> None:
-        try:
-            while piece := os.read(ours, 65536):
-                pieces.append(piece)
-        except OSError:
-            pass  # Linux says so when nobody has the terminal open any more
-
-    reader = threading.Thread(target=read)
-    reader.start()
-    try:
-        child = subprocess.Popen(
-            command, cwd=folder, stdout=subprocess.PIPE, stderr=theirs, text=True
-        )
-    finally:
-        os.close(theirs)
-    try:
-        printed, _ = child.communicate(timeout=LIMIT_S)
-    finally:
-        child.kill()
-        child.wait()
-        reader.join()
-        os.close(ours)
-    shown = b"".join(pieces).decode()
-    assert child.returncode == 0, shown
-    return printed, shown
-
-
 def test_a_terminal_shows_one_line_that_changes_and_is_gone_at_the_end(tmp_path: Path) -> None:
-    printed, shown = on_a_terminal(DEMO, tmp_path)
+    code, printed, shown = on_a_terminal(DEMO, tmp_path)
+    assert code == 0, shown
     assert "\n" not in shown, shown
     published = [int(number) for number in re.findall(r"\r *(\d+) published, ", shown)]
     assert len(set(published)) > 2 and published == sorted(published), shown
@@ -69,6 +36,6 @@ def test_a_pipe_gets_the_verdict_only(tmp_path: Path) -> None:
 
 
 def test_json_is_quiet_on_a_terminal_too(tmp_path: Path) -> None:
-    printed, shown = on_a_terminal([*DEMO, "--json"], tmp_path)
-    assert shown == ""
+    code, printed, shown = on_a_terminal([*DEMO, "--json"], tmp_path)
+    assert (code, shown) == (0, "")
     assert printed.count("\n") == 1 and printed.startswith("{"), printed

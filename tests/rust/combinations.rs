@@ -70,7 +70,9 @@ impl Installation {
         let topic = format!("combination.{unique}");
         for made in [true, false] {
             let report =
-                service::init(&config, std::slice::from_ref(&topic), Some(TOPIC_PARTITIONS)).await.unwrap();
+                service::init(&config, std::slice::from_ref(&topic), Some(TOPIC_PARTITIONS), &|_| {})
+                    .await
+                    .unwrap();
             assert_eq!((report.born, report.participants[0].made), (made, made));
             assert_eq!(report.topics, [(topic.clone(), made)]);
         }
