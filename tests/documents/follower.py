@@ -3,7 +3,8 @@ terminal, and compares what they print with what the document shows.
 
 - A block whose first line is `# NAME` is saved as that file.
 - `sh` is run in the terminal; `python` that is no file is run there, too; `sql` in the database.
-- `text` is what the command before it prints. Ids, epochs and milliseconds differ from run to run.
+- `text` is what the command before it prints. Ids, epochs, seconds and snapshots differ from run
+  to run.
 """
 
 from __future__ import annotations
@@ -28,7 +29,9 @@ from .document import Block
 LIMIT_MS = int(LIMIT_S * 1000)
 # Changes by itself, until the relay has done what there was to do.
 LOOK = "onecommit status\n"
-VARYING = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}|\d+(?= ms)|(?<=epoch )\d+")
+VARYING = re.compile(
+    r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}|\d+\.\d(?= s;)|(?<=epoch )\d+|\d+:\d+:[\d,]*"
+)
 
 
 class Follower:

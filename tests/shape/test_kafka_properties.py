@@ -1,4 +1,4 @@
-"""The Kafka properties that a configuration may hold are those of the librdkafka that is built in."""
+"""The Kafka properties that a configuration may hold are those of the librdkafka built in."""
 
 from __future__ import annotations
 
