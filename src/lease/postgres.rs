@@ -1,14 +1,14 @@
 //! Leases in two tables beside the outbox: `lease`, a row a shard, and `relay`, a row for each that
 //! lives. Who lives is decided by the numbers that owners raise (see `beats`), never by a clock of
-//! the server. Every operation is one statement that is a transaction of its own, without session
+//! the server. Every operation is one statement in a transaction of its own, without session
 //! state and named prepared statements, so that it works behind a pooler. Promises that a
 //! connection that failed is never used again: the next operation opens another.
 
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
+use tokio_postgres::Row;
 use tokio_postgres::types::Type;
-use tokio_postgres::{Client, Row};
 use uuid::Uuid;
 
 use super::beats::{Beats, LeaseRow, ReadAt, RelayRow, recorded};
@@ -16,7 +16,7 @@ use super::{Lease, LeaseView};
 use crate::error::{Error, ErrorKind, Result, redact};
 use crate::failpoint;
 use crate::id::{Epoch, RelayId, ShardIndex};
-use crate::postgres::connect::{Parameter, connect, within};
+use crate::postgres::connect::{OwnedClient, Parameter, alone, connect, limits, within};
 use crate::postgres::failure::is_conflict;
 use crate::postgres::quoted;
 
@@ -46,7 +46,7 @@ pub struct PostgresLease {
     timeout: Duration,
     beats: Beats,
     origin: Instant,
-    client: Option<Client>,
+    client: Option<OwnedClient>,
 }
 
 impl PostgresLease {
@@ -84,7 +84,10 @@ impl PostgresLease {
             Some(client) => client,
             None => self.open().await?,
         };
-        let error = match within(self.request_limit(), operation, client.query_typed(sql, parameters)).await {
+        let limit = self.request_limit();
+        let begin = format!("begin; {}", limits(limit));
+        let request = alone(&client, &begin, client.query_typed(sql, parameters));
+        let error = match within(limit, operation, request).await {
             Ok(rows) => {
                 self.client = Some(client);
                 return Ok(rows);
@@ -102,7 +105,7 @@ impl PostgresLease {
         Err(error.with("url", redact(&self.url)).with("schema", &self.schema))
     }
 
-    async fn open(&self) -> Result<Client> {
+    async fn open(&self) -> Result<OwnedClient> {
         connect(&self.url, "onecommit relay lease", self.request_limit()).await
     }
 

@@ -5,22 +5,18 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio_postgres::Row;
 use tokio_postgres::types::{FromSql, Type};
-use tokio_postgres::{Client, Row};
 use uuid::Uuid;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::postgres::connect::{Parameter, connect, within};
+use crate::postgres::connect::{OwnedClient, Parameter, alone, connect, limits, within};
 use crate::postgres::failure::from_postgres;
 use crate::protocol::progress::DatabaseIdentity;
 
-/// A transaction of ours that waits for its relay longer than this is ended: between its statements
-/// nothing else is done, so the relay is paused or cut off.
-const IDLE_LIMIT_MS: u32 = 3000;
-
 /// A connection with the limits that hold for every request on it.
 pub(super) struct Connection {
-    pub(super) client: Arc<Client>,
+    pub(super) client: Arc<OwnedClient>,
     pub(super) schema: String,
     request_limit: Duration,
     life: Uuid,
@@ -64,16 +60,9 @@ impl Connection {
         within(self.request_limit, operation, request).await
     }
 
-    /// Limits that the server itself keeps for the open transaction. A relay that was cut off or
-    /// paused leaves its transaction open and a shard's row locked; its successors would wait behind
-    /// it, each with a connection that stays, until the application has none left.
+    /// Limits that the server itself keeps for the open transaction.
     pub(super) fn limits(&self) -> String {
-        let ms = self.request_limit.as_millis();
-        format!(
-            "set local idle_in_transaction_session_timeout = {IDLE_LIMIT_MS}; \
-             set local lock_timeout = {}; set local statement_timeout = {ms}",
-            ms / 2
-        )
+        limits(self.request_limit)
     }
 
     /// How long a request may take.
@@ -91,20 +80,14 @@ impl Connection {
         self.request(operation, self.client.query_typed(sql, parameters)).await
     }
 
-    /// Runs `begin`, a statement and `commit` in one round trip, so that the transaction is never
-    /// held open while anything else is waited for.
+    /// Runs a statement in a transaction of its own, in one round trip.
     pub(super) async fn alone<T>(
         &self,
         operation: &'static str,
         begin: &str,
         statement: impl Future<Output = std::result::Result<T, tokio_postgres::Error>>,
     ) -> Result<T> {
-        let client = &self.client;
-        // Biased: they are sent in this order.
-        let all = async {
-            tokio::try_join!(biased; client.batch_execute(begin), statement, client.batch_execute("commit"))
-        };
-        self.request(operation, all).await.map(|(_, answer, _)| answer)
+        self.request(operation, alone(&self.client, begin, statement)).await
     }
 
     /// Runs SQL that returns nothing of interest.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::{ToSql, Type};
-use tokio_postgres::{Client, Row, Transaction};
+use tokio_postgres::{Row, Transaction};
 
 use super::rows::get;
 use super::schema::print_sql;
@@ -52,11 +52,11 @@ pub(super) async fn init(
 
 /// What an earlier `init` wrote, None where there is nothing.
 pub(super) async fn found(url: &str, schema: &str, limit: Duration) -> Result<Option<Installation>> {
-    let client: Client = connect(url, "onecommit init", limit).await?;
-    if !has_tables(&client, schema).await? {
+    let client = connect(url, "onecommit init", limit).await?;
+    if !has_tables(&*client, schema).await? {
         return Ok(None);
     }
-    read(&client, schema).await
+    read(&*client, schema).await
 }
 
 async fn has_tables<C: tokio_postgres::GenericClient>(client: &C, schema: &str) -> Result<bool> {

@@ -35,7 +35,7 @@ impl PostgresSource {
     /// A fresh connection that reads with other limits than the default.
     pub async fn connect_with(&self, limits: ReadLimits) -> Result<Box<dyn Outbox>> {
         let connection = Connection::open(&self.url, &quoted(&self.schema), self.request_limit).await?;
-        let read = init::read(&*connection.client, &self.schema);
+        let read = init::read(&**connection.client, &self.schema);
         let found = limited(self.request_limit, "open outbox", read).await?.ok_or_else(not_initialized)?;
         check_columns(&connection).await?;
         Ok(Box::new(PostgresOutbox {
@@ -92,7 +92,7 @@ impl Outbox for PostgresOutbox {
     }
 
     async fn installation(&mut self) -> Result<Installation> {
-        let read = init::read(&*self.connection.client, &self.schema);
+        let read = init::read(&**self.connection.client, &self.schema);
         let found = limited(self.connection.request_limit(), "open outbox", read).await?;
         found.ok_or_else(not_initialized)
     }
