@@ -73,6 +73,7 @@ pub struct Windows<B> {
     shards_of_outbox: u16,
     waiting: BTreeMap<ShardIndex, Snapshot>,
     segments: VecDeque<Segment<B>>,
+    unused: Vec<B>,
     floors: Floors,
     fresh_turn: bool,
 }
@@ -84,6 +85,7 @@ impl<B: Clone> Windows<B> {
             shards_of_outbox,
             waiting: BTreeMap::new(),
             segments: VecDeque::new(),
+            unused: Vec::new(),
             floors: Floors::default(),
             fresh_turn: true,
         }
@@ -134,6 +136,12 @@ impl<B: Clone> Windows<B> {
     /// read in vain.
     pub fn served(&self) -> Vec<ShardIndex> {
         self.segments.front().map_or_else(Vec::new, |segment| segment.shards.keys().copied().collect())
+    }
+
+    /// The barriers, since the last call, of shards for which a whole window had nothing: no position
+    /// names them, nor ever will.
+    pub fn take_unused(&mut self) -> Vec<B> {
+        std::mem::take(&mut self.unused)
     }
 
     /// Notes a floor pair; see [`Floors`].
@@ -210,8 +218,12 @@ impl<B: Clone> Windows<B> {
             _ => segment.piece.after = last_id,
         }
         if finished {
-            let shards = segment.shards.into_keys();
-            self.waiting.extend(shards.map(|shard| (shard, window.1.clone())));
+            for (shard, (last, barrier)) in segment.shards {
+                self.waiting.insert(shard, window.1.clone());
+                if segment.fresh && last == 0 {
+                    self.unused.push(barrier);
+                }
+            }
         } else {
             self.segments.push_back(segment);
         }

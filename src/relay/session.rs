@@ -16,7 +16,7 @@ use super::prune;
 use super::read::{CHUNKS, Command, Flow, Reader};
 use super::settings::RelaySettings;
 use super::take::{Taken, Taker};
-use super::told::Told;
+use super::told::{Told, note_error};
 use super::wait::{chance, stopped};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{Epoch, RelayId, ShardIndex};
@@ -57,6 +57,7 @@ struct Failure {
     count: u32,
     not_before: Instant,
     told: Told,
+    in_taking: bool,
 }
 
 /// How a shard's deliverer or its taking ended.
@@ -183,7 +184,8 @@ impl<'a> Session<'a> {
             return;
         }
         let taker = self.shared.taker.clone();
-        self.taking.spawn(async move { (shard, taker.take(shard).await) });
+        let failed_before = self.failures.get(&shard).is_some_and(|failure| failure.in_taking);
+        self.taking.spawn(async move { (shard, taker.take(shard, failed_before).await) });
     }
 
     async fn taken(&mut self, (shard, taken): Ended<Option<Taken>>) -> Result<()> {
@@ -196,7 +198,7 @@ impl<'a> Session<'a> {
             Ok(None) => Ok(()),
             Err(error) if error.kind() == ErrorKind::Refused => Err(error),
             Err(error) => {
-                self.failed(shard, &error);
+                self.failed(shard, &error, true);
                 Ok(())
             }
         }
@@ -258,7 +260,7 @@ impl<'a> Session<'a> {
         self.committed.forget(shard);
         self.end_reading(shard).await;
         if let Err(error) = &ended {
-            self.failed(shard, error);
+            self.failed(shard, error, false);
             if let Some(running) = &running {
                 self.note_error(shard, running.epoch, Some(error.to_string()));
             }
@@ -269,12 +271,13 @@ impl<'a> Session<'a> {
     }
 
     /// The shard waits before it is taken again. What keeps it is told once.
-    fn failed(&mut self, shard: ShardIndex, error: &Error) {
-        let none = || Failure { count: 0, not_before: Instant::now(), told: Told::default() };
+    fn failed(&mut self, shard: ShardIndex, error: &Error, in_taking: bool) {
+        let none = || Failure { count: 0, not_before: Instant::now(), told: Told::default(), in_taking };
         let failure = self.failures.entry(shard).or_insert_with(none);
         if failure.told.is_news(error) {
             tracing::warn!(%shard, %error, "the shard waits, nothing is lost");
         }
+        failure.in_taking = in_taking;
         failure.count += 1;
         failure.not_before = Instant::now() + self.shared.settings.retry.wait(failure.count, chance());
     }
@@ -303,14 +306,9 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Writes, or clears, the error where `status` finds it; best effort, on its own connection.
     fn note_error(&self, shard: ShardIndex, epoch: Epoch, error: Option<String>) {
         let source = Arc::clone(&self.shared.source);
-        tokio::spawn(async move {
-            if let Ok(mut outbox) = source.connect().await {
-                let _ = outbox.note_error(shard, epoch, error.as_deref()).await;
-            }
-        });
+        tokio::spawn(async move { note_error(&*source, shard, epoch, error).await });
     }
 
     /// A reader that has ended is noticed, with its reason, by [`Session::supervise`].

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::keeper::Keeper;
+use super::told::note_error;
 use crate::delivery::{Delivery, ShardDelivery};
 use crate::error::{Error, ErrorKind, Result};
 use crate::failpoint;
@@ -40,13 +41,31 @@ pub(super) struct Taken {
 }
 
 impl Taker {
-    /// Takes `shard`; None where another relay was faster.
-    pub(super) async fn take(self, shard: ShardIndex) -> Result<Option<Taken>> {
-        self.take_in_order(shard).await.map_err(|error| error.with("shard", shard))
+    /// Takes `shard`; None where another relay was faster. What keeps it from that is noted in the
+    /// shard's row, and taken back here when the try before this one had `failed_before`: a shard
+    /// without messages would show it for as long as none come.
+    pub(super) async fn take(self, shard: ShardIndex, failed_before: bool) -> Result<Option<Taken>> {
+        let source = Arc::clone(&self.source);
+        let mut claimed = None;
+        let taken = self.take_in_order(shard, &mut claimed).await.map_err(|error| error.with("shard", shard));
+        let note = match (&taken, claimed) {
+            // A refusal touches nothing; who is fenced has nothing to say of another's shard.
+            (Err(error), _) if matches!(error.kind(), ErrorKind::Refused | ErrorKind::Fenced) => None,
+            (Err(error), Some(epoch)) => Some((epoch, Some(error.to_string()))),
+            (Ok(Some(taken)), _) if failed_before && taken.had_error => Some((taken.epoch, None)),
+            _ => None,
+        };
+        if let Some((epoch, error)) = note {
+            note_error(&*source, shard, epoch, error).await;
+        }
+        taken
     }
 
-    async fn take_in_order(self, shard: ShardIndex) -> Result<Option<Taken>> {
+    /// `claimed` is the epoch of the shard's row as this relay last saw or wrote it.
+    async fn take_in_order(self, shard: ShardIndex, claimed: &mut Option<Epoch>) -> Result<Option<Taken>> {
         let mut outbox = self.source.connect().await?;
+        // What may be wrong with the row is said behind the identity.
+        *claimed = outbox.shard(shard).await.ok().map(|row| row.epoch);
         let database = self.check_identity(&mut *outbox).await?;
         let delivery = Arc::clone(&self.delivery);
         blocking(move || delivery.check()).await?;
@@ -56,6 +75,7 @@ impl Taker {
         let Some(mut epoch) = self.keeper.take(shard, above).await? else { return Ok(None) };
         failpoint!("relay.take.after_lease")?;
         outbox.claim(shard, epoch).await?;
+        *claimed = Some(epoch);
 
         let delivery = Arc::clone(&self.delivery);
         let mut delivery = blocking(move || delivery.open(shard, epoch)).await?;
@@ -79,6 +99,7 @@ impl Taker {
             let Some(raised) = self.keeper.take(shard, Epoch(newer.epoch)).await? else { return Ok(None) };
             epoch = raised;
             outbox.claim(shard, epoch).await?;
+            *claimed = Some(epoch);
         }
         let progress = match found {
             Some(progress) => progress,

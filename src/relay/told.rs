@@ -1,8 +1,11 @@
-//! What keeps something waiting is told in the log once, and not at each try.
+//! What keeps something waiting is told in the log once, and not at each try; what keeps a shard is
+//! also noted in its row, where `status` finds it.
 
 use std::collections::BTreeSet;
 
 use crate::error::Error;
+use crate::id::{Epoch, ShardIndex};
+use crate::outbox::OutboxSource;
 
 /// A server that is away fails in a few ways one after another: closed, refused, starting up. More
 /// differ only in a number, and are not told.
@@ -21,6 +24,19 @@ impl Told {
     /// All is well again. Returns whether anything was told before.
     pub(super) fn clear(&mut self) -> bool {
         !std::mem::take(&mut self.0).is_empty()
+    }
+}
+
+/// Writes, or clears, what keeps a shard; best effort, on a connection of its own. Nothing is written
+/// where another epoch than `epoch` has claimed the shard: then it is another relay's to say.
+pub(super) async fn note_error(
+    source: &dyn OutboxSource,
+    shard: ShardIndex,
+    epoch: Epoch,
+    error: Option<String>,
+) {
+    if let Ok(mut outbox) = source.connect().await {
+        let _ = outbox.note_error(shard, epoch, error.as_deref()).await;
     }
 }
 

@@ -64,32 +64,63 @@ def test_without_init_it_says_what_to_do(make_installation: MakeInstallation) ->
     assert "onecommit init" in relay.text()
 
 
-def test_a_copied_database_is_refused_and_the_original_is_not_disturbed(
-    delivered: PostgresInstallation,
-) -> None:
-    name = f"{delivered.name}_copy"
-    with psycopg.connect(delivered.servers.postgres, autocommit=True) as connection:
-        template = sql.Identifier(delivered.name)
+@contextmanager
+def copied(made: PostgresInstallation) -> Iterator[Path]:
+    """A configuration that leads to a copy of the database, and to the same Kafka."""
+    name = f"{made.name}_copy"
+    with psycopg.connect(made.servers.postgres, autocommit=True) as connection:
         create = sql.SQL("create database {} template {}")
-        connection.execute(create.format(sql.Identifier(name), template))
+        connection.execute(create.format(sql.Identifier(name), sql.Identifier(made.name)))
+        url = url_of(made.servers.postgres, name)
+        table: Table = {"url": url, "outbox": True, "shards": 2}
         try:
-            original = delivered.relay()
-            original.wait_for("delivers", times=2)
-            before = epochs(delivered)
-            table: Table = {
-                "url": url_of(delivered.servers.postgres, name),
-                "outbox": True,
-                "shards": 2,
-            }
-            copy = delivered.configure("copy.toml", {"participants.main": table})
-            refuses(relay_of(delivered, copy), "another database", "expected", "found")
-            delivered.outbox.burst(delivered.topic, BACKLOG)
-            delivered.finish(original, at_least=2 * BACKLOG)
-            assert epochs(delivered) == before
-            assert "WARN" not in original.text(), original.text()
+            yield made.configure("copy.toml", {"participants.main": table})
         finally:
             drop = sql.SQL("drop database {} with (force)")
             connection.execute(drop.format(sql.Identifier(name)))
+
+
+def test_a_copied_database_is_refused_and_the_original_is_not_disturbed(
+    delivered: PostgresInstallation,
+) -> None:
+    with copied(delivered) as copy:
+        original = delivered.relay()
+        original.wait_for("delivers", times=2)
+        before = epochs(delivered)
+        refuses(relay_of(delivered, copy), "another database", "expected", "found")
+        delivered.outbox.burst(delivered.topic, BACKLOG)
+        delivered.finish(original, at_least=2 * BACKLOG)
+        assert epochs(delivered) == before
+        assert "WARN" not in original.text(), original.text()
+
+
+def test_a_copied_database_beside_a_busy_relay_is_told_and_delivers_nothing(
+    delivered: PostgresInstallation,
+) -> None:
+    """What the copy sees changes with each look: it must neither believe nor look for ever."""
+    told = "goes on by another relay and does not fit to this database"
+    with copied(delivered) as copy:
+        original = delivered.relay()
+        original.wait_for("delivers", times=2)
+        before = epochs(delivered)
+        with delivered.outbox.writing(delivered.topic):
+            beside = relay_of(delivered, copy)
+
+            def is_told() -> bool:
+                nonlocal beside
+                if told in beside.text():
+                    return True
+                if not beside.running:
+                    # The original stood still for two looks: that is a refusal, as above.
+                    refuses(beside, "another database")
+                    beside = relay_of(delivered, copy)
+                return False
+
+            wait_until(is_told, told, explain=lambda: beside.text())
+        beside.kill()
+        delivered.finish(original, at_least=BACKLOG)
+        assert epochs(delivered) == before
+        assert "WARN" not in original.text(), original.text()
 
 
 def test_a_restored_database_is_refused(delivered: PostgresInstallation) -> None:

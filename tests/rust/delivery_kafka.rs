@@ -307,11 +307,12 @@ fn what_is_too_large_fails_with_its_topic_and_nothing_of_the_batch_is_seen() {
     place.delivery(&[]).init().unwrap();
     place.make(&place.topic, 1, &[("max.message.bytes", "2000")]);
     let message = |bytes: usize| stored(1, Message::new(&place.topic, "k", vec![b'x'; bytes]).unwrap());
-    // Refused by the broker, and by librdkafka before that.
-    for bytes in [3_000, 2_000_000] {
+    // Refused by the broker, before and after the progress is sent; and by librdkafka before that.
+    for (bytes, pause_ms) in [(3_000, 0), (3_000, 300), (2_000_000, 0)] {
         let mut shard = place.open(FIRST, 1);
         shard.begin().unwrap();
         let sent = shard.send(&[message(10), message(bytes)]);
+        std::thread::sleep(Duration::from_millis(pause_ms));
         let error = sent.and_then(|()| shard.commit(&progress(1, 1))).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Invalid, "{bytes} bytes: {error}");
         names_the_topic(&error, &place);

@@ -103,3 +103,22 @@ pub(super) async fn commit(connection: &Connection, inserted: Inserted) -> Resul
     });
     Ok(inserted.barriers)
 }
+
+/// Removes barriers that no position names, those of shards for which a window had nothing: a shard
+/// that stays idle while others have a backlog would gather one for each of their windows, and pruning
+/// takes only what is older than the one that the shard's progress names.
+pub(super) async fn remove(connection: &Connection, unused: &[BarrierId]) -> Result<()> {
+    let ids: Vec<Uuid> = unused.iter().map(|barrier| barrier.0).collect();
+    let schema = &connection.schema;
+    let sql = format!(
+        "with held as (
+           select b.id from {schema}.shard s
+             join {schema}.barrier b on b.shard = s.shard and b.epoch = s.epoch
+             where b.id = any($1) for share of s)
+         delete from {schema}.barrier b using held where b.id = held.id"
+    );
+    let parameters: [Parameter<'_>; 1] = [(&ids, Type::UUID_ARRAY)];
+    let begin = format!("begin; {}; set local synchronous_commit = off", connection.limits());
+    let removed = connection.client.execute_typed(&sql, &parameters);
+    connection.alone("remove barriers", &begin, removed).await.map(drop)
+}

@@ -15,7 +15,7 @@ use super::barrier;
 use super::connection::Connection;
 use super::rows::{self, Rows, get};
 use crate::error::{Error, ErrorKind, Result};
-use crate::id::{Epoch, ShardIndex};
+use crate::id::{BarrierId, Epoch, ShardIndex};
 use crate::message::StoredMessage;
 use crate::outbox::{Barrier, Barriers, Batch, READ_BYTES};
 use crate::postgres::connect::Parameter;
@@ -188,6 +188,11 @@ impl Reader {
         self.row_bytes = rows.mean_bytes().unwrap_or(self.row_bytes);
         let rows = rows::complete(connection, rows).await?;
         let chunks = self.windows.piece_read(rows.messages, full || rows.cut);
+        let unused: Vec<BarrierId> =
+            self.windows.take_unused().iter().filter_map(|barrier| barrier.id).collect();
+        if !unused.is_empty() {
+            barrier::remove(connection, &unused).await?;
+        }
         Ok(Batch { chunks, more: true, backlog: true })
     }
 

@@ -1,6 +1,8 @@
 //! Windows over a PostgreSQL of a few lines: transactions draw a number, then ids, and end, in any
 //! order; every step of a reader may fall between any two of theirs.
 
+use std::collections::BTreeSet;
+
 use proptest::prelude::*;
 
 use super::*;
@@ -85,17 +87,21 @@ enum Reading {
     },
 }
 
+/// A barrier: its number, and whose it is.
+type Named = (u64, ShardIndex);
+
 #[derive(Default)]
 struct Log {
-    steps: Vec<(Vec<i64>, Position)>,
+    steps: Vec<(Vec<i64>, Position, Named)>,
     settled: usize,
 }
 
 struct Run {
     server: Server,
-    windows: Windows<()>,
+    windows: Windows<Named>,
     reading: Reading,
     barriers: Vec<u64>,
+    unused: BTreeSet<Named>,
     logs: Vec<Log>,
 }
 
@@ -103,7 +109,8 @@ impl Run {
     fn new() -> Self {
         let logs = (0..SHARDS).map(|_| Log::default()).collect();
         let (server, windows) = (Server::default(), Windows::new(SHARDS));
-        let mut run = Run { server, windows, reading: Reading::Nothing, barriers: Vec::new(), logs };
+        let (reading, barriers, unused) = (Reading::Nothing, Vec::new(), BTreeSet::new());
+        let mut run = Run { server, windows, reading, barriers, unused, logs };
         (0..SHARDS).for_each(|shard| run.take(shard));
         run
     }
@@ -111,9 +118,10 @@ impl Run {
     fn take(&mut self, shard: u16) {
         let log = &mut self.logs[usize::from(shard)];
         log.steps.truncate(log.settled);
-        let position = log.steps.last().map_or(Position::before_any_snapshot(), |step| step.1.clone());
+        let birth = (Vec::new(), Position::before_any_snapshot(), (0, ShardIndex(shard)));
+        let (_, position, barrier) = log.steps.last().cloned().unwrap_or(birth);
         let Position::Snapshots { prev, this, last } = position else { unreachable!() };
-        self.windows.add(ShardIndex(shard), (prev, this, last), ());
+        self.windows.add(ShardIndex(shard), (prev, this, last), barrier);
     }
 
     fn step(&mut self, (action, choice): (u8, u8)) {
@@ -179,7 +187,7 @@ impl Run {
         let barrier = self.server.begin();
         self.barriers.push(barrier);
         self.windows.note_floor(last_id, barrier);
-        let barriers = self.windows.waiting().into_iter().map(|shard| (shard, ())).collect();
+        let barriers = self.windows.waiting().into_iter().map(|shard| (shard, (barrier, shard))).collect();
         match rows {
             None => self.windows.opened(&this, &barriers),
             Some(rows) => {
@@ -200,12 +208,19 @@ impl Run {
         let full = rows.len() == PIECE;
         let chunks = self.windows.piece_read(rows, full);
         self.deliver(chunks);
+        for barrier in self.windows.take_unused() {
+            let log = &self.logs[usize::from(barrier.1.0)];
+            assert!(log.steps.iter().all(|step| step.2 != barrier), "{barrier:?} is named");
+            self.unused.insert(barrier);
+        }
     }
 
-    fn deliver(&mut self, chunks: Vec<Chunk<()>>) {
+    fn deliver(&mut self, chunks: Vec<Chunk<Named>>) {
         for chunk in chunks {
+            assert!(!self.unused.contains(&chunk.barrier), "{:?} was unused", chunk.barrier);
             let ids: Vec<i64> = chunk.messages.iter().map(|row| row.id).collect();
-            self.logs[usize::from(chunk.shard.0)].steps.push((ids, chunk.position));
+            let step = (ids, chunk.position, chunk.barrier);
+            self.logs[usize::from(chunk.shard.0)].steps.push(step);
         }
     }
 

@@ -187,13 +187,17 @@ async fn a_shard_without_messages_gathers_no_barriers() {
     database.init(2).await;
     let mut outbox = reader(&database).await;
     add(&mut outbox, 1).await;
-    for _ in 0..5 {
-        let publish = "select onecommit.publish('orders', '42', '{}')";
-        database.client.batch_execute(publish).await.expect("publish");
-        assert_eq!(messages(&drain(&mut outbox).await), 1);
+    // Small windows and backlogs.
+    for count in [1, 20, 1, 20, 20] {
+        let publish =
+            format!("select onecommit.publish('orders', '42', '{{}}') from generate_series(1, {count})");
+        database.client.batch_execute(&publish).await.expect("publish");
+        assert_eq!(messages(&drain(&mut outbox).await), count);
     }
     let barriers = "select count(*) from onecommit.barrier group by shard";
-    assert_eq!(database.client.query(barriers, &[]).await.expect("count").len(), 1);
+    let barriers = database.client.query(barriers, &[]).await.expect("count");
+    let barriers: Vec<i64> = barriers.iter().map(|row| row.get(0)).collect();
+    assert_eq!(barriers, [5], "one for each window, of the shard that found something");
     drop(outbox);
     database.drop().await;
 }

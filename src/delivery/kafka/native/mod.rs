@@ -41,6 +41,8 @@ use crate::message::{Header, ID_HEADER};
 const PARTITION_UNASSIGNED: i32 = -1;
 /// How long a full queue of librdkafka may stay full.
 const QUEUE_LIMIT: Duration = Duration::from_secs(15);
+/// How long the report of the message that failed a transaction may come later than the failure.
+const REPORT_LIMIT: Duration = Duration::from_millis(500);
 
 /// Kafka writes a transaction's markers after it has answered that it ends. Who adds a partition to the
 /// next one before that is refused, and librdkafka asks again only after 20 ms: with this pause a
@@ -137,6 +139,12 @@ impl Producer {
                     self.poll(Duration::from_millis(20));
                 }
                 code => {
+                    // Where a message before this one has failed, librdkafka takes no more: that
+                    // one is the culprit. It may refuse a moment before it reports that one.
+                    if code == RDKafkaRespErr::RD_KAFKA_RESP_ERR__STATE {
+                        self.poll(REPORT_LIMIT);
+                    }
+                    self.check()?;
                     let error = from_code("send message", code, "the message was not taken");
                     return Err(error.with("topic", record.topic));
                 }

@@ -1,0 +1,96 @@
+"""A shard that can't go on waits: it is told once and shown, and goes on by itself."""
+
+from __future__ import annotations
+
+from contextlib import closing
+
+import pytest
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin._config import AlterConfigOpType, ConfigEntry, ConfigResource
+from confluent_kafka.cimpl import NewTopic
+
+from .installation import PostgresInstallation
+from .kafka_topics import REQUEST_LIMIT_S, TopicReader
+from .postgres_outbox import publish
+from .test_relay import commit, key_in
+from .waiting import wait_until
+
+SMALL_BYTES = 2_000
+LIMIT = "max.message.bytes"
+TOO_LARGE = "Kafka did not take a message"
+
+
+@pytest.fixture
+def admin(installation: PostgresInstallation) -> AdminClient:
+    return AdminClient({"bootstrap.servers": installation.servers.kafka})
+
+
+def last_errors(installation: PostgresInstallation) -> list[str | None]:
+    return [shard["last_error"] for shard in installation.command_line.status()]
+
+
+def test_a_message_too_large_for_its_topic_holds_its_shard_until_the_limit_is_raised(
+    installation: PostgresInstallation, admin: AdminClient
+) -> None:
+    small = f"{installation.name}.small"
+    topic = NewTopic(small, 1, config={LIMIT: str(SMALL_BYTES)})
+    admin.create_topics([topic])[small].result(timeout=REQUEST_LIMIT_S)
+    relay = installation.relay()
+    held, other = key_in(0), key_in(1)
+    with installation.postgres.connect() as connection:
+        for value_bytes in (10, 2 * SMALL_BYTES, 20, 2 * SMALL_BYTES):
+            publish(connection, small, held, b"x" * value_bytes)
+            connection.commit()
+        publish(connection, installation.topic, held, b"behind it")
+    relay.wait_for(f"waits, nothing is lost shard=0.*{TOO_LARGE}")
+    commit(installation, installation.topic, other, other)
+    ledger = installation.outbox.ledger()
+    flowing = [message.message_id for message in ledger if message.key == other]
+    installation.topics.wait_delivered([installation.topic], flowing)
+
+    def tried_at_ms() -> int:
+        errors = last_errors(installation)
+        assert errors[1] is None, errors
+        if errors[0] is None:
+            return 0
+        assert TOO_LARGE in errors[0] and small in errors[0], errors
+        return int(installation.command_line.status()[0]["last_error_at_ms"])
+
+    first = wait_until(tried_at_ms, "the message in status")
+    wait_until(lambda: tried_at_ms() > first, "another try")
+    waiting = [shard["backlog_messages"] for shard in installation.command_line.status()]
+    assert waiting == [5, 0]
+    assert relay.text().count(TOO_LARGE) == 1, relay.text()
+    with closing(TopicReader(installation.servers.kafka, [small], "read_committed")) as reader:
+        assert reader.read_to(reader.ends()) == []
+
+    raised = ConfigEntry(LIMIT, "100000", incremental_operation=AlterConfigOpType.SET)
+    resource = ConfigResource(ConfigResource.Type.TOPIC, small, incremental_configs=[raised])
+    admin.incremental_alter_configs([resource])[resource].result(timeout=REQUEST_LIMIT_S)
+    topics = [installation.topic, small]
+    installation.topics.wait_delivered(topics, [message.message_id for message in ledger])
+    wait_until(lambda: last_errors(installation) == [None, None], "the error is gone")
+    relay.stop()
+    report = installation.topics.check(topics, ledger)
+    assert report.committed == 7 and not report.findings, str(report)
+
+
+def test_what_keeps_a_shard_from_being_taken_is_shown_and_gone_when_it_is(
+    installation: PostgresInstallation, admin: AdminClient
+) -> None:
+    """Nothing waits to be delivered: the shards being taken is all that can take the error back."""
+    topics = admin.list_topics(timeout=REQUEST_LIMIT_S).topics
+    (progress,) = [topic for topic in topics if f".{installation.name}." in topic]
+    admin.delete_topics([progress])[progress].result(timeout=REQUEST_LIMIT_S)
+    relay = installation.relay()
+
+    def shown() -> bool:
+        shards = installation.command_line.status_in_part("progress topic")
+        return all("restore it" in str(shard["last_error"]) for shard in shards)
+
+    wait_until(shown, "in status, what keeps the shards")
+    # None was born: there is no progress that an empty topic would hide.
+    installation.init()
+    wait_until(lambda: last_errors(installation) == [None, None], "the error is gone")
+    commit(installation, installation.topic, key_in(0), key_in(1))
+    installation.finish(relay, at_least=2)
