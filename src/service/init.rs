@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::build;
-use crate::config::{Config, DatabaseUrl};
+use crate::config::{Config, DatabaseUrl, Participant};
 use crate::delivery::Delivery;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{Incarnation, ParticipantName};
@@ -58,29 +58,24 @@ pub async fn init(
         }
     }
     let (incarnation, born) = incarnation(config, &known).await?;
+    let targets = Targets { config, incarnation, begin };
+    // Before anything is made: on another cluster nothing of ours may appear, and a topic log that is
+    // gone must not be followed by a new one that knows nothing of what was delivered.
+    for (name, participant) in &outboxes {
+        if let Some(known) = known.get(*name) {
+            let delivery = targets.delivery(name, participant)?;
+            check(&targets.wanted(name, participant, delivery).await?, known)?;
+        }
+    }
     let mut participants = Vec::new();
     let mut delivery: Option<Arc<dyn Delivery>> = None;
     for (name, participant) in &outboxes {
-        let scope = build::scope(config, name, participant, incarnation);
-        let target = build::delivery(config, scope)?;
+        let target = targets.delivery(name, participant)?;
         delivery = Some(Arc::clone(&target));
-        begin("asking for Kafka's (or the topic log's) id");
-        let asked = Arc::clone(&target);
-        let delivery_id = blocking(move || asked.id()).await?;
-        let wanted = Installation {
-            incarnation,
-            namespace: config.namespace.clone(),
-            participant: (*name).clone(),
-            shards: participant.shards,
-            hash_version: HASH_VERSION,
-            delivery_id,
-        };
-        // Before anything is made: on another cluster nothing of ours may appear.
-        if let Some(known) = known.get(*name) {
-            check(&wanted, known)?;
-        }
         begin(&format!("making the progress of {name}"));
-        blocking(move || target.init()).await?;
+        let made = Arc::clone(&target);
+        blocking(move || made.init()).await?;
+        let wanted = targets.wanted(name, participant, target).await?;
         begin(&format!("making the outbox of {name}"));
         let found = build::source(config, participant).init(&wanted).await?;
         check(&wanted, &found)?;
@@ -94,6 +89,36 @@ pub async fn init(
     begin("making topics");
     let topics = make_topics(delivery, topics, partitions).await?;
     Ok(InitReport { incarnation, born, participants, topics })
+}
+
+/// Where a participant's messages go, and what its outbox is to say of itself.
+struct Targets<'a> {
+    config: &'a Config,
+    incarnation: Incarnation,
+    begin: &'a (dyn Fn(&str) + Sync),
+}
+
+impl Targets<'_> {
+    fn delivery(&self, name: &ParticipantName, participant: &Participant) -> Result<Arc<dyn Delivery>> {
+        build::delivery(self.config, build::scope(self.config, name, participant, self.incarnation))
+    }
+
+    async fn wanted(
+        &self,
+        name: &ParticipantName,
+        participant: &Participant,
+        delivery: Arc<dyn Delivery>,
+    ) -> Result<Installation> {
+        (self.begin)("asking for Kafka's (or the topic log's) id");
+        Ok(Installation {
+            incarnation: self.incarnation,
+            namespace: self.config.namespace.clone(),
+            participant: name.clone(),
+            shards: participant.shards,
+            hash_version: HASH_VERSION,
+            delivery_id: blocking(move || delivery.id()).await?,
+        })
+    }
 }
 
 /// Makes the folder that embedded stores need.

@@ -12,10 +12,13 @@ mod blocking;
 #[cfg(feature = "relay")]
 mod open;
 #[cfg(feature = "relay")]
+mod place;
+#[cfg(feature = "relay")]
 mod transaction;
 #[cfg(feature = "relay")]
 pub(crate) use {
     blocking::Blocking,
     open::{OwnFile, enter_wal, open_existing, open_or_create, open_own},
+    place::Place,
     transaction::{begin, commit},
 };

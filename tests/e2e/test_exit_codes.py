@@ -27,14 +27,19 @@ NEWER = 1000
 
 
 @pytest.fixture
-def embedded(tmp_path: Path) -> Iterator[CommandLine]:
-    """No server, and set up."""
+def fresh(tmp_path: Path) -> CommandLine:
+    """No server, and not set up."""
     configuration = tmp_path / "onecommit.toml"
     configuration.write_text(f'data_dir = "{tmp_path / "data"}"\n')
-    command_line = CommandLine(tmp_path, configuration)
-    command_line.succeed("init")
-    with closing(command_line):
-        yield command_line
+    return CommandLine(tmp_path, configuration)
+
+
+@pytest.fixture
+def embedded(fresh: CommandLine) -> Iterator[CommandLine]:
+    """No server, and set up."""
+    fresh.succeed("init")
+    with closing(fresh):
+        yield fresh
 
 
 def data(command_line: CommandLine, name: str) -> Path:
@@ -96,6 +101,12 @@ def test_2_configuration(tmp_path: Path, words: tuple[str, ...]) -> None:
 @pytest.mark.parametrize("words", [("relay",), ("status",)], ids=["relay", "status"])
 def test_2_before_init(make_installation: MakeInstallation, words: tuple[str, ...]) -> None:
     expect(2, make_installation().command_line.run(*words), "onecommit init")
+
+
+@pytest.mark.parametrize("words", COMMANDS[1:], ids=NAMES[1:])
+def test_2_before_init_without_a_server(fresh: CommandLine, words: tuple[str, ...]) -> None:
+    expect(2, fresh.run(*words), "onecommit init")
+    assert not (fresh.folder / "data").exists(), "it has made nothing"
 
 
 def test_2_a_topic_that_nobody_made(installation: PostgresInstallation) -> None:

@@ -320,6 +320,7 @@ fn scope() -> DeliveryScope {
 fn a_lower_lease_cannot_take_a_shard_from_a_higher_one() {
     let directory = tempfile::tempdir().unwrap();
     let delivery = TopicLogDelivery::new(directory.path().join("topics.db"), scope());
+    delivery.init().unwrap();
     delivery.open(SHARD, Epoch(3)).unwrap();
     let error = delivery.open(SHARD, Epoch(2)).err().unwrap();
     assert_eq!(error.kind(), ErrorKind::Fenced, "{error}");
@@ -358,6 +359,7 @@ fn a_reader_goes_on_where_its_group_was() {
 fn a_waiting_reader_sees_what_comes() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("topics.db");
+    TopicLogDelivery::new(&path, scope()).init().unwrap();
     let mut reader = TopicLogReader::open(&path, "numbers", None, true).unwrap();
     let writer = std::thread::spawn(move || append(&path, 0..1));
     assert_eq!(reader.next(Duration::from_secs(60)).unwrap().unwrap().offset, 0);
@@ -365,7 +367,9 @@ fn a_waiting_reader_sees_what_comes() {
 }
 
 fn append(path: &Path, numbers: std::ops::Range<u32>) {
-    let mut shard = TopicLogDelivery::new(path, scope()).open(SHARD, Epoch(1)).unwrap();
+    let delivery = TopicLogDelivery::new(path, scope());
+    delivery.init().unwrap();
+    let mut shard = delivery.open(SHARD, Epoch(1)).unwrap();
     let database = DatabaseIdentity { system: "1".into(), database: "main".into(), timeline: None };
     let stored = |(id, message)| StoredMessage {
         id,
@@ -392,7 +396,9 @@ fn many_processes_may_make_a_file_at_once() {
                 let (path, start) = (Arc::clone(&path), Arc::clone(&start));
                 std::thread::spawn(move || {
                     start.wait();
-                    TopicLogDelivery::new(path.as_path(), scope()).id().unwrap()
+                    let log = TopicLogDelivery::new(path.as_path(), scope());
+                    log.init().unwrap();
+                    log.id().unwrap()
                 })
             })
             .collect();
@@ -434,7 +440,65 @@ async fn files_of_another_kind_are_refused() {
 #[test]
 fn each_log_has_an_id_of_its_own() {
     let directory = tempfile::tempdir().unwrap();
-    let id = |name: &str| TopicLogDelivery::new(directory.path().join(name), scope()).id().unwrap();
+    let id = |name: &str| {
+        let log = TopicLogDelivery::new(directory.path().join(name), scope());
+        log.init().unwrap();
+        log.id().unwrap()
+    };
     assert_eq!(id("one.db"), id("one.db"));
     assert_ne!(id("one.db"), id("two.db"));
+}
+
+#[test]
+fn only_init_makes_a_log() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("topics.db");
+    let log = TopicLogDelivery::new(&path, scope());
+    for error in [
+        log.id().err(),
+        log.peek(SHARD).err(),
+        log.open(SHARD, Epoch(1)).err(),
+        TopicLogReader::open(&path, "numbers", None, true).err(),
+    ] {
+        let error = error.unwrap();
+        assert_eq!(error.kind(), ErrorKind::Configuration, "{error}");
+        assert!(error.to_string().contains("the topic log is not there"), "{error}");
+    }
+    assert!(!path.exists());
+}
+
+#[test]
+fn what_goes_into_a_log_that_is_gone_is_not_committed() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("topics.db");
+    let aside = directory.path().join("aside.db");
+    let log = TopicLogDelivery::new(&path, scope());
+    log.init().unwrap();
+    let database = DatabaseIdentity { system: "1".into(), database: "main".into(), timeline: None };
+    let progress = Progress::birth(Epoch(1), 1, database, Position::Sequence { last: 0 });
+    let mut shard = log.open(SHARD, Epoch(1)).unwrap();
+    let mut commit = move || shard.begin().and_then(|()| shard.commit(&progress));
+    commit().unwrap();
+    std::fs::rename(&path, &aside).unwrap();
+    let error = commit().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unclear, "{error}");
+    std::fs::copy(&aside, &path).unwrap();
+    assert_eq!(commit().unwrap_err().kind(), ErrorKind::Unclear, "another file, with the same contents");
+    std::fs::rename(&aside, &path).unwrap();
+    commit().unwrap();
+}
+
+#[tokio::test]
+async fn an_outbox_that_is_replaced_is_not_read_on() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = file(&directory, "app");
+    let place = place_at(path.clone());
+    let mut outbox = outbox_suite::reading(&place, Epoch(1)).await;
+    assert!(outbox.read().await.unwrap().chunks.is_empty());
+    let copy = file(&directory, "copy");
+    std::fs::copy(&path, &copy).unwrap();
+    std::fs::rename(&copy, &path).unwrap();
+    let error = outbox.read().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unreachable, "{error}");
+    assert!(error.to_string().contains("removed or replaced"), "{error}");
 }

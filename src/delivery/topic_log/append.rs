@@ -1,6 +1,7 @@
 //! The one deliverer of a shard to a topic log.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::time::Duration;
 
 use rusqlite::{Connection, OptionalExtension, Transaction, params};
@@ -14,7 +15,7 @@ use crate::message::{ID_HEADER, StoredMessage};
 use crate::protocol::progress::Progress;
 use crate::sqlite::failure::from_sqlite;
 use crate::sqlite::headers::encode;
-use crate::sqlite::{begin, commit};
+use crate::sqlite::{Place, begin, commit};
 
 /// A topic keeps this many messages, the latest; consumers that are further behind lose the others.
 pub const TOPIC_MESSAGES_MAX: i64 = 10_000_000;
@@ -23,6 +24,7 @@ const APPEND: &str = "append to topic log";
 
 pub(super) struct TopicLogShard {
     connection: Connection,
+    place: Place,
     name: String,
     taken: i64,
     batch: Option<Vec<StoredMessage>>,
@@ -30,8 +32,10 @@ pub(super) struct TopicLogShard {
 
 impl TopicLogShard {
     /// Takes the shard; `Fenced` where a later lease has taken it already.
-    pub(super) fn take(mut connection: Connection, name: String, epoch: Epoch) -> Result<Self> {
+    pub(super) fn take(path: &Path, name: String, epoch: Epoch) -> Result<Self> {
         const OPERATION: &str = "take shard";
+        let place = Place::of(path);
+        let mut connection = file::open_existing(path)?;
         let failed = |error| from_sqlite(OPERATION, error);
         let transaction = begin(&mut connection, OPERATION)?;
         let sql = "insert into deliverer (name, epoch, taken) values (?1, ?2, 1)
@@ -45,7 +49,7 @@ impl TopicLogShard {
         failpoint!("topic_log.take.before_commit")?;
         commit(transaction, OPERATION)?;
         failpoint!("topic_log.take.after_commit")?;
-        Ok(TopicLogShard { connection, name, taken, batch: None })
+        Ok(TopicLogShard { connection, place, name, taken, batch: None })
     }
 }
 
@@ -75,7 +79,10 @@ impl ShardDelivery for TopicLogShard {
         append(&transaction, &batch)?;
         failpoint!("topic_log.append.before_commit")?;
         commit(transaction, APPEND)?;
-        failpoint!("topic_log.append.after_commit")
+        failpoint!("topic_log.append.after_commit")?;
+        // What went into a file that nobody can read any more must not be pruned as delivered. All
+        // that was moved before is noticed here, too.
+        self.place.check(ErrorKind::Unclear, APPEND)
     }
 
     fn abort(&mut self, _limit: Duration) -> Result<()> {

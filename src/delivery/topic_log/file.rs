@@ -23,7 +23,8 @@ const FILE: OwnFile = OwnFile {
     sql: include_str!("0001.sql"),
 };
 
-pub(super) fn open(path: &Path) -> Result<Connection> {
+/// Opens the file, and makes it where it is missing: for `init` alone.
+pub(super) fn open_or_make(path: &Path) -> Result<Connection> {
     open_own(path, &FILE, BUSY_TIMEOUT, OPERATION, |connection| {
         let id = Uuid::new_v4();
         connection.execute("insert into log (single, id) values (1, ?1)", [id.as_bytes().as_slice()])?;
@@ -31,13 +32,13 @@ pub(super) fn open(path: &Path) -> Result<Connection> {
     })
 }
 
-/// Opens the file only where it is there: who just looks makes nothing.
+/// Opens the file only where it is there: a new one would know nothing of what was delivered.
 pub(super) fn open_existing(path: &Path) -> Result<Connection> {
     if !path.exists() {
         let why = "the topic log is not there: restore it, or run `onecommit init` where there never was one";
         return Err(Error::new(ErrorKind::Configuration, OPERATION, why).with("file", path.display()));
     }
-    open(path)
+    open_or_make(path)
 }
 
 pub(super) fn id(connection: &Connection, path: &Path) -> Result<String> {

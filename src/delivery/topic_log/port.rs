@@ -2,8 +2,6 @@
 
 use std::path::PathBuf;
 
-use rusqlite::Connection;
-
 use super::append::TopicLogShard;
 use super::file;
 use crate::delivery::{Delivery, DeliveryScope, ShardDelivery};
@@ -22,23 +20,19 @@ pub struct TopicLogDelivery {
 }
 
 impl TopicLogDelivery {
-    /// Delivers to the file `path`, which is made when it is first used, with its directory.
+    /// Delivers to the file `path`, which `init` makes, with its directory.
     pub fn new(path: impl Into<PathBuf>, scope: DeliveryScope) -> Self {
         TopicLogDelivery { path: path.into(), scope }
-    }
-
-    fn open_file(&self) -> Result<Connection> {
-        file::open(&self.path)
     }
 }
 
 impl Delivery for TopicLogDelivery {
     fn id(&self) -> Result<String> {
-        file::id(&self.open_file()?, &self.path)
+        file::id(&file::open_existing(&self.path)?, &self.path)
     }
 
     fn init(&self) -> Result<()> {
-        self.open_file().map(drop)
+        file::open_or_make(&self.path).map(drop)
     }
 
     /// Topics appear with their first message too. They have no fixed number of partitions.
@@ -50,7 +44,7 @@ impl Delivery for TopicLogDelivery {
     fn create_topic(&self, topic: &str, _partitions: Option<u32>) -> Result<bool> {
         // A name under which nothing can be published is refused here already.
         Message::new(topic, b"", b"")?;
-        let mut connection = self.open_file()?;
+        let mut connection = file::open_or_make(&self.path)?;
         let transaction = begin(&mut connection, "create topic")?;
         let made = transaction.execute("insert or ignore into topic (name) values (?1)", [topic]);
         let made = made.map_err(|error| from_sqlite("create topic", error).with("topic", topic))?;
@@ -66,7 +60,7 @@ impl Delivery for TopicLogDelivery {
 
     fn open(&self, shard: ShardIndex, epoch: Epoch) -> Result<Box<dyn ShardDelivery>> {
         let name = self.scope.transactional_id(shard);
-        let taken = TopicLogShard::take(self.open_file()?, name, epoch);
+        let taken = TopicLogShard::take(&self.path, name, epoch);
         Ok(Box::new(taken.map_err(|error| error.with("shard", shard).with("file", self.path.display()))?))
     }
 }

@@ -28,10 +28,13 @@ const PAUSE: Duration = Duration::from_millis(20);
 /// ```
 /// use std::time::Duration;
 /// use onecommit::delivery::topic_log::TopicLogReader;
+/// # use onecommit::delivery::{Delivery, DeliveryScope, topic_log::TopicLogDelivery};
 ///
 /// # fn main() -> onecommit::Result<()> {
 /// # let directory = tempfile::tempdir().unwrap();
 /// # let path = directory.path().join("topics.db");
+/// # let scope = DeliveryScope { prefix: "shop".into(), participant: "orders".parse()?, shards: 1 };
+/// # TopicLogDelivery::new(&path, scope).init()?;
 /// let mut reader = TopicLogReader::open(&path, "order.paid", Some("billing"), true)?;
 /// while let Some(message) = reader.next(Duration::ZERO)? {
 ///     println!("{:?}", message.value);
@@ -52,10 +55,11 @@ pub struct TopicLogReader {
 
 impl TopicLogReader {
     /// With a `group` it goes on where the group was. Without one, or where the group never was, it
-    /// begins now, or with `from_beginning` at the first message. The topic may appear later.
+    /// begins now, or with `from_beginning` at the first message. The topic may appear later, but the
+    /// file must be there: `init` makes it.
     pub fn open(path: &Path, topic: &str, group: Option<&str>, from_beginning: bool) -> Result<Self> {
         let failed = |error| from_sqlite(OPERATION, error).with("file", path.display());
-        let connection = file::open(path)?;
+        let connection = file::open_existing(path)?;
         let committed = match group {
             Some(group) => committed(&connection, group, topic).map_err(failed)?,
             None => None,

@@ -1,6 +1,7 @@
 //! The outbox port on SQLite.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -19,7 +20,7 @@ use crate::protocol::position::Position;
 use crate::protocol::progress::DatabaseIdentity;
 use crate::protocol::window::CHUNK_MESSAGES;
 use crate::sqlite::failure::from_sqlite;
-use crate::sqlite::{Blocking, begin, commit};
+use crate::sqlite::{Blocking, Place, begin, commit};
 
 /// Milliseconds since 1970 by SQLite's clock, the one that dates the messages.
 const NOW_MS: &str = "cast(round((julianday('now') - 2440587.5) * 86400000) as integer)";
@@ -36,16 +37,18 @@ pub struct SqliteSource {
 #[async_trait]
 impl OutboxSource for SqliteSource {
     async fn connect(&self) -> Result<Box<dyn Outbox>> {
-        let (connection, counter) = self
+        let (connection, place, counter) = self
             .call("open outbox", |source| {
+                let place = Place::of(&source.path);
                 let (connection, _) = init::open(&source.path, source.busy_limit)?;
                 let sql = "select coalesce(max(counter), 0) from onecommit_barrier";
                 let counter = connection.query_row(sql, (), |row| row.get(0));
                 let counter: i64 = counter.map_err(|error| from_sqlite("open outbox", error))?;
-                Ok((connection, counter))
+                Ok((connection, place, counter))
             })
             .await?;
-        Ok(Box::new(SqliteOutbox { connection: Blocking::new(connection), counter, reading: None }))
+        let (connection, place) = (Blocking::new(connection), Arc::new(place));
+        Ok(Box::new(SqliteOutbox { connection, place, counter, reading: None }))
     }
 
     async fn init(&self, wanted: &Installation) -> Result<Installation> {
@@ -77,6 +80,7 @@ struct Reading {
 
 struct SqliteOutbox {
     connection: Blocking<Connection>,
+    place: Arc<Place>,
     /// Goes on above every barrier in the file: a number used twice under one epoch would let
     /// pruning remove a newer barrier as an older one.
     counter: i64,
@@ -187,7 +191,12 @@ impl Outbox for SqliteOutbox {
         let Some(Reading { epoch, last }) = self.reading else { return Ok(Batch::default()) };
         self.counter += 1;
         let counter = self.counter;
-        let read = move |connection: &mut Connection| read::read(connection, last, epoch, counter);
+        let place = Arc::clone(&self.place);
+        let read = move |connection: &mut Connection| {
+            // Otherwise what is published into a file put in its place would wait for ever.
+            place.check(ErrorKind::Unreachable, "read outbox")?;
+            read::read(connection, last, epoch, counter)
+        };
         match self.connection.call("read outbox", read).await {
             Ok(Some(rows)) => {
                 let more = rows.more;
