@@ -123,3 +123,19 @@ def test_zookeeper_is_killed_and_comes_back(
         wait_more_committed(writers)
     assert_told_once(relay.text(), LEASES_AWAY)
     installation.finish(relay, at_least=SOME)
+
+
+def test_lease_rows_that_were_deleted_under_a_relay_are_made_again(
+    installation: PostgresInstallation,
+) -> None:
+    """What was delivered is not known from them: epochs go on above those delivered under."""
+    relay = installation.relay()
+    with installation.postgres.writing(installation.topic) as writers:
+        relay.wait_for("delivers shard=.* epoch=1", times=installation.outbox.shards)
+        with installation.postgres.connect() as connection:
+            connection.execute("truncate onecommit.lease, onecommit.relay")
+            connection.commit()
+        for number in range(installation.outbox.shards):
+            relay.wait_for(f"delivers shard={number} epoch=2")
+        wait_more_committed(writers)
+    installation.finish(relay, at_least=SOME)
