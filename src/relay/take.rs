@@ -41,6 +41,12 @@ pub(super) struct Taken {
 }
 
 impl Taker {
+    /// Whether this relay can take shards at all: outbox and delivery answer, and are the right ones.
+    pub(super) async fn check(self) -> Result<()> {
+        let mut outbox = self.source.connect().await?;
+        self.check_identity(&mut *outbox).await.map(|_| ())
+    }
+
     /// Takes `shard`; None where another relay was faster. What keeps it from that is noted in the
     /// shard's row, and taken back here when the try before this one had `failed_before`: a shard
     /// without messages would show it for as long as none come.
