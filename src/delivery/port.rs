@@ -50,6 +50,12 @@ pub trait Delivery: Send + Sync {
     /// answer of None proves nothing.
     fn peek(&self, shard: ShardIndex) -> Result<Option<Progress>>;
 
+    /// The same when nothing is under way any more of what was begun before this was called: whose
+    /// commit was confirmed by then is seen. `Unreachable` where something stays under way.
+    fn peek_settled(&self, shard: ShardIndex) -> Result<Option<Progress>> {
+        self.peek(shard)
+    }
+
     /// Takes the shard: from here on no predecessor commits anything, whatever it believes.
     fn open(&self, shard: ShardIndex, epoch: Epoch) -> Result<Box<dyn ShardDelivery>>;
 }

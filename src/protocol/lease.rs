@@ -1,5 +1,5 @@
-//! Who delivers which shard: an even share of the shards for each live relay, and the rule by
-//! which a lease kept in a table is found to be abandoned.
+//! Who delivers which shard: an even share of the shards for each live relay, the rule by which a
+//! lease kept in a table is found to be abandoned, and the one by which a relay gives up its own.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -69,6 +69,38 @@ impl<K: Hash + Eq + Clone> Observer<K> {
     }
 }
 
+/// Fewer failures in a row say nothing about a relay.
+const DOUBTFUL_FAILURES: u32 = 3;
+
+/// Whether a relay that lives may be unable to deliver: it would keep its share of the shards from
+/// those that can, for ever.
+#[derive(Debug, Default)]
+pub struct Doubt {
+    failures: u32,
+    since: Duration,
+}
+
+impl Doubt {
+    /// A shard could not be taken or delivered, or the outbox not be read, at the relay's time `now`.
+    pub fn failed(&mut self, now: Duration) {
+        if self.failures == 0 {
+            self.since = now;
+        }
+        self.failures = self.failures.saturating_add(1);
+    }
+
+    /// A shard was taken or delivered.
+    pub fn worked(&mut self) {
+        self.failures = 0;
+    }
+
+    /// Whether nothing but failures has been for the `timeout` of a lease: a dead relay would have
+    /// been replaced by now.
+    pub fn is_due(&self, now: Duration, timeout: Duration) -> bool {
+        self.failures >= DOUBTFUL_FAILURES && now.saturating_sub(self.since) >= timeout
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -127,5 +159,24 @@ mod tests {
         assert!(lives(2, 2_001));
         assert!(lives(2, 4_000));
         assert!(!lives(2, 4_001));
+    }
+
+    #[test]
+    fn doubt_takes_failures_in_a_row_and_the_timeout_of_a_lease() {
+        let timeout = Duration::from_secs(2);
+        let doubts = |events: &[(u64, bool)]| {
+            let mut doubt = Doubt::default();
+            for (second, works) in events {
+                if *works { doubt.worked() } else { doubt.failed(Duration::from_secs(*second)) }
+            }
+            let last = events.last().map_or(0, |event| event.0);
+            doubt.is_due(Duration::from_secs(last), timeout)
+        };
+        assert!(!doubts(&[]));
+        assert!(!doubts(&[(1, false), (9, false)]), "too few");
+        assert!(!doubts(&[(1, false), (1, false), (2, false), (2, false)]), "too soon");
+        assert!(doubts(&[(1, false), (1, false), (3, false)]));
+        assert!(!doubts(&[(1, false), (2, false), (3, true), (4, false), (5, false)]), "one worked");
+        assert!(doubts(&[(1, true), (4, false), (5, false), (6, false)]));
     }
 }

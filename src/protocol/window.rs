@@ -64,7 +64,11 @@ pub struct Piece {
 
 struct Segment<B> {
     piece: Piece,
-    fresh: bool,
+    /// Of a former owner, whose positions name its barriers.
+    inherited: bool,
+    /// Another window may begin before this one is finished. A fresh window that one piece does not
+    /// finish gets it too: a shard that comes back with a large backlog held up all the others.
+    takes_turns: bool,
     shards: BTreeMap<ShardIndex, (i64, B)>,
 }
 
@@ -110,7 +114,7 @@ impl<B: Clone> Windows<B> {
         }
         let piece = Piece { prev, this, after: last, old_up_to: None };
         let shards = BTreeMap::from([(shard, (last, barrier))]);
-        self.segments.push_back(Segment { piece, fresh: false, shards });
+        self.segments.push_back(Segment { piece, inherited: true, takes_turns: true, shards });
     }
 
     /// Removes a shard that was given up or lost.
@@ -149,10 +153,10 @@ impl<B: Clone> Windows<B> {
         self.floors.note(last_value, barrier_xid);
     }
 
-    /// What to read next. A fresh window is begun only when the fresh one before is finished;
-    /// inherited windows take turns with it.
+    /// What to read next. A fresh window is begun when the one before has had a piece at least;
+    /// inherited and large windows take turns with it.
     pub fn next_read(&mut self) -> Next {
-        let may_begin = !self.waiting.is_empty() && !self.segments.iter().any(|segment| segment.fresh);
+        let may_begin = !self.waiting.is_empty() && self.segments.iter().all(|segment| segment.takes_turns);
         if may_begin && (self.fresh_turn || self.segments.is_empty()) {
             self.fresh_turn = false;
             let mut prevs = self.waiting.values();
@@ -189,7 +193,7 @@ impl<B: Clone> Windows<B> {
         for (shard, barrier) in barriers {
             let Some(prev) = self.waiting.remove(shard) else { continue };
             let entry = (*shard, (0, barrier.clone()));
-            let same = |segment: &&mut Segment<B>| segment.fresh && segment.piece.prev == prev;
+            let same = |segment: &&mut Segment<B>| !segment.takes_turns && segment.piece.prev == prev;
             if let Some(segment) = self.segments.iter_mut().find(same) {
                 segment.shards.extend([entry]);
                 continue;
@@ -198,7 +202,8 @@ impl<B: Clone> Windows<B> {
             let has_old = floor > 0 && !prev.in_progress().is_empty();
             let (after, old_up_to) = if has_old { (0, Some(floor)) } else { (floor, None) };
             let piece = Piece { prev, this: this.clone(), after, old_up_to };
-            self.segments.push_back(Segment { piece, fresh: true, shards: BTreeMap::from([entry]) });
+            let shards = BTreeMap::from([entry]);
+            self.segments.push_back(Segment { piece, inherited: false, takes_turns: false, shards });
         }
     }
 
@@ -220,11 +225,12 @@ impl<B: Clone> Windows<B> {
         if finished {
             for (shard, (last, barrier)) in segment.shards {
                 self.waiting.insert(shard, window.1.clone());
-                if segment.fresh && last == 0 {
+                if !segment.inherited && last == 0 {
                     self.unused.push(barrier);
                 }
             }
         } else {
+            segment.takes_turns = true;
             self.segments.push_back(segment);
         }
         chunks

@@ -75,7 +75,7 @@ pub(super) struct Deliverer {
     pub(super) flow: Arc<Flow>,
     pub(super) settings: RelaySettings,
     pub(super) runtime: Handle,
-    /// Set at the first commit: the shard delivers again, whatever kept it before.
+    /// Set at each commit: the shard delivers, whatever kept it before.
     pub(super) delivers: Arc<AtomicBool>,
 }
 

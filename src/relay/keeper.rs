@@ -1,5 +1,5 @@
-//! Keeps this relay's leases alive, apart from everything that may have to wait: a database that is
-//! away must not cost a lease.
+//! Keeps this relay's leases alive while it takes part, apart from everything that may have to wait:
+//! a database that is away for a moment must not cost a lease.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -21,7 +21,7 @@ pub(super) struct Seen {
     /// When the last successful renewal *began*: others count from when they saw it.
     pub(super) renewed_at: Option<Instant>,
     refused: Option<Arc<Error>>,
-    timeout: Duration,
+    pub(super) timeout: Duration,
 }
 
 impl Seen {
@@ -42,6 +42,7 @@ impl Seen {
 enum Request {
     Take(ShardIndex, Epoch, oneshot::Sender<Result<Option<Epoch>>>),
     Release(ShardIndex, oneshot::Sender<Result<()>>),
+    Join(oneshot::Sender<Result<()>>),
     Leave(oneshot::Sender<Result<()>>),
 }
 
@@ -53,7 +54,7 @@ pub(super) struct Keeper {
 }
 
 impl Keeper {
-    /// Starts to renew. It ends when the last handle is dropped.
+    /// Starts, without joining. It ends when the last handle is dropped.
     pub(super) fn start(lease: Box<dyn Lease>) -> Self {
         let (requests, received) = mpsc::channel(REQUESTS);
         let (publish, seen) = watch::channel(Seen { timeout: lease.timeout(), ..Seen::default() });
@@ -69,6 +70,12 @@ impl Keeper {
         self.ask(|reply| Request::Release(shard, reply)).await
     }
 
+    /// From now on this relay counts among the living, and renews.
+    pub(super) async fn join(&self) -> Result<()> {
+        self.ask(Request::Join).await
+    }
+
+    /// Gives everything up, and no longer renews.
     pub(super) async fn leave(&self) -> Result<()> {
         self.ask(Request::Leave).await
     }
@@ -89,9 +96,10 @@ async fn keep(
     let mut ticks = tokio::time::interval(lease.timeout() / 4);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut told = Told::default();
+    let mut joined = false;
     loop {
         tokio::select! {
-            _ = ticks.tick() => renew(&mut *lease, &publish, &mut told).await,
+            _ = ticks.tick(), if joined => renew(&mut *lease, &publish, &mut told).await,
             request = requests.recv() => match request {
                 None => return,
                 // Whoever asked may be gone; the lease is kept or lost all the same.
@@ -103,9 +111,15 @@ async fn keep(
                     let _ = reply.send(lease.release(shard).await);
                     renew(&mut *lease, &publish, &mut told).await;
                 }
+                Some(Request::Join(reply)) => {
+                    joined = true;
+                    renew(&mut *lease, &publish, &mut told).await;
+                    let _ = reply.send(Ok(()));
+                }
                 Some(Request::Leave(reply)) => {
+                    joined = false;
+                    publish.send_modify(|seen| seen.renewed_at = None);
                     let _ = reply.send(lease.leave().await);
-                    return;
                 }
             }
         }

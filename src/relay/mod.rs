@@ -2,13 +2,14 @@
 //! once and in order per key.
 //!
 //! It drives the protocol floor against the ports and knows no backend. A lease keeper shows that
-//! this relay lives; a supervisor takes and gives up shards; one reader reads for all of them; each
-//! shard has a deliverer with a thread of its own; a pruner removes what is delivered. Any error of
-//! the outbox drops everything that was read, and progress is read from the delivery again; an
-//! error of one shard's delivery does that for the shard alone.
+//! this relay lives, as long as it can deliver; a supervisor takes and gives up shards; one reader
+//! reads for all of them; each shard has a deliverer with a thread of its own; a pruner removes what
+//! is delivered. Any error of the outbox drops everything that was read, and progress is read from
+//! the delivery again; an error of one shard's delivery does that for the shard alone.
 
 mod deliver;
 mod keeper;
+mod part;
 mod prune;
 mod read;
 mod session;

@@ -12,6 +12,7 @@ use tokio::task::JoinSet;
 
 use super::deliver::{Committed, Deliverer};
 use super::keeper::Keeper;
+use super::part::Part;
 use super::prune;
 use super::read::{CHUNKS, Command, Flow, Reader};
 use super::settings::RelaySettings;
@@ -72,6 +73,8 @@ pub(super) struct Session<'a> {
     delivering: JoinSet<Ended<()>>,
     taking: JoinSet<Ended<Option<Taken>>>,
     being_taken: BTreeSet<ShardIndex>,
+    part: &'a mut Part,
+    checking: JoinSet<Result<()>>,
     /// Taken, but not yet added to what the reader reads for; since when the first of them is.
     to_begin: BTreeMap<ShardIndex, Command>,
     to_begin_since: Instant,
@@ -84,6 +87,7 @@ impl<'a> Session<'a> {
         shared: &'a Shared,
         stop: &mut watch::Receiver<bool>,
         told: &mut Told,
+        part: &'a mut Part,
     ) -> Result<()> {
         // Before any progress is read: the reader notices a crash of the database from here on.
         let outbox = tokio::select! {
@@ -91,7 +95,7 @@ impl<'a> Session<'a> {
             () = stopped(stop) => return Ok(()),
         };
         if told.clear() {
-            tracing::info!("the outbox can be reached again");
+            tracing::info!("goes on, nothing is away any more");
         }
         let (commands, received) = mpsc::channel(COMMANDS);
         let (committed, flow) = (Arc::new(Committed::default()), Arc::new(Flow::default()));
@@ -115,6 +119,8 @@ impl<'a> Session<'a> {
             delivering: JoinSet::new(),
             taking: JoinSet::new(),
             being_taken: BTreeSet::new(),
+            part,
+            checking: JoinSet::new(),
             to_begin: BTreeMap::new(),
             to_begin_since: Instant::now(),
             failures: BTreeMap::new(),
@@ -141,6 +147,7 @@ impl<'a> Session<'a> {
                 Some(ended) = background.join_next() => return Err(failure_of(ended)),
                 Some(ended) = self.delivering.join_next() => self.delivered(ended.map_err(panicked)?).await,
                 Some(taken) = self.taking.join_next() => self.taken(taken.map_err(panicked)?).await?,
+                Some(checked) = self.checking.join_next() => self.checked(checked.map_err(panicked)?)?,
                 changed = seen.changed() => {
                     changed.map_err(|_| Error::new(ErrorKind::Failed, "keep leases", "the lease keeper ended"))?;
                     self.shared.keeper.seen.borrow().check()?;
@@ -192,6 +199,7 @@ impl<'a> Session<'a> {
         self.being_taken.remove(&shard);
         match taken {
             Ok(Some(taken)) => {
+                self.part.worked();
                 self.start(taken);
                 Ok(())
             }
@@ -280,6 +288,24 @@ impl<'a> Session<'a> {
         failure.in_taking = in_taking;
         failure.count += 1;
         failure.not_before = Instant::now() + self.shared.settings.retry.wait(failure.count, chance());
+        // Whoever was fenced has shown that others can deliver, and nothing of itself.
+        if error.kind() != ErrorKind::Fenced {
+            self.part.failed();
+        }
+        if self.part.is_in_doubt() && self.checking.is_empty() {
+            self.checking.spawn(self.shared.taker.clone().check());
+        }
+    }
+
+    /// What fails may be a shard's own trouble, and the same with any relay: then this one stays.
+    fn checked(&mut self, checked: Result<()>) -> Result<()> {
+        match checked {
+            Err(error) if error.kind() == ErrorKind::Refused || self.part.is_in_doubt() => Err(error),
+            _ => {
+                self.part.worked();
+                Ok(())
+            }
+        }
     }
 
     /// Gives a lease up; where that fails, the next plan does it again.
@@ -293,8 +319,9 @@ impl<'a> Session<'a> {
     fn clear_errors(&mut self) {
         let mut cleared = Vec::new();
         let delivering =
-            self.running.iter_mut().filter(|(_, running)| running.delivers.load(Ordering::Relaxed));
+            self.running.iter_mut().filter(|(_, running)| running.delivers.swap(false, Ordering::Relaxed));
         for (shard, running) in delivering {
+            self.part.worked();
             self.failures.remove(shard);
             if std::mem::take(&mut running.had_error) {
                 cleared.push((*shard, running.epoch));

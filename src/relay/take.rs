@@ -41,6 +41,12 @@ pub(super) struct Taken {
 }
 
 impl Taker {
+    /// Whether this relay can take shards at all: outbox and delivery answer, and are the right ones.
+    pub(super) async fn check(self) -> Result<()> {
+        let mut outbox = self.source.connect().await?;
+        self.check_identity(&mut *outbox).await.map(|_| ())
+    }
+
     /// Takes `shard`; None where another relay was faster. What keeps it from that is noted in the
     /// shard's row, and taken back here when the try before this one had `failed_before`: a shard
     /// without messages would show it for as long as none come.
@@ -124,8 +130,9 @@ impl Taker {
     }
 
     /// The shard's row and its progress as they can be seen without fencing anybody. A predecessor
-    /// that still lives may deliver and prune meanwhile, so what does not fit is looked at again;
-    /// that no progress is seen proves nothing yet.
+    /// may have delivered and pruned what is not to be seen yet, and if it lives it goes on, so what
+    /// does not fit is looked at again, until nothing is under way; that no progress is seen proves
+    /// nothing yet.
     async fn look(
         &self,
         outbox: &mut dyn Outbox,
@@ -136,8 +143,9 @@ impl Taker {
         let mut looks = 0;
         loop {
             let row = outbox.shard(shard).await?;
-            let delivery = Arc::clone(&self.delivery);
-            let Some(seen) = blocking(move || delivery.peek(shard)).await? else { return Ok((row, None)) };
+            let (delivery, again) = (Arc::clone(&self.delivery), refused.is_some());
+            let peek = move || if again { delivery.peek_settled(shard) } else { delivery.peek(shard) };
+            let Some(seen) = blocking(peek).await? else { return Ok((row, None)) };
             match (self.check_progress(outbox, shard, &row, database, Some(&seen)).await, refused.take()) {
                 (Ok(()), _) => return Ok((row, Some(seen))),
                 (Err(error), Some(before)) if before == seen => return Err(error),

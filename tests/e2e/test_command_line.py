@@ -161,7 +161,7 @@ def test_status_tells_position_and_age_and_makes_nothing(local: Installation) ->
     for leftover in data.glob("topics.db*"):
         leftover.unlink()
     done = local.command_line.run("status")
-    assert done.returncode == 2 and "the topic log is not there" in done.stdout, done
+    assert done.returncode == 3 and "the topic log is not there" in done.stdout, done
     assert {path.name.split("-")[0] for path in data.iterdir()} == {
         path.name.split("-")[0] for path in there
     } - {"topics.db"}

@@ -36,7 +36,9 @@ class ConsumeProcess:
     def ids(self) -> list[str]:
         """Which messages it has printed."""
         lines = [line for line in self.text().splitlines(keepends=True) if line.startswith("{")]
-        return [id_of(line) for line in lines if line.endswith("\n")]
+        whole = [line for line in lines if line.endswith("\n")]
+        # With --json a log line is an object, too.
+        return [id_of(line) for line in whole if "headers" in json.loads(line)]
 
     def wait(self, condition: Callable[[], bool], what: str) -> None:
         def true_or_ended() -> bool:

@@ -116,6 +116,8 @@ fn messages_and_progress_are_committed_together(backend: &dyn Backend) {
         shard.begin().unwrap();
         shard.send(&place.messages(round * 10..round * 10 + 10)).unwrap();
         shard.commit(&progress(1, round * 10 + 10)).unwrap();
+        let settled = place.delivery().peek_settled(SHARD).unwrap();
+        assert_eq!(settled, Some(progress(1, round * 10 + 10)), "a confirmed commit is seen");
     }
     drop(shard);
     assert_eq!(place.open(2).progress().unwrap(), Some(progress(1, 50)));

@@ -98,6 +98,11 @@ impl Delivery for KafkaDelivery {
         progress::last(&self.client_config(), &self.scope, shard, false)
     }
 
+    /// Kafka confirms a commit before its markers are written, and until then nobody sees it.
+    fn peek_settled(&self, shard: ShardIndex) -> Result<Option<Progress>> {
+        progress::last(&self.client_config(), &self.scope, shard, true)
+    }
+
     fn open(&self, shard: ShardIndex, _epoch: Epoch) -> Result<Box<dyn ShardDelivery>> {
         let (config, readers) = (self.producer_config(shard), self.client_config());
         let shard = KafkaShard::open(&config, readers, self.partitioner()?, self.scope.clone(), shard)?;

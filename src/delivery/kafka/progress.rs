@@ -26,11 +26,11 @@ const FIRST_STEP: i64 = 16;
 const PAUSE: Duration = Duration::from_millis(50);
 const OPERATION: &str = "read progress";
 
-/// The last committed record. With `proved`, which only makes sense behind `init_transactions`,
-/// None is said only after the end was reached that the partition had when this began; an answer
-/// that can't be proved within the limit is an error, never None. A topic that is not there is an
-/// error too: Kafka says so for moments while its brokers restart, and None would be taken for lost
-/// progress.
+/// The last committed record. With `proved` it is said only after the end was reached that the
+/// partition had when this began; an answer that can't be proved within the limit is an error, never
+/// None or an older record. That it stays the last is only sure behind `init_transactions`. A topic
+/// that is not there is an error too: Kafka says so for moments while its brokers restart, and None
+/// would be taken for lost progress.
 pub(super) fn last(
     config: &ClientConfig,
     scope: &DeliveryScope,

@@ -34,11 +34,15 @@ pub(super) fn open_or_make(path: &Path) -> Result<Connection> {
 
 /// Opens the file only where it is there: a new one would know nothing of what was delivered.
 pub(super) fn open_existing(path: &Path) -> Result<Connection> {
-    if !path.exists() {
-        let why = "the topic log is not there: restore it, or run `onecommit init` where there never was one";
-        return Err(Error::new(ErrorKind::Configuration, OPERATION, why).with("file", path.display()));
+    if path.exists() {
+        return open_or_make(path);
     }
-    open_or_make(path)
+    // A file that was moved away, or whose disk is not there now, can come back.
+    let (kind, why) = match path.parent().is_some_and(Path::exists) {
+        true => (ErrorKind::Unreachable, "the topic log is not there: restore it"),
+        false => (ErrorKind::Configuration, "there is no topic log here: run `onecommit init`"),
+    };
+    Err(Error::new(kind, OPERATION, why).with("file", path.display()))
 }
 
 pub(super) fn id(connection: &Connection, path: &Path) -> Result<String> {

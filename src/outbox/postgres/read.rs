@@ -132,7 +132,8 @@ impl Reader {
         let messages = rows::complete(connection, rows).await?.messages;
         let barriers = self.end_poll(connection, &begun, &messages).await?;
         let chunks = self.windows.polled(begun.this, messages, &barriers);
-        Ok(Batch { chunks, more: self.windows.has_open(), backlog: false })
+        let open = self.windows.has_open();
+        Ok(Batch { chunks, more: open, backlog: open })
     }
 
     /// Ends a poll's transaction with a barrier for each shard that found something. The others

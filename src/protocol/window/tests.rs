@@ -2,6 +2,7 @@
 //! order; every step of a reader may fall between any two of theirs.
 
 use std::collections::BTreeSet;
+use std::str::FromStr;
 
 use proptest::prelude::*;
 
@@ -233,8 +234,8 @@ impl Run {
             self.server.end(xid, State::Committed);
         }
         (0..SHARDS).for_each(|shard| self.take(shard));
-        // Each read moves a window on by a row at least, or ends it.
-        for _ in 0..4 * self.server.rows.len() + 40 {
+        // Each read but a poll moves a window on by a row at least, or ends it; every other one is a poll.
+        for _ in 0..8 * self.server.rows.len() + 40 {
             self.read();
         }
     }
@@ -254,6 +255,30 @@ impl Run {
         let committed = self.server.select(usize::MAX, |_| true);
         assert_eq!(read, committed.iter().map(|row| row.id).collect::<Vec<_>>());
     }
+}
+
+#[test]
+fn a_large_window_of_one_shard_holds_up_no_other() {
+    let mut windows: Windows<()> = Windows::new(2);
+    let snapshot = |xmax: u64| Snapshot::from_str(&format!("{xmax}:{xmax}:")).unwrap();
+    let (long_ago, lately) = (snapshot(3), snapshot(10));
+    windows.add(ShardIndex(0), (lately.clone(), None, 0), ());
+    windows.add(ShardIndex(1), (long_ago, None, 0), ());
+    assert_eq!(windows.next_read(), Next::Open);
+    windows.opened(&snapshot(20), &BTreeMap::from([(ShardIndex(0), ()), (ShardIndex(1), ())]));
+    let mut polls = 0;
+    for _ in 0..10 {
+        match windows.next_read() {
+            Next::Poll { prev } => {
+                assert!(prev != lately, "it goes on");
+                polls += 1;
+                windows.polled(prev, Vec::new(), &BTreeMap::new());
+            }
+            Next::Piece(piece) => drop(windows.piece_read(Vec::new(), piece.prev != lately)),
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(polls >= 3, "{polls} of 10 reads were the small shard's");
 }
 
 proptest! {
