@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from .installation import Installation, embedded
+from .sqlite_outbox import SqliteOutbox
 
 MESSAGES = 20
 
@@ -56,6 +57,7 @@ def test_an_outbox_that_is_replaced_is_opened_again(local: Installation) -> None
     local.wait_delivered()
     local.wait_pruned()
 
+    assert isinstance(local.outbox, SqliteOutbox)
     relay.pause()
     replace_by_copy(local.outbox.path)
     relay.resume()
@@ -67,7 +69,7 @@ def test_an_outbox_that_is_replaced_is_opened_again(local: Installation) -> None
 
 
 def replace_by_copy(path: Path) -> None:
-    """As a person replaces a database: all of it in the one file, and nothing of the old one left."""
+    """As a person replaces a database: all in the one file, and nothing of the old one left."""
     copy = path.with_name("copy.db")
     with closing(sqlite3.connect(path)) as old, closing(sqlite3.connect(copy)) as new:
         old.backup(new)
