@@ -113,6 +113,16 @@ pub struct Delivered {
     pub barrier: Option<BarrierId>,
 }
 
+/// What one [`Outbox::prune`] did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Pruned {
+    /// How many messages went.
+    pub messages: u64,
+    /// Whether all is gone that was delivered before. Where it is not and fewer messages went than
+    /// were asked for, the rest is left for a later call: it would cost too much to look for it now.
+    pub all: bool,
+}
+
 /// What waits in a shard.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Backlog {
@@ -173,8 +183,7 @@ pub trait Outbox: Send {
     async fn read(&mut self) -> Result<Batch>;
 
     /// Removes at most `limit` delivered messages, and barrier rows older than the named ones.
-    /// Returns how many messages went.
-    async fn prune(&mut self, delivered: &[Delivered], limit: u32) -> Result<u64>;
+    async fn prune(&mut self, delivered: &[Delivered], limit: u32) -> Result<Pruned>;
 
     /// Counts what a shard at `position` has not delivered yet.
     async fn backlog(&mut self, shard: ShardIndex, position: &Position) -> Result<Backlog>;

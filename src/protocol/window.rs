@@ -66,8 +66,8 @@ struct Segment<B> {
     piece: Piece,
     /// Of a former owner, whose positions name its barriers.
     inherited: bool,
-    /// Another window may begin before this one is finished. A fresh window that one piece does not
-    /// finish gets it too: a shard that comes back with a large backlog held up all the others.
+    /// Another window may begin before this one is finished. A fresh window with more rows than one
+    /// piece takes gets it too: a shard that comes back with a large backlog held up all the others.
     takes_turns: bool,
     shards: BTreeMap<ShardIndex, (i64, B)>,
 }
@@ -207,21 +207,13 @@ impl<B: Clone> Windows<B> {
         }
     }
 
-    /// The piece that [`Windows::next_read`] named was read; `more` when it was full, so that rows may
-    /// be left behind it.
-    pub fn piece_read(&mut self, rows: Vec<StoredMessage>, more: bool) -> Vec<Chunk<B>> {
+    /// The piece that [`Windows::next_read`] named was read, up to the id `read_up_to` where more may
+    /// follow behind it; None where nothing does.
+    pub fn piece_read(&mut self, rows: Vec<StoredMessage>, read_up_to: Option<i64>) -> Vec<Chunk<B>> {
         let Some(mut segment) = self.segments.pop_front() else { return Vec::new() };
-        let last_id = rows.last().map_or(segment.piece.after, |row| row.id);
-        let finished = !more && segment.piece.old_up_to.is_none();
+        let finished = read_up_to.is_none() && segment.piece.old_up_to.is_none();
         let window = (segment.piece.prev.clone(), segment.piece.this.clone());
         let chunks = self.split((&window.0, &window.1), rows, &mut segment.shards, finished);
-        match segment.piece.old_up_to {
-            Some(floor) if !more => {
-                segment.piece.after = floor;
-                segment.piece.old_up_to = None;
-            }
-            _ => segment.piece.after = last_id,
-        }
         if finished {
             for (shard, (last, barrier)) in segment.shards {
                 self.waiting.insert(shard, window.1.clone());
@@ -229,9 +221,16 @@ impl<B: Clone> Windows<B> {
                     self.unused.push(barrier);
                 }
             }
-        } else {
+        } else if let Some(read_up_to) = read_up_to {
+            segment.piece.after = read_up_to;
             segment.takes_turns = true;
             self.segments.push_back(segment);
+        } else {
+            segment.piece.after = segment.piece.old_up_to.take().unwrap_or(segment.piece.after);
+            // The rest follows at once. Taking turns here, two shards that once stood at different
+            // snapshots passed each other by for as long as transactions were in progress, and no
+            // poll served both any more.
+            self.segments.push_front(segment);
         }
         chunks
     }

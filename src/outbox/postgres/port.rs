@@ -8,13 +8,15 @@ use tokio_postgres::types::Type;
 
 use super::connection::Connection;
 use super::init;
-use super::prune;
+use super::prune::Walk;
 use super::read::{ReadLimits, Reader, shard_expression};
 use super::rows::get;
 use crate::error::{Error, ErrorKind, Result, redact};
 use crate::failpoint;
 use crate::id::{BarrierId, Epoch, ShardIndex};
-use crate::outbox::{Backlog, Barrier, Batch, Delivered, Installation, Outbox, OutboxSource, ShardRow};
+use crate::outbox::{
+    Backlog, Barrier, Batch, Delivered, Installation, Outbox, OutboxSource, Pruned, ShardRow,
+};
 use crate::postgres::connect::{Parameter, limited};
 use crate::postgres::quoted;
 use crate::protocol::position::Position;
@@ -38,12 +40,13 @@ impl PostgresSource {
         let read = init::read(&**connection.client, &self.schema);
         let found = limited(self.request_limit, "open outbox", read).await?.ok_or_else(not_initialized)?;
         check_columns(&connection).await?;
+        check_sequence(&connection).await?;
         Ok(Box::new(PostgresOutbox {
             reader: Reader::new(found.shards, limits),
             connection,
             schema: self.schema.clone(),
             shards: found.shards,
-            pruned_up_to: 0,
+            walk: Walk::new(),
             unfinished: false,
         }))
     }
@@ -79,7 +82,7 @@ struct PostgresOutbox {
     reader: Reader,
     schema: String,
     shards: u16,
-    pruned_up_to: i64,
+    walk: Walk,
     /// A read or a prune has begun, and not ended well: the transaction it left open could give
     /// the next window a barrier older than its snapshot.
     unfinished: bool,
@@ -176,32 +179,19 @@ impl Outbox for PostgresOutbox {
         Ok(batch)
     }
 
-    async fn prune(&mut self, delivered: &[Delivered], limit: u32) -> Result<u64> {
+    async fn prune(&mut self, delivered: &[Delivered], limit: u32) -> Result<Pruned> {
         let ready: Vec<Delivered> =
             delivered.iter().filter(|shard| shard.barrier.is_some()).cloned().collect();
         if ready.is_empty() {
-            return Ok(0);
+            return Ok(Pruned { messages: 0, all: true });
         }
         if let Some(wrong) = ready.iter().find(|one| !matches!(one.position, Position::Snapshots { .. })) {
             return Err(wrong_position(wrong.shard));
         }
-        let mut gone = 0;
-        // What one shard has delivered may stand below what another's pruning has passed: only a
-        // pass that began at the bottom has looked at everything.
-        let mut from_bottom = self.pruned_up_to == 0;
-        loop {
-            self.begin("prune")?;
-            let left = limit.saturating_sub(gone as u32);
-            let step = prune::prune(&self.connection, &ready, self.shards, self.pruned_up_to, left).await?;
-            self.unfinished = false;
-            gone += step.0;
-            // Where nothing is left above, late commits may have come in below.
-            self.pruned_up_to = step.1.unwrap_or(0);
-            if gone >= u64::from(limit) || (step.1.is_none() && from_bottom) {
-                return Ok(gone);
-            }
-            from_bottom |= step.1.is_none();
-        }
+        self.begin("prune")?;
+        let pruned = self.walk.prune(&self.connection, &ready, self.shards, limit).await?;
+        self.unfinished = false;
+        Ok(pruned)
     }
 
     async fn backlog(&mut self, shard: ShardIndex, position: &Position) -> Result<Backlog> {
@@ -285,6 +275,23 @@ async fn check_columns(connection: &Connection) -> Result<()> {
                pg_current_xact_id() as default, and the sequence of id must have CACHE 1; \
                otherwise messages would be lost or reordered";
     Err(Error::new(ErrorKind::Refused, "check outbox", why).with("table", table))
+}
+
+/// Checks that no id will come again, nor one below those that were read.
+async fn check_sequence(connection: &Connection) -> Result<()> {
+    let schema = &connection.schema;
+    let sql = format!(
+        "select coalesce((select max(id) from {schema}.outbox) <=
+           (select last_value - (not is_called)::int from {schema}.outbox_id_seq), true)"
+    );
+    let rows = connection.query("check outbox", &sql, &[]).await?;
+    if rows.first().map(|row| get::<bool>(row, 0)).transpose()? == Some(true) {
+        return Ok(());
+    }
+    let why = "the outbox's sequence was changed by hand: it stands below ids that are in the table, \
+               so that messages would be lost; set it to the highest id in the table or above";
+    Err(Error::new(ErrorKind::Refused, "check outbox", why)
+        .with("sequence", format!("{schema}.outbox_id_seq")))
 }
 
 fn not_initialized() -> Error {

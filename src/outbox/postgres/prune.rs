@@ -4,6 +4,8 @@
 //! memory, and by visibility and never by id alone: pruning by id deleted a late commit that was
 //! never delivered.
 
+use std::time::{Duration, Instant};
+
 use tokio_postgres::types::Type;
 
 use super::connection::Connection;
@@ -11,7 +13,7 @@ use super::read::shard_expression;
 use super::rows::get;
 use crate::error::{Error, ErrorKind, Result};
 use crate::failpoint;
-use crate::outbox::Delivered;
+use crate::outbox::{Delivered, Pruned};
 use crate::postgres::connect::Parameter;
 use crate::protocol::position::Position;
 
@@ -24,23 +26,90 @@ const BEGIN: &str = "begin isolation level read committed; \
     set local enable_seqscan = off; set local enable_bitmapscan = off; set local enable_sort = off; \
     set local jit = off; set local synchronous_commit = off";
 
-/// Prunes at most `limit` messages whose id is above `after`. Returns how many went, and the id
-/// behind which the next step goes on; None where nothing is left above.
-pub(super) async fn prune(
+/// The next walk from the bottom of the table waits for this long for each row that the last one
+/// passed over in vain, at most for a minute: behind a shard that waits a walk takes about a
+/// millionth of a second a row, and it would be walked all the time.
+const PAUSE_FOR_ONE: Duration = Duration::from_micros(20);
+const PAUSE_MAX: Duration = Duration::from_secs(60);
+
+/// Where pruning goes on. What one shard has delivered may stand below what another's has passed,
+/// and late commits come in there, too: only a walk that begins at the bottom looks at everything.
+pub(super) struct Walk {
+    /// Rows up to this id were passed; None where no walk has begun.
+    after: Option<i64>,
+    /// The highest id that was removed: a walk from here on finds what has come since.
+    highest: i64,
+    from_bottom_at: Instant,
+}
+
+impl Walk {
+    pub(super) fn new() -> Self {
+        Walk { after: None, highest: 0, from_bottom_at: Instant::now() }
+    }
+
+    /// Prunes at most `limit` messages, in as many steps as that takes.
+    pub(super) async fn prune(
+        &mut self,
+        connection: &Connection,
+        delivered: &[Delivered],
+        shards: u16,
+        limit: u32,
+    ) -> Result<Pruned> {
+        let due = Instant::now() >= self.from_bottom_at;
+        let mut after = self.after.unwrap_or(if due { 0 } else { self.highest });
+        let (mut messages, mut passed_over) = (0, 0);
+        let mut from_bottom = after == 0;
+        loop {
+            let left = limit.saturating_sub(u32::try_from(messages).unwrap_or(u32::MAX));
+            let step = prune(connection, delivered, shards, after, left).await?;
+            messages += step.gone;
+            passed_over += step.passed_over;
+            self.highest = self.highest.max(step.highest);
+            self.after = step.next;
+            if messages >= u64::from(limit) {
+                return Ok(Pruned { messages, all: false });
+            }
+            match step.next {
+                Some(next) => after = next,
+                None if from_bottom => {
+                    let pause = PAUSE_FOR_ONE.saturating_mul(u32::try_from(passed_over).unwrap_or(u32::MAX));
+                    self.from_bottom_at = Instant::now() + pause.min(PAUSE_MAX);
+                    return Ok(Pruned { messages, all: true });
+                }
+                None if !due => return Ok(Pruned { messages, all: false }),
+                None => (after, passed_over, from_bottom) = (0, 0, true),
+            }
+        }
+    }
+}
+
+/// What one transaction did.
+struct Step {
+    gone: u64,
+    /// The highest id that went, 0 where none did.
+    highest: i64,
+    /// Rows that were looked at and had to stay.
+    passed_over: u64,
+    /// The id behind which the next step goes on; None where nothing is left above.
+    next: Option<i64>,
+}
+
+/// Prunes at most `limit` messages whose id is above `after`.
+async fn prune(
     connection: &Connection,
     delivered: &[Delivered],
     shards: u16,
     after: i64,
     limit: u32,
-) -> Result<(u64, Option<i64>)> {
+) -> Result<Step> {
     connection.execute("prune", &format!("{BEGIN}; {}", connection.limits())).await?;
     check_epochs(connection, delivered).await?;
-    let gone = delete_messages(connection, delivered, shards, after, limit).await?;
+    let step = delete_messages(connection, delivered, shards, after, limit).await?;
     delete_barriers(connection, delivered).await?;
     failpoint!("outbox.prune.before_commit")?;
     connection.execute("prune", "commit").await?;
     failpoint!("outbox.prune.after_commit")?;
-    Ok(gone)
+    Ok(step)
 }
 
 /// Locks the shards' rows until the transaction ends: after a takeover nothing of an older epoch
@@ -76,7 +145,7 @@ async fn delete_messages(
     shards: u16,
     after: i64,
     limit: u32,
-) -> Result<(u64, Option<i64>)> {
+) -> Result<Step> {
     let schema = &connection.schema;
     let snapshots: Vec<String> = delivered.iter().flat_map(snapshots_of).collect();
     let condition = condition(delivered, shards);
@@ -98,15 +167,16 @@ async fn delete_messages(
     let rows = connection.query("prune", &sql, &parameters).await?;
     let row = rows.first().ok_or_else(|| Error::new(ErrorKind::Failed, "prune", "no answer"))?;
     let gone = get::<i64>(row, 0)? as u64;
+    let highest = get::<Option<i64>>(row, 1)?.unwrap_or(0);
     let walked = get::<Option<i64>>(row, 2)?.unwrap_or(0) as u64;
     let next = if gone == u64::from(limit) {
-        get(row, 1)?
+        Some(highest)
     } else if walked == u64::from(limit) * WALKED_FOR_ONE {
         get(row, 3)?
     } else {
         None
     };
-    Ok((gone, next))
+    Ok(Step { gone, highest, passed_over: walked.saturating_sub(gone), next })
 }
 
 /// The two snapshots of a shard's position, at places 2n + 1 and 2n + 2 of the array.

@@ -35,11 +35,14 @@ pub struct ReadLimits {
     pub piece_rows: usize,
     /// Bytes that one read returns, unless a single message has more.
     pub bytes: usize,
+    /// Ids that one piece walks over, found or not. After a restart nothing says from which id on a
+    /// window's messages are, and a statement over millions of delivered ones would outlive its limit.
+    pub walk_ids: i64,
 }
 
 impl Default for ReadLimits {
     fn default() -> Self {
-        ReadLimits { small_window_rows: 1000, piece_rows: 50_000, bytes: READ_BYTES }
+        ReadLimits { small_window_rows: 1000, piece_rows: 50_000, bytes: READ_BYTES, walk_ids: 500_000 }
     }
 }
 
@@ -182,13 +185,13 @@ impl Reader {
     /// A piece of an open window.
     async fn piece(&mut self, connection: &Connection, piece: Piece) -> Result<Batch> {
         let limit = self.piece_rows();
-        let (rows, full) = match piece.old_up_to {
+        let (rows, read_up_to) = match piece.old_up_to {
             Some(floor) => self.rows_up_to(connection, &piece, floor, limit).await?,
             None => self.rows_in_order(connection, &piece, "", limit).await?,
         };
         self.row_bytes = rows.mean_bytes().unwrap_or(self.row_bytes);
         let rows = rows::complete(connection, rows).await?;
-        let chunks = self.windows.piece_read(rows.messages, full || rows.cut);
+        let chunks = self.windows.piece_read(rows.messages, read_up_to);
         let unused: Vec<BarrierId> =
             self.windows.take_unused().iter().filter_map(|barrier| barrier.id).collect();
         if !unused.is_empty() {
@@ -218,7 +221,7 @@ impl Reader {
         piece: &Piece,
         floor: i64,
         limit: usize,
-    ) -> Result<(Rows, bool)> {
+    ) -> Result<(Rows, Option<i64>)> {
         let (columns, schema, filter) =
             (rows::columns(), &connection.schema, self.filter(&self.windows.served()));
         // `id + 0` can't be looked up, which leaves the index on xid.
@@ -239,45 +242,57 @@ impl Reader {
         ];
         let found = query_alone(connection, &sql, &parameters).await?;
         if found.len() < limit {
-            return Ok((self.decode(&found, 1)?, false));
+            let rows = self.decode(&found, 1)?;
+            let read_up_to = rows.cut_behind();
+            return Ok((rows, read_up_to));
         }
         let only = format!("and xid = any($4::text[]::xid8[]) and id <= {floor}");
-        self.rows_in_order(connection, piece, &only, limit).await
+        let (rows, read_up_to) = self.rows_in_order(connection, piece, &only, limit).await?;
+        Ok((rows, read_up_to.filter(|id| *id < floor)))
     }
 
     /// Rows of the window by id. It filters by the window's snapshot and not by what is visible
-    /// when it is read: a commit between two pieces was delivered twice. Returns also whether
-    /// there are `limit` of them, so that more may follow.
+    /// when it is read: a commit between two pieces was delivered twice. Returns also the id behind
+    /// which more may follow; None at the end.
     async fn rows_in_order(
         &self,
         connection: &Connection,
         piece: &Piece,
         only: &str,
         limit: usize,
-    ) -> Result<(Rows, bool)> {
+    ) -> Result<(Rows, Option<i64>)> {
         let (columns, schema, filter) =
             (rows::columns(), &connection.schema, self.filter(&self.windows.served()));
+        let walk_up_to = piece.after.saturating_add(self.limits.walk_ids);
+        // The last id handed out is read after the window's snapshot was taken, which sees none above.
         let sql = format!(
-            "select {}, {} from (select 1) one left join lateral (
-               select {columns} from {schema}.outbox where id > $1
+            "select {}, {}, {} from (select 1) one left join lateral (
+               select {columns} from {schema}.outbox where id > $1 and id <= $5
                  and pg_visible_in_snapshot(xid, $2::text::pg_snapshot)
                  and not pg_visible_in_snapshot(xid, $3::text::pg_snapshot)
                  {only} {filter}
                  order by id limit {limit}) o on true",
             life_column(schema),
+            last_id_column(schema),
             rows::decoded_columns()
         );
         let running = running(&piece.prev);
         let (this, prev) = (piece.this.to_string(), piece.prev.to_string());
-        let parameters: [Parameter<'_>; 4] = [
+        let parameters: [Parameter<'_>; 5] = [
             (&piece.after, Type::INT8),
             (&this, Type::TEXT),
             (&prev, Type::TEXT),
             (&running, Type::TEXT_ARRAY),
+            (&walk_up_to, Type::INT8),
         ];
         let mut rows = Rows::new(self.limits.bytes);
-        let count = decode_alone(connection, &sql, &parameters, &mut rows).await?;
-        Ok((rows, count >= limit))
+        let found = decode_alone(connection, &sql, &parameters, &mut rows).await?;
+        let read_up_to = if rows.cut || found.rows >= limit {
+            rows.messages.last().map(|message| message.id)
+        } else {
+            (walk_up_to < found.last_id).then_some(walk_up_to)
+        };
+        Ok((rows, read_up_to))
     }
 
     /// Leaves the rows of other shards in the database. Where there are none it costs nothing.
@@ -298,14 +313,14 @@ pub(super) fn shard_expression(shards: u16) -> String {
 /// How many columns [`begun_columns`] are.
 const BEGUN_COLUMNS: usize = 3;
 
+fn begun_columns(schema: &str) -> String {
+    format!("{}, {}, pg_current_snapshot()::text", life_column(schema), last_id_column(schema))
+}
+
 /// A sequence that was never used has 1 as its last value without having handed it out: taken for
 /// a floor, that lost the message with id 1.
-fn begun_columns(schema: &str) -> String {
-    format!(
-        "{}, (select last_value - (not is_called)::int from {schema}.outbox_id_seq),
-         pg_current_snapshot()::text",
-        life_column(schema)
-    )
+fn last_id_column(schema: &str) -> String {
+    format!("(select last_value - (not is_called)::int from {schema}.outbox_id_seq)")
 }
 
 fn life_column(schema: &str) -> String {
@@ -346,15 +361,15 @@ async fn query_alone(connection: &Connection, sql: &str, parameters: &[Parameter
 }
 
 /// The same for rows that come in order: each is decoded as it comes, so that they are in memory
-/// only once. Returns how many came.
+/// only once. The second column is the last id handed out.
 async fn decode_alone(
     connection: &Connection,
     sql: &str,
     parameters: &[Parameter<'_>],
     rows: &mut Rows,
-) -> Result<usize> {
+) -> Result<Found> {
     let client = &connection.client;
-    let mut count = None;
+    let mut found = None;
     let mut decoded = Ok(());
     let reading = async {
         let parameters = parameters.iter().map(|(value, kind)| (*value, kind.clone()));
@@ -362,23 +377,35 @@ async fn decode_alone(
         while let Some(row) = poll_fn(|context| answer.as_mut().poll_next(context)).await {
             let row = row?;
             if decoded.is_ok() {
-                decoded = take(connection, &row, rows, &mut count);
+                decoded = take(connection, &row, rows, &mut found);
             }
         }
         Ok(())
     };
     connection.alone("read outbox", &begin(connection), reading).await?;
     decoded?;
-    count.ok_or_else(no_answer)
+    found.ok_or_else(no_answer)
 }
 
-fn take(connection: &Connection, row: &Row, rows: &mut Rows, count: &mut Option<usize>) -> Result<()> {
-    if count.is_none() {
-        connection.check_life(get(row, 0)?)?;
+/// What [`decode_alone`] found.
+struct Found {
+    rows: usize,
+    last_id: i64,
+}
+
+fn take(connection: &Connection, row: &Row, rows: &mut Rows, found: &mut Option<Found>) -> Result<()> {
+    let found = match found {
+        Some(found) => found,
+        None => {
+            connection.check_life(get(row, 0)?)?;
+            found.insert(Found { rows: 0, last_id: get(row, 1)? })
+        }
+    };
+    if get::<Option<i64>>(row, 2)?.is_none() {
+        return Ok(());
     }
-    let present = get::<Option<i64>>(row, 1)?.is_some();
-    *count = Some(count.unwrap_or(0) + usize::from(present));
-    if present { rows.push(row, 1) } else { Ok(()) }
+    found.rows += 1;
+    rows.push(row, 2)
 }
 
 /// The rows of a left join that found any, by id; the id is at column `first`.

@@ -87,6 +87,11 @@ impl Rows {
         Ok(())
     }
 
+    /// The id behind which rows were left out; None where none was.
+    pub(super) fn cut_behind(&self) -> Option<i64> {
+        self.messages.last().filter(|_| self.cut).map(|message| message.id)
+    }
+
     /// What a message took of the limit, on average; None where there was none.
     pub(super) fn mean_bytes(&self) -> Option<usize> {
         let count = i64::try_from(self.messages.len()).ok().filter(|count| *count > 0)?;

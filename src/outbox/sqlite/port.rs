@@ -14,7 +14,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::failpoint;
 use crate::id::{BarrierId, Epoch, ShardIndex};
 use crate::outbox::{
-    Backlog, Barrier, Batch, Chunk, Delivered, Installation, Outbox, OutboxSource, ShardRow,
+    Backlog, Barrier, Batch, Chunk, Delivered, Installation, Outbox, OutboxSource, Pruned, ShardRow,
 };
 use crate::protocol::position::Position;
 use crate::protocol::progress::DatabaseIdentity;
@@ -214,8 +214,8 @@ impl Outbox for SqliteOutbox {
         }
     }
 
-    async fn prune(&mut self, delivered: &[Delivered], limit: u32) -> Result<u64> {
-        let mut gone = 0;
+    async fn prune(&mut self, delivered: &[Delivered], limit: u32) -> Result<Pruned> {
+        let mut messages = 0;
         for shard in delivered {
             let Some(barrier) = shard.barrier else { continue };
             if shard.shard != SHARD {
@@ -224,9 +224,9 @@ impl Outbox for SqliteOutbox {
             let (epoch, last) = (shard.epoch, last_id(&shard.position)?);
             let prune =
                 move |connection: &mut Connection| prune::prune(connection, epoch, last, barrier, limit);
-            gone += self.connection.call("prune", prune).await?;
+            messages += self.connection.call("prune", prune).await?;
         }
-        Ok(gone)
+        Ok(Pruned { messages, all: messages < u64::from(limit) })
     }
 
     async fn backlog(&mut self, shard: ShardIndex, position: &Position) -> Result<Backlog> {

@@ -13,6 +13,7 @@ use crate::message::Message;
 const SHARDS: u16 = 3;
 const SMALL: usize = 3;
 const PIECE: usize = 2;
+const WALK: i64 = 7;
 
 #[derive(Clone, Copy, PartialEq)]
 enum State {
@@ -199,15 +200,18 @@ impl Run {
     }
 
     fn read_piece(&mut self, piece: &Piece) {
+        let walk_up_to = piece.after + WALK;
         let rows = self.server.select(PIECE, |row| {
             let old = |floor| row.id <= floor && piece.prev.in_progress().contains(&row.transaction);
             row.id > piece.after
+                && row.id <= walk_up_to
                 && piece.this.sees(row.transaction)
                 && !piece.prev.sees(row.transaction)
                 && piece.old_up_to.is_none_or(old)
         });
-        let full = rows.len() == PIECE;
-        let chunks = self.windows.piece_read(rows, full);
+        let end = piece.old_up_to.unwrap_or(self.server.last_id);
+        let read_up_to = if rows.len() == PIECE { rows.last().map_or(0, |row| row.id) } else { walk_up_to };
+        let chunks = self.windows.piece_read(rows, (read_up_to < end).then_some(read_up_to));
         self.deliver(chunks);
         for barrier in self.windows.take_unused() {
             let log = &self.logs[usize::from(barrier.1.0)];
@@ -274,11 +278,37 @@ fn a_large_window_of_one_shard_holds_up_no_other() {
                 polls += 1;
                 windows.polled(prev, Vec::new(), &BTreeMap::new());
             }
-            Next::Piece(piece) => drop(windows.piece_read(Vec::new(), piece.prev != lately)),
+            Next::Piece(piece) => {
+                let more = (piece.prev != lately).then_some(piece.after + 1);
+                windows.piece_read(Vec::new(), more);
+            }
             other => panic!("{other:?}"),
         }
     }
     assert!(polls >= 3, "{polls} of 10 reads were the small shard's");
+}
+
+/// With transactions always in progress each window has an old part, so that two pieces read it.
+#[test]
+fn shards_that_were_taken_one_after_the_other_come_to_share_a_poll() {
+    let mut windows: Windows<()> = Windows::new(2);
+    windows.note_floor(100, 3);
+    let busy = |xmax: u64| Snapshot::from_str(&format!("{}:{xmax}:{}", xmax - 1, xmax - 1)).unwrap();
+    windows.add(ShardIndex(0), (busy(20), None, 0), ());
+    windows.add(ShardIndex(1), (busy(10), None, 0), ());
+    for now in (30..).step_by(10).take(20) {
+        match windows.next_read() {
+            Next::Poll { .. } if windows.waiting().len() == 2 => return,
+            Next::Poll { .. } => drop(windows.polled(busy(now), Vec::new(), &BTreeMap::new())),
+            Next::Open => {
+                let waiting = windows.waiting().into_iter().map(|shard| (shard, ())).collect();
+                windows.opened(&busy(now), &waiting);
+            }
+            Next::Piece(_) => drop(windows.piece_read(Vec::new(), None)),
+            Next::Nothing => panic!("two shards are owned"),
+        }
+    }
+    panic!("20 reads, and never one poll for both");
 }
 
 proptest! {

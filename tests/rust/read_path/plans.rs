@@ -4,12 +4,13 @@
 use std::time::{Duration, Instant};
 
 use onecommit::id::{Epoch, ShardIndex};
-use onecommit::outbox::Outbox;
+use onecommit::outbox::postgres::ReadLimits;
+use onecommit::outbox::{Chunk, Delivered, Outbox};
 use onecommit::protocol::position::Position;
 use onecommit::protocol::snapshot::Snapshot;
 
 use super::database::{Database, connect};
-use super::edges::{drain, insert, reader};
+use super::edges::{drain, insert, messages, reader};
 
 const ROWS: usize = 300_000;
 /// A condition that does not come true within this time never does.
@@ -133,4 +134,72 @@ async fn a_late_commit_is_not_searched_among_dead_rows() {
     assert!(after - before < 10_000, "{} entries for 51 messages", after - before);
     drop(late);
     database.drop().await;
+}
+
+/// After a restart no floor tells where a window begins, and delivered messages may lie before it.
+#[tokio::test]
+async fn a_piece_walks_over_no_more_than_its_limit() {
+    const WALK: usize = 1000;
+    let database = Database::create().await;
+    database.init(1).await;
+    insert(&database, 20 * WALK).await;
+    let limits = ReadLimits { small_window_rows: 10, walk_ids: WALK as i64, ..ReadLimits::default() };
+    let mut outbox = database.source().connect_with(limits).await.expect("connect");
+    outbox.claim(ShardIndex(0), Epoch(1)).await.expect("claim");
+    move_to_now(&database, &mut outbox).await;
+    insert(&database, 50).await;
+    let mut reads = 0;
+    let found = loop {
+        let batch = outbox.read().await.expect("read");
+        assert!(batch.more, "{reads} reads, and nothing found");
+        if !batch.chunks.is_empty() {
+            break batch.chunks;
+        }
+        reads += 1;
+    };
+    assert_eq!(reads, 21, "one opens the window, each other walks over as many ids as it may");
+    assert_eq!(messages(&found) + messages(&drain(&mut outbox).await), 50);
+    drop(outbox);
+    database.drop().await;
+}
+
+/// Walking over what waits for one shard whenever another has delivered took a core.
+#[tokio::test]
+async fn pruning_seldom_walks_over_a_shard_that_waits() {
+    const PAUSE_FOR_ONE: Duration = Duration::from_micros(20);
+    let database = Database::create().await;
+    database.init(2).await;
+    insert(&database, ROWS).await;
+    let mut outbox = reader(&database).await;
+    let first = delivered(&drain(&mut outbox).await).await;
+    let (mut gone, mut began) = (0, Instant::now());
+    loop {
+        let pruned = outbox.prune(std::slice::from_ref(&first.0), 50_000).await.expect("prune");
+        gone += pruned.messages as usize;
+        if pruned.all {
+            break;
+        }
+        began = Instant::now();
+    }
+    assert_eq!(gone, first.1, "the other shard's are kept");
+    let pause = PAUSE_FOR_ONE * (ROWS - gone) as u32;
+
+    insert(&database, 50).await;
+    let second = delivered(&drain(&mut outbox).await).await;
+    let pruned = outbox.prune(std::slice::from_ref(&second.0), 50_000).await.expect("prune");
+    assert_eq!(pruned.messages as usize, second.1, "what is new goes at once");
+    assert!(!pruned.all || began.elapsed() >= pause, "it walked over {} that wait", ROWS - gone);
+    let whole =
+        async { while !outbox.prune(std::slice::from_ref(&second.0), 50_000).await.expect("prune").all {} };
+    tokio::time::timeout(LIMIT, whole).await.expect("a whole walk later");
+    drop(outbox);
+    database.drop().await;
+}
+
+/// What counts as delivered once these chunks are, and how many messages they have.
+async fn delivered(chunks: &[Chunk]) -> (Delivered, usize) {
+    let last = chunks.last().expect("a chunk");
+    last.barrier.wait().await.expect("barrier");
+    let (position, barrier) = (last.position.clone(), last.barrier.id);
+    (Delivered { shard: ShardIndex(0), epoch: Epoch(1), position, barrier }, messages(chunks))
 }

@@ -111,6 +111,7 @@ impl Relays {
             small_window_rows: *chance.pick(&[10, 100, 1000]),
             piece_rows: *chance.pick(&[20, 300, 4000]),
             bytes: *chance.pick(&[20_000, 500_000, 8 * 1024 * 1024]),
+            walk_ids: *chance.pick(&[50, 3000, 500_000]),
         };
         let outbox = self.source.connect_with(limits).await.expect("connect");
         Relay { outbox, robbed: false, backlog: false }
@@ -124,7 +125,7 @@ impl Relays {
                 self.read(relay, chance, ledger).await;
             }
             650..880 => self.settle(chance.below(self.shards.len()), chance).await,
-            880..940 => self.prune(relay, chance).await,
+            880..940 => drop(self.prune(relay, chance).await),
             940..960 => {
                 // The shards are left at different places of one window.
                 for shard in 0..self.shards.len() {
@@ -276,8 +277,9 @@ impl Relays {
         }
     }
 
-    /// Prunes by a progress that was committed, though perhaps not the last.
-    async fn prune(&mut self, relay: usize, chance: &mut Chance) {
+    /// Prunes by a progress that was committed, though perhaps not the last. Returns whether more may
+    /// go, by the same progress.
+    async fn prune(&mut self, relay: usize, chance: &mut Chance) -> bool {
         let mut delivered = Vec::new();
         for (index, shard) in self.shards.iter_mut().enumerate() {
             if shard.owner != Some(relay) || shard.settled == 0 {
@@ -294,7 +296,9 @@ impl Relays {
             delivered.push(shard);
         }
         let limit = *chance.pick(&[1, 40, 1000, 5000]);
-        self.counts.pruned += self.relays[relay].outbox.prune(&delivered, limit).await.expect("prune");
+        let pruned = self.relays[relay].outbox.prune(&delivered, limit).await.expect("prune");
+        self.counts.pruned += pruned.messages;
+        !pruned.all
     }
 
     /// What `backlog` counts, over all shards; and how many messages are settled.
@@ -340,10 +344,11 @@ impl Relays {
         for relay in 0..self.relays.len() {
             loop {
                 let before = self.counts.pruned;
+                let mut more = false;
                 for _ in 0..20 {
-                    self.prune(relay, chance).await;
+                    more = self.prune(relay, chance).await;
                 }
-                if self.counts.pruned == before {
+                if self.counts.pruned == before && !more {
                     break;
                 }
             }
