@@ -114,7 +114,7 @@ pub struct Delivered {
 }
 
 /// What one [`Outbox::prune`] did.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pruned {
     /// How many messages went.
     pub messages: u64,

@@ -214,23 +214,28 @@ impl<B: Clone> Windows<B> {
         let finished = read_up_to.is_none() && segment.piece.old_up_to.is_none();
         let window = (segment.piece.prev.clone(), segment.piece.this.clone());
         let chunks = self.split((&window.0, &window.1), rows, &mut segment.shards, finished);
-        if finished {
-            for (shard, (last, barrier)) in segment.shards {
-                self.waiting.insert(shard, window.1.clone());
-                if !segment.inherited && last == 0 {
-                    self.unused.push(barrier);
-                }
+        match (read_up_to, segment.piece.old_up_to) {
+            (Some(read_up_to), _) => {
+                segment.piece.after = read_up_to;
+                segment.takes_turns = true;
+                self.segments.push_back(segment);
             }
-        } else if let Some(read_up_to) = read_up_to {
-            segment.piece.after = read_up_to;
-            segment.takes_turns = true;
-            self.segments.push_back(segment);
-        } else {
-            segment.piece.after = segment.piece.old_up_to.take().unwrap_or(segment.piece.after);
             // The rest follows at once. Taking turns here, two shards that once stood at different
             // snapshots passed each other by for as long as transactions were in progress, and no
             // poll served both any more.
-            self.segments.push_front(segment);
+            (None, Some(floor)) => {
+                segment.piece.after = floor;
+                segment.piece.old_up_to = None;
+                self.segments.push_front(segment);
+            }
+            (None, None) => {
+                for (shard, (last, barrier)) in segment.shards {
+                    self.waiting.insert(shard, window.1.clone());
+                    if !segment.inherited && last == 0 {
+                        self.unused.push(barrier);
+                    }
+                }
+            }
         }
         chunks
     }

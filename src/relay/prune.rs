@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::deliver::Committed;
 use super::read::Flow;
 use super::settings::RelaySettings;
+use super::told::Told;
 use crate::error::ErrorKind;
 use crate::outbox::{Outbox, OutboxSource};
 
@@ -28,21 +29,23 @@ pub(super) async fn run(
     settings: RelaySettings,
 ) {
     let mut outbox: Option<Box<dyn Outbox>> = None;
-    let mut failures = 0;
+    let (mut failures, mut told) = (0, Told::default());
     loop {
         tokio::time::sleep(PAUSE).await;
-        let unpruned = committed.unpruned.load(Ordering::Relaxed);
-        if unpruned == 0 || (flow.is_draining() && unpruned < UNPRUNED_MAX) {
+        if committed.unpruned.load(Ordering::Relaxed) == 0 || is_deferred(&committed, &flow) {
             continue;
         }
         match prune(&*source, &mut outbox, &committed, &flow, settings.prune_messages).await {
-            Ok(()) => failures = 0,
+            Ok(()) => {
+                failures = 0;
+                told.clear();
+            }
             Err(error) => {
                 // Another connection; what is left is pruned by the next step, or the next owner.
                 outbox = None;
                 failures += 1;
-                let told_at = if error.kind() == ErrorKind::Fenced { FENCED_UNTOLD } else { 1 };
-                if failures == told_at {
+                let passes = error.kind() == ErrorKind::Fenced && failures < FENCED_UNTOLD;
+                if !passes && told.is_news(&error) {
                     tracing::warn!(%error, "delivered messages can't be removed now");
                 }
                 tokio::time::sleep(settings.retry.wait(failures, 0.5)).await;
@@ -70,10 +73,13 @@ async fn prune(
             committed.unpruned.fetch_sub(before, Ordering::Relaxed);
             return Ok(());
         }
-        let draining = flow.is_draining() && committed.unpruned.load(Ordering::Relaxed) < UNPRUNED_MAX;
-        if draining || pruned.messages < u64::from(limit) {
+        if is_deferred(committed, flow) || pruned.messages < u64::from(limit) {
             return Ok(());
         }
         tokio::task::yield_now().await;
     }
+}
+
+fn is_deferred(committed: &Committed, flow: &Flow) -> bool {
+    flow.is_draining() && committed.unpruned.load(Ordering::Relaxed) < UNPRUNED_MAX
 }

@@ -9,7 +9,7 @@ use tokio_postgres::types::Type;
 use super::connection::Connection;
 use super::init;
 use super::prune::Walk;
-use super::read::{ReadLimits, Reader, shard_expression};
+use super::read::{ReadLimits, Reader, last_id_column, shard_expression};
 use super::rows::get;
 use crate::error::{Error, ErrorKind, Result, redact};
 use crate::failpoint;
@@ -267,8 +267,7 @@ async fn check_columns(connection: &Connection) -> Result<()> {
        where x.attrelid = $1::text::regclass and x.attname = 'xid'";
     let table = format!("{}.outbox", connection.schema);
     let parameters: &[Parameter<'_>] = &[(&table, Type::TEXT)];
-    let rows = connection.query("check outbox", sql, parameters).await?;
-    if rows.first().map(|row| get::<bool>(row, 0)).transpose()? == Some(true) {
+    if holds(connection, sql, parameters).await? {
         return Ok(());
     }
     let why = "the outbox's table was changed by hand: its column xid must stand before id, with \
@@ -277,21 +276,24 @@ async fn check_columns(connection: &Connection) -> Result<()> {
     Err(Error::new(ErrorKind::Refused, "check outbox", why).with("table", table))
 }
 
-/// Checks that no id will come again, nor one below those that were read.
+/// Checks that no id will come again, nor one below those that were read. Only what lies above the
+/// sequence is looked for: the highest id of all was searched among dead rows, at each connection.
 async fn check_sequence(connection: &Connection) -> Result<()> {
     let schema = &connection.schema;
-    let sql = format!(
-        "select coalesce((select max(id) from {schema}.outbox) <=
-           (select last_value - (not is_called)::int from {schema}.outbox_id_seq), true)"
-    );
-    let rows = connection.query("check outbox", &sql, &[]).await?;
-    if rows.first().map(|row| get::<bool>(row, 0)).transpose()? == Some(true) {
+    let sql =
+        format!("select (select max(id) from {schema}.outbox where id > {}) is null", last_id_column(schema));
+    if holds(connection, &sql, &[]).await? {
         return Ok(());
     }
     let why = "the outbox's sequence was changed by hand: it stands below ids that are in the table, \
                so that messages would be lost; set it to the highest id in the table or above";
     Err(Error::new(ErrorKind::Refused, "check outbox", why)
         .with("sequence", format!("{schema}.outbox_id_seq")))
+}
+
+async fn holds(connection: &Connection, sql: &str, parameters: &[Parameter<'_>]) -> Result<bool> {
+    let rows = connection.query("check outbox", sql, parameters).await?;
+    Ok(rows.first().map(|row| get::<bool>(row, 0)).transpose()? == Some(true))
 }
 
 fn not_initialized() -> Error {

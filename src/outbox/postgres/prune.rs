@@ -55,18 +55,18 @@ impl Walk {
         shards: u16,
         limit: u32,
     ) -> Result<Pruned> {
+        let limit = u64::from(limit);
         let due = Instant::now() >= self.from_bottom_at;
         let mut after = self.after.unwrap_or(if due { 0 } else { self.highest });
         let (mut messages, mut passed_over) = (0, 0);
         let mut from_bottom = after == 0;
         loop {
-            let left = limit.saturating_sub(u32::try_from(messages).unwrap_or(u32::MAX));
-            let step = prune(connection, delivered, shards, after, left).await?;
+            let step = prune(connection, delivered, shards, after, limit - messages).await?;
             messages += step.gone;
             passed_over += step.passed_over;
             self.highest = self.highest.max(step.highest);
             self.after = step.next;
-            if messages >= u64::from(limit) {
+            if messages == limit {
                 return Ok(Pruned { messages, all: false });
             }
             match step.next {
@@ -100,7 +100,7 @@ async fn prune(
     delivered: &[Delivered],
     shards: u16,
     after: i64,
-    limit: u32,
+    limit: u64,
 ) -> Result<Step> {
     connection.execute("prune", &format!("{BEGIN}; {}", connection.limits())).await?;
     check_epochs(connection, delivered).await?;
@@ -144,7 +144,7 @@ async fn delete_messages(
     delivered: &[Delivered],
     shards: u16,
     after: i64,
-    limit: u32,
+    limit: u64,
 ) -> Result<Step> {
     let schema = &connection.schema;
     let snapshots: Vec<String> = delivered.iter().flat_map(snapshots_of).collect();
@@ -161,7 +161,7 @@ async fn delete_messages(
          select g.count, g.last, case when g.count < {limit} then (select count(*) from walked) end,
            case when g.count < {limit} then (select max(id) from walked) end
          from (select count(*), max(id) as last from gone) g",
-        walk = u64::from(limit) * WALKED_FOR_ONE
+        walk = limit * WALKED_FOR_ONE
     );
     let parameters: [Parameter<'_>; 2] = [(&after, Type::INT8), (&snapshots, Type::TEXT_ARRAY)];
     let rows = connection.query("prune", &sql, &parameters).await?;
@@ -169,9 +169,9 @@ async fn delete_messages(
     let gone = get::<i64>(row, 0)? as u64;
     let highest = get::<Option<i64>>(row, 1)?.unwrap_or(0);
     let walked = get::<Option<i64>>(row, 2)?.unwrap_or(0) as u64;
-    let next = if gone == u64::from(limit) {
+    let next = if gone == limit {
         Some(highest)
-    } else if walked == u64::from(limit) * WALKED_FOR_ONE {
+    } else if walked == limit * WALKED_FOR_ONE {
         get(row, 3)?
     } else {
         None

@@ -243,7 +243,7 @@ impl Reader {
         let found = query_alone(connection, &sql, &parameters).await?;
         if found.len() < limit {
             let rows = self.decode(&found, 1)?;
-            let read_up_to = rows.cut_behind();
+            let read_up_to = rows.last_id().filter(|_| rows.cut);
             return Ok((rows, read_up_to));
         }
         let only = format!("and xid = any($4::text[]::xid8[]) and id <= {floor}");
@@ -288,7 +288,7 @@ impl Reader {
         let mut rows = Rows::new(self.limits.bytes);
         let found = decode_alone(connection, &sql, &parameters, &mut rows).await?;
         let read_up_to = if rows.cut || found.rows >= limit {
-            rows.messages.last().map(|message| message.id)
+            rows.last_id()
         } else {
             (walk_up_to < found.last_id).then_some(walk_up_to)
         };
@@ -319,7 +319,7 @@ fn begun_columns(schema: &str) -> String {
 
 /// A sequence that was never used has 1 as its last value without having handed it out: taken for
 /// a floor, that lost the message with id 1.
-fn last_id_column(schema: &str) -> String {
+pub(super) fn last_id_column(schema: &str) -> String {
     format!("(select last_value - (not is_called)::int from {schema}.outbox_id_seq)")
 }
 

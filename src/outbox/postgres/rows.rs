@@ -87,9 +87,9 @@ impl Rows {
         Ok(())
     }
 
-    /// The id behind which rows were left out; None where none was.
-    pub(super) fn cut_behind(&self) -> Option<i64> {
-        self.messages.last().filter(|_| self.cut).map(|message| message.id)
+    /// The id of the last row that was taken.
+    pub(super) fn last_id(&self) -> Option<i64> {
+        self.messages.last().map(|message| message.id)
     }
 
     /// What a message took of the limit, on average; None where there was none.

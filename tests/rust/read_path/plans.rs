@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use onecommit::id::{Epoch, ShardIndex};
 use onecommit::outbox::postgres::ReadLimits;
-use onecommit::outbox::{Chunk, Delivered, Outbox};
+use onecommit::outbox::{Chunk, Delivered, Outbox, OutboxSource};
 use onecommit::protocol::position::Position;
 use onecommit::protocol::snapshot::Snapshot;
 
@@ -81,8 +81,7 @@ async fn a_read_looks_at_what_it_returns() {
     let start = Instant::now();
     let mut found = 0;
     for _ in 0..PIECES {
-        let chunks = outbox.read().await.expect("piece").chunks;
-        found += chunks.iter().map(|chunk| chunk.messages.len()).sum::<usize>();
+        found += messages(&outbox.read().await.expect("piece").chunks);
     }
     let piece = start.elapsed() / PIECES;
     drop(outbox);
@@ -128,11 +127,30 @@ async fn a_late_commit_is_not_searched_among_dead_rows() {
     eprintln!("late commit over {ROWS} dead rows: {:?}", start.elapsed());
     let first = &chunks[0].messages[0];
     assert_eq!(first.message.key(), Some(&b"late"[..]), "the oldest id comes first");
-    assert_eq!(chunks.iter().map(|chunk| chunk.messages.len()).sum::<usize>(), 51);
+    assert_eq!(messages(&chunks), 51);
     drop(outbox);
     let (_, after) = looked_at(&database).await;
     assert!(after - before < 10_000, "{} entries for 51 messages", after - before);
     drop(late);
+    database.drop().await;
+}
+
+/// Whatever a relay does opens the outbox, also while a long transaction keeps dead rows.
+#[tokio::test]
+async fn opening_looks_at_no_dead_rows() {
+    let database = Database::create().await;
+    database.init(1).await;
+    let holds = connect(&database.url).await;
+    let snapshot = "begin isolation level repeatable read; select pg_current_snapshot()";
+    holds.batch_execute(snapshot).await.expect("hold");
+    insert(&database, ROWS).await;
+    database.client.batch_execute("delete from onecommit.outbox").await.expect("delete");
+    let before = looked_at(&database).await;
+    drop(database.source().connect().await.expect("connect"));
+    let after = looked_at(&database).await;
+    assert_eq!(after.0, before.0, "a whole scan");
+    assert!(after.1 - before.1 < 1000, "{} entries", after.1 - before.1);
+    drop(holds);
     database.drop().await;
 }
 
