@@ -106,6 +106,12 @@ impl Message {
         self.value.as_deref()
     }
 
+    /// The value as it is shared: whoever keeps it keeps its memory.
+    #[allow(dead_code, reason = "the bare crate delivers nothing")]
+    pub(crate) fn shared_value(&self) -> Option<&Bytes> {
+        self.value.as_ref()
+    }
+
     /// The headers, in order.
     pub fn headers(&self) -> &[Header] {
         &self.headers
@@ -144,20 +150,24 @@ fn refuse(why: impl Into<String>) -> Error {
 }
 
 fn check_topic(topic: &str) -> Result<()> {
-    let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
-    let why = if topic.is_empty() {
-        "the topic's name is empty".to_string()
-    } else if topic.len() > TOPIC_MAX_LEN {
-        format!("the topic's name has {} characters, Kafka takes {TOPIC_MAX_LEN}", topic.len())
-    } else if topic == "." || topic == ".." {
-        "a topic can't be named . or ..".to_string()
-    } else if let Some(wrong) = topic.chars().find(|c| !legal(*c)) {
-        format!("a topic's name has only letters, digits, . _ and -, not {wrong:?}")
-    } else {
-        return Ok(());
-    };
+    let Some(why) = illegal_topic(topic) else { return Ok(()) };
     let shown: String = topic.chars().take(60).collect();
     Err(refuse(why).with("topic", format!("{shown:?}")))
+}
+
+/// Why no Kafka topic can have this name; None where one can.
+pub(crate) fn illegal_topic(topic: &str) -> Option<String> {
+    let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+    if topic.is_empty() {
+        Some("the topic's name is empty".to_string())
+    } else if topic.len() > TOPIC_MAX_LEN {
+        Some(format!("the topic's name has {} characters, Kafka takes {TOPIC_MAX_LEN}", topic.len()))
+    } else if topic == "." || topic == ".." {
+        Some("a topic can't be named . or ..".to_string())
+    } else {
+        let wrong = topic.chars().find(|c| !legal(*c))?;
+        Some(format!("a topic's name has only letters, digits, . _ and -, not {wrong:?}"))
+    }
 }
 
 fn check_size(message: &Message) -> Result<()> {

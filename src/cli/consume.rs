@@ -5,6 +5,7 @@ use std::time::Duration;
 use clap::Args;
 use serde_json::{Value, json};
 
+use super::bytes::{hex, lossy};
 use super::interrupt::{runtime, watch_interruption};
 use super::output::{Output, is_closed_pipe};
 use crate::config::Config;
@@ -78,12 +79,4 @@ fn as_json(message: &DeliveredMessage) -> Value {
 fn for_people(message: &DeliveredMessage) -> String {
     let part = |part: &Option<Vec<u8>>| part.as_deref().map_or("-".to_string(), lossy);
     format!("{}:{} {} {}", message.partition, message.offset, part(&message.key), part(&message.value))
-}
-
-fn lossy(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -2,7 +2,10 @@
 //! where it streams); what went wrong goes to standard error, and the exit code says what kind it
 //! was.
 
+mod bytes;
+mod confirm;
 mod consume;
+mod dead_letter;
 mod demo;
 mod init;
 mod interrupt;
@@ -42,6 +45,8 @@ enum Command {
     Relay,
     /// Show each shard's owner, position, backlog and last error.
     Status,
+    /// See messages that can't be delivered, and have them retried or discarded.
+    DeadLetter(dead_letter::DeadLetterArguments),
     /// Print the committed messages of a topic.
     Consume(consume::ConsumeArguments),
     /// Show what Onecommit does, with no server: writers, a relay that is killed again and again,
@@ -100,6 +105,7 @@ fn run(program: &[OsString], arguments: Arguments, output: Output) -> Result<i32
         Command::Init(init) => init::run(&config()?, &init, output),
         Command::Relay => relay::run(&config()?),
         Command::Status => status::run(&config()?, output),
+        Command::DeadLetter(dead_letter) => dead_letter::run(&config()?, &dead_letter, output),
         Command::Consume(consume) => consume::run(&config()?, &consume, output),
         Command::Demo(demo) => {
             let given = arguments.config.as_deref().map(|file| Config::load(Some(file))).transpose()?;

@@ -7,7 +7,7 @@ use super::live_line::Steps;
 use super::output::{Output, exit_code};
 use crate::config::Config;
 use crate::error::Result;
-use crate::outbox::Backlog;
+use crate::outbox::{AsideCounts, Backlog, HeldTopic};
 use crate::service::{self, ParticipantStatus, ShardStatus};
 
 pub(super) fn run(config: &Config, output: Output) -> Result<i32> {
@@ -51,9 +51,16 @@ fn shard_as_json(shard: &ShardStatus) -> Value {
         "position": progress.map(|(position, _)| position),
         "backlog_messages": progress.map(|(_, backlog)| backlog.messages),
         "backlog_ms": progress.map(|(_, backlog)| backlog.oldest_ms),
+        "dead_letters": shard.aside.dead_letters,
+        "set_aside_waiting_messages": shard.aside.waiting,
+        "held_topics": shard.aside.held.iter().map(held_as_json).collect::<Vec<_>>(),
         "last_error": error.map(|(text, _)| text),
         "last_error_at_ms": error.map(|(_, at_ms)| at_ms),
     })
+}
+
+fn held_as_json(held: &HeldTopic) -> Value {
+    json!({"topic": held.topic, "reason": held.reason})
 }
 
 fn print(participant: &ParticipantStatus, output: Output) -> Result<()> {
@@ -73,6 +80,14 @@ fn print(participant: &ParticipantStatus, output: Output) -> Result<()> {
         output.line(&format!("{name} shard {}: {waiting}; {owner}, epoch {}", shard.shard, shard.epoch))?;
         if let Some((position, _)) = &shard.progress {
             output.line(&format!("  delivered: {position}"))?;
+        }
+        let AsideCounts { dead_letters, waiting, held } = &shard.aside;
+        if *dead_letters > 0 || *waiting > 0 {
+            output
+                .line(&format!("  set aside: {dead_letters} dead letters, {waiting} messages that wait"))?;
+        }
+        for HeldTopic { topic, reason } in held {
+            output.line(&format!("  topic {topic} is on hold: {reason}"))?;
         }
         if let Some((text, _)) = &shard.last_error {
             output.line(&format!("  last error: {text}"))?;

@@ -7,13 +7,14 @@ use std::sync::Arc;
 use toml::Spanned;
 use toml::de::{DeInteger, DeTable, DeValue};
 
-use super::settings::{PARTICIPANT, RELAY, ROOT, ZOOKEEPER};
+use super::settings::{PARTICIPANT, RELAY, ROOT, TOPIC, ZOOKEEPER};
 use super::value::{Origin, Section, describe, suggest};
 use crate::error::{Error, Result};
 use crate::id::ParticipantName;
+use crate::message::illegal_topic;
 
 /// The tables a file can have.
-pub(super) const TABLES: [&str; 4] = ["participants", "kafka", "zookeeper", "relay"];
+pub(super) const TABLES: [&str; 5] = ["participants", "kafka", "zookeeper", "relay", "topics"];
 
 /// Kafka's properties as they were given, before any is looked at.
 pub(super) struct GivenProperties {
@@ -28,6 +29,7 @@ pub(super) struct Document {
     pub kafka: Option<GivenProperties>,
     pub zookeeper: Option<Section>,
     pub relay: Section,
+    pub topics: BTreeMap<String, Section>,
 }
 
 impl Document {
@@ -44,6 +46,7 @@ impl Document {
             kafka: None,
             zookeeper: None,
             relay: Section::new(&RELAY, RELAY.name, None),
+            topics: BTreeMap::new(),
         };
         for (key, value) in top.get_ref() {
             document.read_top(&source, key, value)?;
@@ -67,6 +70,11 @@ impl Document {
                     self.read_participant(source, key, value)?;
                 }
             }
+            "topics" => {
+                for (key, value) in table {
+                    self.read_topic(source, key, value)?;
+                }
+            }
             "kafka" => {
                 let mut given = GivenProperties { origin, values: BTreeMap::new() };
                 read_properties(source, "", table, &mut given)?;
@@ -87,6 +95,23 @@ impl Document {
         let table = source.table(&format!("participants.{name}"), value, &origin)?;
         let section = self.participant(name, origin)?;
         read_section(source, section, table)
+    }
+
+    fn read_topic(&mut self, source: &Source<'_>, key: &Key<'_>, value: &Given<'_>) -> Result<()> {
+        let (name, origin) = (key.get_ref().as_ref(), source.origin(key.span()));
+        let table = source.table(&format!("topics.{name:?}"), value, &origin)?;
+        if let Some(why) = illegal_topic(name) {
+            return Err(origin.error(format!("[topics.{name:?}]: {why}")));
+        }
+        if table.values().any(|value| matches!(value.get_ref(), DeValue::Table(_))) {
+            let why =
+                format!("[topics.{name}.…]: a topic's name with a dot stands in quotes: [topics.\"a.b\"]");
+            return Err(origin.error(why));
+        }
+        let mut section = Section::new(&TOPIC, format!("topics.{name:?}"), Some(origin));
+        read_section(source, &mut section, table)?;
+        self.topics.insert(name.to_string(), section);
+        Ok(())
     }
 
     /// The participant's section, made where it is not there yet.

@@ -24,6 +24,7 @@ mod relay;
 mod settings;
 #[cfg(test)]
 mod tests;
+mod topic;
 mod value;
 mod zookeeper;
 
@@ -31,6 +32,7 @@ pub use database_url::DatabaseUrl;
 pub use kafka::KafkaProperties;
 pub use reference::reference;
 pub use relay::Relay;
+pub use topic::{OnPoison, Topic};
 pub use zookeeper::{Secret, Zookeeper};
 
 use document::Document;
@@ -80,6 +82,8 @@ pub struct Config {
     pub zookeeper: Option<Zookeeper>,
     /// How a relay works.
     pub relay: Relay,
+    /// What is said of single topics.
+    pub topics: BTreeMap<String, Topic>,
     kafka_prefix: Option<String>,
 }
 
@@ -129,6 +133,7 @@ impl Config {
             kafka: document.kafka.map(KafkaProperties::build).transpose()?,
             zookeeper: document.zookeeper.as_ref().map(Zookeeper::build).transpose()?,
             relay: Relay::build(&document.relay)?,
+            topics: Topic::build_all(&document.topics)?,
             participants,
             data_dir,
         })

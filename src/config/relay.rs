@@ -22,6 +22,8 @@ pub struct Relay {
     pub buffer_bytes: usize,
     /// Delivered messages removed in one piece.
     pub prune_messages: u32,
+    /// Most messages set aside in one shard.
+    pub set_aside_max: u64,
     /// Longest wait before the first retry.
     pub retry_first_ms: u64,
     /// Longest wait before any retry; not below `retry_first_ms`.
@@ -52,6 +54,7 @@ impl Relay {
             poll_idle_ms: section.number("poll_idle_ms"),
             buffer_bytes: size("buffer_bytes"),
             prune_messages: u32::try_from(section.number("prune_messages")).unwrap_or(u32::MAX),
+            set_aside_max: section.number("set_aside_max"),
             retry_first_ms: section.number("retry_first_ms"),
             retry_limit_ms: section.number("retry_limit_ms"),
             request_timeout_ms: section.number("request_timeout_ms"),

@@ -150,6 +150,13 @@ pub(super) static RELAY: Table = Table {
             "Most bytes read and not yet delivered, over all shards of one relay together.",
         ),
         number("prune_messages", 10_000, (1, 1_000_000), "Delivered messages removed in one piece."),
+        number(
+            "set_aside_max",
+            100_000,
+            (1, 10_000_000),
+            "Most messages set aside in one shard: dead letters and what waits behind them or for a topic on \
+             hold. Above it the shard stops, and says so.",
+        ),
         number("retry_first_ms", 100, (1, 60_000), "Longest wait before the first retry; it doubles."),
         number("retry_limit_ms", 5_000, (1, 600_000), "Longest wait before any retry."),
         number(
@@ -165,6 +172,18 @@ pub(super) static RELAY: Table = Table {
             "Longest time to finish what was begun after a signal to stop.",
         ),
     ],
+};
+
+pub(super) static TOPIC: Table = Table {
+    name: "topics.NAME",
+    meaning: "A topic that messages are delivered to, its name in quotes: `[topics.\"order.paid\"]`. Only in \
+              the file: names of variables can't tell topics apart.",
+    settings: &[text(
+        "on_poison",
+        DefaultValue::Text("park"),
+        "What happens with a message that can't be delivered. `park`: it becomes a dead letter, and later \
+         messages of its key wait behind it. `pass`: later messages of its key go on. `stop`: the shard stops.",
+    )],
 };
 
 impl Table {

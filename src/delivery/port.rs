@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::error::Result;
-use crate::id::{Epoch, ShardIndex};
+use crate::id::{Epoch, MessageId, ShardIndex};
 use crate::message::StoredMessage;
 use crate::protocol::progress::Progress;
 
@@ -60,6 +60,41 @@ pub trait Delivery: Send + Sync {
     fn open(&self, shard: ShardIndex, epoch: Epoch) -> Result<Box<dyn ShardDelivery>>;
 }
 
+/// What keeps a message from being delivered, whatever becomes of the servers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// It is wrong with the message itself: no try will ever succeed as things are.
+    Message {
+        /// The message.
+        message_id: MessageId,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The topic is not there, or may not be written: its messages have to wait, and no others.
+    Topic {
+        /// The topic.
+        topic: String,
+        /// What is wrong.
+        reason: String,
+    },
+}
+
+/// Whose fault it is that a batch failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Blame {
+    /// No message's: the servers', or not known.
+    Nobody,
+    /// Theirs, and the batch would go through without them.
+    These(Vec<Fault>),
+    /// That of a message, or of a topic, that was not named: the batch has to be narrowed down.
+    Somebody {
+        /// Whether a topic's.
+        of_topic: bool,
+        /// What is wrong.
+        reason: String,
+    },
+}
+
 /// The one deliverer of a shard.
 ///
 /// Every backend promises: messages and progress of one commit become visible together or never;
@@ -72,11 +107,28 @@ pub trait ShardDelivery: Send {
     /// Begins a batch.
     fn begin(&mut self) -> Result<()>;
 
-    /// Adds messages to the batch, in their order.
-    fn send(&mut self, messages: &[StoredMessage]) -> Result<()>;
+    /// Adds messages to the batch, in their order, up to the first that can't be delivered; returns
+    /// that one's index, and why. None where all were added.
+    fn send(&mut self, messages: &[StoredMessage]) -> Result<Option<(usize, Fault)>>;
+
+    /// Waits until everything that was sent is taken; fails where something was not. A commit does
+    /// the same: this is for finding out who is to blame.
+    fn flush(&mut self) -> Result<()>;
+
+    /// Whose fault it is that the batch failed, asked before it is given up.
+    fn blame(&self) -> Blame;
+
+    /// Whether a topic that could not be written may be written again; otherwise why not.
+    fn topic_fault(&mut self, topic: &str) -> Result<Option<Fault>>;
 
     /// Commits the batch together with the progress behind it.
     fn commit(&mut self, progress: &Progress) -> Result<()>;
+
+    /// Gives a batch up in which a message failed, and begins anew: none of it becomes visible, and
+    /// the next batch is none the worse. It takes the shard as [`Delivery::open`] does, so it is for
+    /// one who has made sure that nobody else has; and who has to begin again where the last committed
+    /// progress, which it returns, is not the own.
+    fn renew(&mut self) -> Result<Option<Progress>>;
 
     /// Gives the batch up, as far as that is possible within `limit`: none of it becomes visible.
     fn abort(&mut self, limit: Duration) -> Result<()>;

@@ -10,4 +10,6 @@ pub mod sqlite;
 #[cfg(feature = "relay")]
 mod port;
 #[cfg(feature = "relay")]
-pub use port::*;
+mod set_aside;
+#[cfg(feature = "relay")]
+pub use {port::*, set_aside::*};

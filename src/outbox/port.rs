@@ -6,6 +6,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use tokio::sync::watch;
 
+use super::set_aside::{SetAside, Voucher};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{BarrierId, Epoch, Incarnation, Namespace, ParticipantName, ShardIndex};
 use crate::protocol::position::Position;
@@ -13,7 +14,30 @@ use crate::protocol::progress::DatabaseIdentity;
 use crate::protocol::window;
 
 /// The version of the tables that this release makes and reads.
-pub const SCHEMA_VERSION: i32 = 1;
+pub const SCHEMA_VERSION: i32 = 2;
+/// The oldest version that this release still works with, so that relays can be replaced one by one
+/// before `onecommit init` brings the tables up to date. Without what came since: under version 1 a
+/// message that can't be delivered keeps its shard.
+pub const SCHEMA_VERSION_OLDEST: i32 = 1;
+
+/// Fails where this release can't work with tables of `version`.
+pub(super) fn check_version(version: i32) -> Result<()> {
+    if (SCHEMA_VERSION_OLDEST..=SCHEMA_VERSION).contains(&version) {
+        return Ok(());
+    }
+    let why = format!(
+        "the outbox's tables have version {version}, this release works with {SCHEMA_VERSION_OLDEST} to \
+         {SCHEMA_VERSION}: run the release that made them, or a later one"
+    );
+    Err(Error::new(ErrorKind::Refused, "read installation", why))
+}
+
+/// What only tables of version 2 can do, asked of older ones.
+pub(super) fn tables_too_old(operation: &'static str) -> Error {
+    let why = "the outbox's tables are of an earlier release and can't hold dead letters: run `onecommit init`, \
+               once no relay of that release runs any more";
+    Error::new(ErrorKind::Configuration, operation, why)
+}
 
 /// What an outbox says of itself, written by `onecommit init`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,6 +74,8 @@ pub struct ShardRow {
 pub struct Barrier {
     /// The row's id; none for a shard that has never delivered.
     pub id: Option<BarrierId>,
+    /// Its place among the barriers of its outbox; 0 where it is a former owner's.
+    pub number: i64,
     committed: watch::Receiver<Option<Result<(), Arc<Error>>>>,
 }
 
@@ -58,14 +84,20 @@ pub type BarrierOutcome = watch::Sender<Option<Result<(), Arc<Error>>>>;
 
 impl Barrier {
     /// A barrier whose commit is under way.
-    pub fn pending(id: BarrierId) -> (Self, BarrierOutcome) {
+    pub fn pending(id: BarrierId, number: i64) -> (Self, BarrierOutcome) {
         let (sender, committed) = watch::channel(None);
-        (Barrier { id: Some(id), committed }, sender)
+        (Barrier { id: Some(id), number, committed }, sender)
     }
 
     /// A barrier known to be durable.
-    pub fn durable(id: Option<BarrierId>) -> Self {
-        Barrier { id, committed: watch::channel(Some(Ok(()))).1 }
+    pub fn durable(voucher: Voucher) -> Self {
+        let (id, number) = (Some(voucher.id), voucher.number);
+        Barrier { number, ..Barrier::inherited(id) }
+    }
+
+    /// What a former owner's progress names; it was found in the database.
+    pub fn inherited(id: Option<BarrierId>) -> Self {
+        Barrier { id, number: 0, committed: watch::channel(Some(Ok(()))).1 }
     }
 
     /// Waits until the barrier is durable. Fails where its commit failed or its outcome was lost:
@@ -139,7 +171,7 @@ pub struct Backlog {
 /// durable survives any crash together with all that its window saw; every write of an epoch that
 /// is not the shard's newest fails with `Fenced` and changes nothing.
 #[async_trait]
-pub trait Outbox: Send {
+pub trait Outbox: SetAside {
     /// The very database behind the connection. Refuses one that is in recovery: a standby's
     /// snapshot lacks running transactions, and rows would be lost.
     async fn identity(&mut self) -> Result<DatabaseIdentity>;

@@ -112,7 +112,7 @@ mod tests {
     }
 
     /// Applies every relay's share in turn until nothing changes.
-    fn settle(live: &[RelayId], owners: &mut [(ShardIndex, Option<RelayId>)]) {
+    fn clear(live: &[RelayId], owners: &mut [(ShardIndex, Option<RelayId>)]) {
         for _ in 0..4 * owners.len() + 4 {
             for me in live {
                 let share = share(*me, live, owners);
@@ -138,7 +138,7 @@ mod tests {
                 for (_, owner) in owners.iter_mut() {
                     *owner = owner.filter(|relay| live.contains(relay));
                 }
-                settle(&live, &mut owners);
+                clear(&live, &mut owners);
                 for me in &live {
                     let held = owners.iter().filter(|(_, owner)| *owner == Some(*me)).count();
                     let even = usize::from(shards) / live.len();

@@ -7,6 +7,7 @@ pub mod lease;
 pub mod position;
 pub mod progress;
 pub mod retry;
+pub mod sieve;
 pub mod slot;
 pub mod snapshot;
 pub mod window;

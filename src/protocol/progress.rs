@@ -10,8 +10,11 @@ use crate::id::{BarrierId, Epoch, ParticipantName, ShardIndex};
 use crate::protocol::position::Position;
 use crate::protocol::slot::HASH_VERSION;
 
-/// The format written by this release.
+/// The format of a record that clears nothing, as the first release wrote it.
 pub const VERSION: u8 = 1;
+/// The format of one that does: a release that passed `cleared` on to nobody would have those messages
+/// delivered twice.
+pub const VERSION_CLEARS: u8 = 2;
 
 /// Which database a position belongs to. Another system or database is another outbox, whatever
 /// its address; the timeline is for people to read.
@@ -47,6 +50,12 @@ pub struct Progress {
     pub position: Position,
     /// The barrier row that vouches for the position; a birth record names none.
     pub barrier: Option<Uuid>,
+    /// Messages that were set aside and that this very transaction delivered, or that were discarded:
+    /// their records are to be removed. They leave the progress only together with a barrier that was
+    /// committed with that removal; otherwise a failover could bring the records back, and they would
+    /// be delivered again.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub cleared: Vec<Uuid>,
 }
 
 impl Progress {
@@ -57,7 +66,8 @@ impl Progress {
 
     /// The record that a shard is born with: it has seen nothing and names no barrier.
     pub fn birth(epoch: Epoch, shards: u16, database: DatabaseIdentity, position: Position) -> Self {
-        Progress { epoch: epoch.0, shards, hash: HASH_VERSION, database, position, barrier: None }
+        let (hash, barrier, cleared) = (HASH_VERSION, None, Vec::new());
+        Progress { epoch: epoch.0, shards, hash, database, position, barrier, cleared }
     }
 
     /// The barrier it names.
@@ -67,7 +77,7 @@ impl Progress {
 
     /// Its bytes.
     pub fn encode(&self) -> Vec<u8> {
-        let mut bytes = vec![VERSION];
+        let mut bytes = vec![if self.cleared.is_empty() { VERSION } else { VERSION_CLEARS }];
         serde_json::to_writer(&mut bytes, self).expect("plain data into memory can't fail");
         bytes
     }
@@ -77,10 +87,10 @@ impl Progress {
         let refuse = |why: String| Error::new(ErrorKind::Refused, "read progress", why);
         match bytes.split_first() {
             None => Err(refuse("the progress record is empty".to_string())),
-            Some((&VERSION, json)) => serde_json::from_slice(json)
+            Some((&(VERSION | VERSION_CLEARS), json)) => serde_json::from_slice(json)
                 .map_err(|error| refuse("the progress record is damaged".to_string()).caused_by(error)),
             Some((version, _)) => Err(refuse(format!(
-                "the progress record has format {version}, this release reads {VERSION}: \
+                "the progress record has format {version}, this release reads {VERSION_CLEARS}: \
                  it was written by a later release of onecommit, run that one"
             ))),
         }
@@ -115,9 +125,18 @@ mod tests {
     }
 
     #[test]
+    fn only_a_record_that_clears_something_has_the_later_format() {
+        let plain = record(Position::Sequence { last: 12 });
+        assert_eq!(plain.encode()[0], VERSION, "the release before reads it");
+        let clears = Progress { cleared: vec![Uuid::from_u128(7)], ..plain };
+        assert_eq!(clears.encode()[0], VERSION_CLEARS);
+        assert_eq!(Progress::decode(&clears.encode()).unwrap(), clears);
+    }
+
+    #[test]
     fn another_version_and_damage_are_refused_in_words() {
         let mut bytes = record(Position::Sequence { last: 1 }).encode();
-        bytes[0] = 2;
+        bytes[0] = 3;
         assert!(Progress::decode(&bytes).unwrap_err().to_string().contains("later release"));
         bytes[0] = VERSION;
         bytes.truncate(bytes.len() - 3);

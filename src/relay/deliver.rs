@@ -1,104 +1,96 @@
-//! The deliverer of one shard, on a thread of its own: the delivery's calls block. A batch is one
-//! transaction of the delivery: messages and the progress behind them. It is committed only once
-//! the barrier behind its windows is durable.
+//! The deliverer of one shard, on a thread of its own: the delivery's calls block. It gathers what the
+//! reader brings into batches, each a transaction of the delivery, and works off between them what is
+//! due of the messages that were set aside.
 
-use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 
+use super::asides::Look;
+use super::careful::{self, Group};
 use super::keeper::Seen;
-use super::read::{Flow, Queued, Room};
+use super::read::{Flow, Queued};
 use super::settings::RelaySettings;
-use super::take::Taken;
-use crate::error::{Error, ErrorKind, Result};
+use super::writer::{End, Sent, ShardWriter};
+use crate::delivery::Blame;
+use crate::error::{ErrorKind, Result};
 use crate::failpoint;
-use crate::id::{BarrierId, ShardIndex};
-use crate::outbox::{Barrier, Delivered};
-use crate::protocol::position::Position;
-use crate::protocol::progress::Progress;
+use crate::message::StoredMessage;
+use crate::outbox::Due;
 
 /// A batch is begun and committed within this, as long as the delivery itself does not wait.
 const BATCH_LIMIT: Duration = Duration::from_millis(500);
-/// How long the barrier's small commit may take.
-const BARRIER_LIMIT: Duration = Duration::from_secs(8);
 /// While a backlog drains, a batch waits for more until it is this old: a Kafka transaction of a
 /// few hundred messages costs as much as one of thousands.
 const FILL_LIMIT: Duration = Duration::from_millis(100);
 /// How often it looks meanwhile whether the reader waits for it.
 const FILL_LOOK: Duration = Duration::from_millis(5);
-/// How long an abort may take: it only saves consumers from waiting for the broker to do it.
-const ABORT_LIMIT: Duration = Duration::from_secs(5);
 /// How often a paused deliverer looks whether its lease is fresh again.
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// What is known to be committed, by shard, for the pruner.
-#[derive(Default)]
-pub(super) struct Committed {
-    shards: Mutex<BTreeMap<ShardIndex, Delivered>>,
-    /// Messages delivered and not yet pruned, about.
-    pub(super) unpruned: AtomicU64,
-}
-
-impl Committed {
-    pub(super) fn note(&self, delivered: Delivered) {
-        if self.lock().insert(delivered.shard, delivered).is_none() {
-            // Just taken: what a former owner left unpruned is counted nowhere, and without a sign
-            // it would stay until the next message.
-            self.unpruned.fetch_add(1, Ordering::Relaxed);
-        }
-    }
-
-    pub(super) fn forget(&self, shard: ShardIndex) {
-        self.lock().remove(&shard);
-    }
-
-    pub(super) fn all(&self) -> Vec<Delivered> {
-        self.lock().values().cloned().collect()
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<ShardIndex, Delivered>> {
-        self.shards.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
 /// What a deliverer works with.
 pub(super) struct Deliverer {
-    pub(super) taken: Taken,
+    pub(super) writer: ShardWriter,
     pub(super) chunks: mpsc::Receiver<Queued>,
     pub(super) stop: Arc<AtomicBool>,
     pub(super) lease: watch::Receiver<Seen>,
-    pub(super) committed: Arc<Committed>,
     pub(super) flow: Arc<Flow>,
     pub(super) settings: RelaySettings,
     pub(super) runtime: Handle,
-    /// Set at each commit: the shard delivers, whatever kept it before.
-    pub(super) delivers: Arc<AtomicBool>,
+    pub(super) group: Group,
+}
+
+enum Next {
+    Chunk(Queued),
+    /// It is time to look at what is set aside.
+    Look,
+    End,
 }
 
 impl Deliverer {
     /// Delivers until it is stopped or fails. A batch that was begun is finished first.
     pub(super) fn run(mut self) -> Result<()> {
-        while let Some(first) = self.chunks.blocking_recv() {
-            if !self.wait_for_lease() {
+        loop {
+            let next = self.next();
+            if matches!(next, Next::End) || !self.wait_for_lease() {
                 return Ok(());
             }
-            if let Err(error) = self.batch(first) {
-                // An unknown commit must never be followed by an abort, and a fenced producer has
-                // nothing left to abort.
-                if !matches!(error.kind(), ErrorKind::Unclear | ErrorKind::Fenced) {
-                    let _ = self.taken.delivery.abort(ABORT_LIMIT);
+            let goes_on = match next {
+                Next::Chunk(first) => self.batch(first).map(|()| true),
+                _ => self.work_off(),
+            };
+            match goes_on {
+                Ok(true) if !self.stop.load(Ordering::SeqCst) => {}
+                Ok(_) => return Ok(()),
+                Err(error) => {
+                    // An unknown commit must never be followed by an abort, and a fenced producer has
+                    // nothing left to abort.
+                    if !matches!(error.kind(), ErrorKind::Unclear | ErrorKind::Fenced) {
+                        self.writer.abort();
+                    }
+                    return Err(error.with("shard", self.writer.shard()));
                 }
-                return Err(error.with("shard", self.taken.shard));
-            }
-            if self.stop.load(Ordering::SeqCst) {
-                return Ok(());
             }
         }
-        Ok(())
+    }
+
+    fn next(&mut self) -> Next {
+        let Some(look_at) = self.writer.asides.next_look() else {
+            return self.chunks.blocking_recv().map_or(Next::End, Next::Chunk);
+        };
+        let left = look_at.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Next::Look;
+        }
+        let chunks = &mut self.chunks;
+        let received = self.runtime.block_on(async { tokio::time::timeout(left, chunks.recv()).await });
+        match received {
+            Ok(received) => received.map_or(Next::End, Next::Chunk),
+            Err(_) => Next::Look,
+        }
     }
 
     /// Waits until the lease is fresh; false when stopped meanwhile. A relay that can't show that
@@ -114,23 +106,47 @@ impl Deliverer {
     }
 
     fn batch(&mut self, first: Queued) -> Result<()> {
-        let began = Instant::now();
-        self.taken.delivery.begin()?;
-        let (mut messages, mut bytes) = (0, 0);
-        let mut barriers: Vec<Barrier> = Vec::new();
-        let mut next = Some(first);
-        let mut position = None;
-        // The delivery has copied the messages; until they are committed they take that room.
-        let mut in_flight: Vec<Room> = Vec::new();
-        while let Some(Queued { chunk, bytes: chunk_bytes, room }) = next.take() {
-            self.taken.delivery.send(&chunk.messages)?;
-            messages += chunk.messages.len();
-            bytes += chunk_bytes;
-            if barriers.last().is_none_or(|last| last.id != chunk.barrier.id) {
-                barriers.push(chunk.barrier);
+        // Kept until they are committed: they take that room, and may have to be sent once more.
+        let mut load: Vec<Queued> = Vec::new();
+        if let Err(error) = self.at_once(first, &mut load) {
+            match careful::blame(&self.writer, &error) {
+                Blame::Nobody => return Err(error),
+                Blame::Somebody { .. } => self.writer.renew()?,
+                Blame::These(faults) => {
+                    self.writer.renew()?;
+                    let messages: Vec<StoredMessage> =
+                        load.iter().flat_map(|queued| queued.chunk.messages.iter().cloned()).collect();
+                    careful::accuse(&mut self.writer, &messages, faults, error)?;
+                }
             }
-            position = Some(chunk.position);
-            in_flight.push(room);
+            // Chunk by chunk: what is in order does not have to be sent with what is not.
+            for queued in &load {
+                let mut end = End { position: Some(queued.chunk.position.clone()), ..End::default() };
+                end.add_barrier(&queued.chunk.barrier);
+                careful::deliver(&mut self.writer, &mut self.group, &queued.chunk.messages, &mut end, false)?;
+                self.writer.asides.passed(&queued.chunk.messages);
+            }
+            return Ok(());
+        }
+        self.writer.asides.passed(load.iter().flat_map(|queued| &queued.chunk.messages));
+        Ok(())
+    }
+
+    /// Gathers a batch, sends it as it comes, and commits it.
+    fn at_once(&mut self, first: Queued, load: &mut Vec<Queued>) -> Result<()> {
+        let began = Instant::now();
+        let (mut messages, mut bytes) = (0, 0);
+        let (mut end, mut sent) = (End::default(), Sent::default());
+        let mut next = Some(first);
+        self.writer.begin()?;
+        while let Some(queued) = next.take() {
+            messages += queued.chunk.messages.len();
+            bytes += queued.bytes;
+            end.add_barrier(&queued.chunk.barrier);
+            end.position = Some(queued.chunk.position.clone());
+            load.push(queued);
+            let chunk = &load[load.len() - 1].chunk;
+            self.writer.send(&chunk.messages, false, &mut sent)?;
             let full = messages >= self.settings.batch_messages
                 || bytes >= self.settings.batch_bytes
                 || began.elapsed() >= BATCH_LIMIT;
@@ -138,12 +154,7 @@ impl Deliverer {
                 next = self.next_chunk(began);
             }
         }
-        failpoint!("relay.batch.sent")?;
-        for barrier in &barriers {
-            self.wait_for_barrier(barrier)?;
-        }
-        let Some((position, barrier)) = position.zip(barriers.last()) else { return Ok(()) };
-        self.commit(position, barrier.id, messages as u64)
+        self.writer.commit(&end, &sent)
     }
 
     /// The next chunk of a batch that is not full: what waits already, or what the reader is about
@@ -166,31 +177,35 @@ impl Deliverer {
         }
     }
 
-    fn wait_for_barrier(&self, barrier: &Barrier) -> Result<()> {
-        let durable =
-            self.runtime.block_on(async { tokio::time::timeout(BARRIER_LIMIT, barrier.wait()).await });
-        durable.unwrap_or_else(|_| {
-            let why = "the barrier's commit did not end in time";
-            Err(Error::new(ErrorKind::Unreachable, "commit barrier", why))
-        })
+    /// Looks whether anything is due of what is set aside, and delivers or discards it. False where
+    /// the shard has to be begun anew.
+    fn work_off(&mut self) -> Result<bool> {
+        match self.writer.asides.look(&mut *self.writer.taken.delivery)? {
+            Look::Nothing => Ok(true),
+            Look::BeginAnew => Ok(false),
+            Look::Due(due) => self.work_off_these(&due).map(|()| true),
+        }
     }
 
-    fn commit(&mut self, position: Position, barrier: Option<BarrierId>, messages: u64) -> Result<()> {
-        let taken = &mut self.taken;
-        let progress = Progress {
-            epoch: taken.epoch.0,
-            shards: taken.progress.shards,
-            hash: taken.progress.hash,
-            database: taken.database.clone(),
-            position: position.clone(),
-            barrier: barrier.map(|barrier| barrier.0),
+    /// Once the transaction is committed the records are removed. Until they are, the progress names
+    /// the messages, so that they are not delivered again whatever dies.
+    fn work_off_these(&mut self, due: &[Due]) -> Result<()> {
+        let messages: Vec<StoredMessage> = due.iter().filter_map(|due| due.message.clone()).collect();
+        let gone = due.iter().filter(|due| due.message.is_none()).map(|due| due.message_id);
+        let mut end = End { cleared: gone.collect(), ..End::default() };
+        let sent = match due.is_empty() {
+            true => Sent::default(),
+            false => careful::deliver(&mut self.writer, &mut self.group, &messages, &mut end, true)?,
         };
-        let began = Instant::now();
-        taken.delivery.commit(&progress)?;
-        tracing::debug!(shard = %taken.shard, messages, took = ?began.elapsed(), "committed");
-        self.committed.note(Delivered { shard: taken.shard, epoch: taken.epoch, position, barrier });
-        self.committed.unpruned.fetch_add(messages, Ordering::Relaxed);
-        self.delivers.store(true, Ordering::Relaxed);
-        failpoint!("relay.batch.committed")
+        failpoint!("relay.aside.committed")?;
+        let voucher = self.writer.asides.clear(due, &end.cleared)?;
+        self.writer.vouched(voucher);
+        if !sent.asides.is_empty() || self.writer.asides.has_unrecorded() {
+            let voucher = self.writer.asides.judge_again(due, &sent.asides)?;
+            self.writer.vouched(voucher);
+        }
+        let shard = self.writer.shard();
+        tracing::info!(%shard, cleared = end.cleared.len(), failed = sent.asides.len(), "worked off what was set aside");
+        Ok(())
     }
 }

@@ -7,6 +7,9 @@
 //! is delivered. Any error of the outbox drops everything that was read, and progress is read from
 //! the delivery again; an error of one shard's delivery does that for the shard alone.
 
+mod asides;
+mod careful;
+mod committed;
 mod deliver;
 mod keeper;
 mod part;
@@ -18,6 +21,7 @@ mod supervise;
 mod take;
 mod told;
 mod wait;
+mod writer;
 
 pub use self::settings::RelaySettings;
 pub use self::supervise::Relay;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::deliver::Committed;
+use super::committed::Committed;
 use super::read::Flow;
 use super::settings::RelaySettings;
 use super::told::Told;

@@ -29,7 +29,7 @@ const BUSY_FOR: Duration = Duration::from_secs(1);
 pub(super) struct Queued {
     pub(super) chunk: Chunk,
     pub(super) bytes: usize,
-    pub(super) room: Room,
+    pub(super) _room: Room,
 }
 
 /// Room in the buffer; dropping it gives it back.
@@ -166,7 +166,7 @@ async fn hand_out(
         if let Some(deliverer) = deliverers.get(&chunk.shard) {
             // A deliverer that ended is told to the supervisor by itself; its chunks are read
             // again by whoever takes the shard next.
-            let _ = deliverer.send(Queued { chunk, bytes, room }).await;
+            let _ = deliverer.send(Queued { chunk, bytes, _room: room }).await;
         }
     }
 }

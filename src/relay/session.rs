@@ -10,7 +10,10 @@ use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
-use super::deliver::{Committed, Deliverer};
+use super::asides::Asides;
+use super::careful::Group;
+use super::committed::Committed;
+use super::deliver::Deliverer;
 use super::keeper::Keeper;
 use super::part::Part;
 use super::prune;
@@ -19,6 +22,7 @@ use super::settings::RelaySettings;
 use super::take::{Taken, Taker};
 use super::told::{Told, note_error};
 use super::wait::{chance, stopped};
+use super::writer::ShardWriter;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{Epoch, RelayId, ShardIndex};
 use crate::outbox::{Delivered, OutboxSource};
@@ -220,16 +224,19 @@ impl<'a> Session<'a> {
         let (position, barrier) = (progress.position.clone(), progress.barrier());
         let (had_error, delivers) = (taken.had_error, Arc::new(AtomicBool::new(false)));
         self.committed.note(Delivered { shard, epoch, position: position.clone(), barrier });
+        let (source, settings) = (Arc::clone(&self.shared.source), self.shared.settings.clone());
+        let runtime = Handle::current();
+        let asides = Asides::new((shard, epoch), &taken.resumed, source, settings.clone(), runtime.clone());
+        let (committed, delivers_too) = (Arc::clone(&self.committed), Arc::clone(&delivers));
         let deliverer = Deliverer {
-            taken,
+            writer: ShardWriter::new(taken, asides, committed, delivers_too, runtime.clone()),
             chunks: received,
             stop: Arc::clone(&stop),
             lease: self.shared.keeper.seen.clone(),
-            committed: Arc::clone(&self.committed),
             flow: Arc::clone(&self.flow),
-            settings: self.shared.settings.clone(),
-            runtime: Handle::current(),
-            delivers: Arc::clone(&delivers),
+            settings,
+            runtime,
+            group: Group::default(),
         };
         self.delivering.spawn_blocking(move || (shard, deliverer.run()));
         let (since, stopping, release) = (Instant::now(), false, false);

@@ -1,7 +1,9 @@
 //! Limits and pauses of a relay.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
+use crate::config::OnPoison;
 use crate::protocol::retry::Backoff;
 
 /// Limits and pauses of a relay; each is a setting of `onecommit.toml`.
@@ -19,6 +21,10 @@ pub struct RelaySettings {
     pub poll_idle: Duration,
     /// How many messages one step of pruning removes.
     pub prune_messages: u32,
+    /// Messages that may be set aside in one shard.
+    pub set_aside_max: u64,
+    /// What happens with a message that can't be delivered, by topic.
+    pub on_poison: BTreeMap<String, OnPoison>,
     /// Waits after failures.
     pub retry: Backoff,
     /// How long a stop waits for batches in flight.

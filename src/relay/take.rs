@@ -1,6 +1,6 @@
 //! Taking a shard: identity first and read-only, so that a copied configuration never fences
 //! production; then the lease, the epoch in the shard's row, the fence at the delivery, identity
-//! once more, and the proved progress.
+//! once more, the proved progress, and what is set aside.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use crate::delivery::{Delivery, ShardDelivery};
 use crate::error::{Error, ErrorKind, Result};
 use crate::failpoint;
 use crate::id::{Epoch, ShardIndex};
-use crate::outbox::{Installation, Outbox, OutboxSource, ShardRow};
+use crate::outbox::{Installation, Outbox, OutboxSource, Resumed, ShardRow};
 use crate::protocol::progress::{DatabaseIdentity, Progress};
 use crate::protocol::slot::HASH_VERSION;
 
@@ -35,6 +35,7 @@ pub(super) struct Taken {
     pub(super) epoch: Epoch,
     pub(super) database: DatabaseIdentity,
     pub(super) progress: Progress,
+    pub(super) resumed: Resumed,
     /// Whether the shard's row tells of an error, to be cleared when the shard delivers.
     pub(super) had_error: bool,
     pub(super) delivery: Box<dyn ShardDelivery>,
@@ -125,8 +126,9 @@ impl Taker {
         if !row.born {
             outbox.note_birth(shard, epoch).await?;
         }
+        let resumed = outbox.resume(shard, epoch, &progress).await?;
         let had_error = row.last_error.is_some();
-        Ok(Some(Taken { shard, epoch, database, progress, had_error, delivery }))
+        Ok(Some(Taken { shard, epoch, database, progress, resumed, had_error, delivery }))
     }
 
     /// The shard's row and its progress as they can be seen without fencing anybody. A predecessor

@@ -2,12 +2,14 @@
 //! The only place that knows every backend.
 
 mod build;
+mod dead_letters;
 mod init;
 mod reader;
 mod relay;
 mod status;
 
 pub use build::scope;
+pub use dead_letters::{Answer, Of, Owned, ask, dead_letter, dead_letters, declare_topic};
 pub use init::{InitReport, ParticipantReport, init};
 pub use reader::{Reader, open_reader};
 pub use relay::run_relays;

@@ -9,7 +9,7 @@ use crate::config::{Config, Participant};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{Epoch, ParticipantName, RelayId, ShardIndex};
 use crate::lease::LeaseView;
-use crate::outbox::{Backlog, Installation, Outbox};
+use crate::outbox::{AsideCounts, Backlog, Installation, Outbox};
 use crate::protocol::position::Position;
 
 /// Pause between two looks for a sign of life of the owners.
@@ -37,6 +37,8 @@ pub struct ShardStatus {
     pub epoch: Epoch,
     /// How far it is delivered and what waits, None where the delivery can't be asked.
     pub progress: Option<(Position, Backlog)>,
+    /// What is set aside in it.
+    pub aside: AsideCounts,
     /// What keeps it, with the time in milliseconds since 1970.
     pub last_error: Option<(String, i64)>,
 }
@@ -75,6 +77,7 @@ async fn look(
     let mut shards = Vec::new();
     for shard in (0..installation.shards).map(ShardIndex) {
         let row = outbox.shard(shard).await?;
+        let aside = outbox.count_set_aside(shard).await?;
         let delivery = delivery.clone();
         let peek = async { blocking(move || delivery.peek(shard)).await };
         // Asked no more once it failed: each try may take as long as a server is waited for.
@@ -89,7 +92,7 @@ async fn look(
             }
         };
         let (owner, epoch, last_error) = (owner(shard), row.epoch, row.last_error);
-        shards.push(ShardStatus { shard, owner, epoch, progress, last_error });
+        shards.push(ShardStatus { shard, owner, epoch, progress, aside, last_error });
     }
     Ok(shards)
 }

@@ -16,7 +16,7 @@ RELAY = "docs/relay.md"
 
 def test_a_topic_that_is_missing(shop: Follower, put: Mapping[str, str]) -> None:
     shop.sql("select onecommit.publish('order.refunded', '42', '{}')")
-    shop.follow(blocks(RELAY, "## When a server goes away", put))
+    shop.follow(blocks(RELAY, "## When a message can't be delivered", put))
     assert shop.received("order.refunded", 1)[0].key == b"42"
 
 

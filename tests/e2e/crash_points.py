@@ -14,7 +14,19 @@ from typing import Literal
 from .command_line import ROOT
 
 Stores = Literal["postgres", "zookeeper", "postgres_to_topic_log", "embedded"]
-Way = Literal["init", "relay", "stop", "share", "error", "outlive", "consume", "pause"]
+Way = Literal[
+    "init",
+    "relay",
+    "stop",
+    "share",
+    "error",
+    "outlive",
+    "consume",
+    "aside",
+    "ask",
+    "pause",
+    "pause_aside",
+]
 NAME = re.compile(r'failpoint!\("([^"]+)"\)')
 
 
@@ -33,7 +45,7 @@ class CrashPoint:
     @property
     def failpoints(self) -> str:
         """For the environment of the process that is to die."""
-        action = "stop" if self.way == "pause" else "kill"
+        action = "stop" if self.way in ("pause", "pause_aside") else "kill"
         point = f"{self.name}={action}@{self.hit}"
         return f"relay.batch.sent=error@2;{point}" if self.way == "error" else point
 
@@ -55,7 +67,7 @@ def both(*steps: str) -> list[str]:
 
 
 RELAY = ["relay.take.after_lease", "relay.batch.sent", "relay.batch.committed"]
-OUTBOX = both("outbox.claim", "outbox.birth", "outbox.barrier", "outbox.prune")
+OUTBOX = both("outbox.claim", "outbox.birth", "outbox.resume", "outbox.barrier", "outbox.prune")
 KAFKA = ["delivery.fence.before_init", "delivery.fence.after_init"]
 KAFKA += ["delivery.commit.before", "delivery.commit.after"]
 TOPIC_LOG = both("topic_log.take", "topic_log.append")
@@ -82,6 +94,8 @@ GROUPS: list[tuple[Stores, Way, list[str]]] = [
     ("postgres", "share", both("postgres_lease.release")),
     ("postgres", "stop", [*both("postgres_lease.leave"), "relay.leave.before"]),
     ("postgres", "error", both("outbox.note_error")),
+    ("postgres", "aside", [*both("outbox.set_aside", "outbox.clear"), "relay.aside.committed"]),
+    ("postgres", "ask", both("outbox.ask", "outbox.declare_topic")),
     ("postgres", "outlive", both("postgres_lease.remove")),
     ("postgres_to_topic_log", "relay", both("outbox.barrier", "topic_log.append")),
     ("zookeeper", "init", both("zookeeper.init")),
@@ -99,6 +113,9 @@ PAUSES = [
     CrashPoint("postgres", "pause", "relay.batch.sent", hit=2),
     CrashPoint("postgres", "pause", "delivery.commit.before", hit=4),
     CrashPoint("postgres", "pause", "outbox.prune.before_commit", hit=2),
+    CrashPoint("postgres", "pause_aside", "outbox.set_aside.before_commit"),
+    CrashPoint("postgres", "pause_aside", "outbox.clear.before_commit"),
+    CrashPoint("postgres", "pause_aside", "relay.aside.committed"),
     CrashPoint("zookeeper", "pause", "zookeeper_lease.take.before_commit"),
     CrashPoint("zookeeper", "pause", "relay.batch.sent", hit=2),
 ]

@@ -41,6 +41,7 @@ class Installation:
     ) -> None:
         self.name = name
         self.topic = f"{name}.messages"
+        self.all_topics = [self.topic]
         self.folder = folder
         self.outbox = outbox
         self.topics = topics
@@ -86,7 +87,7 @@ class Installation:
     def wait_delivered(self) -> None:
         """Waits until a consumer has seen all that is committed now."""
         wanted = {message.message_id for message in self.outbox.ledger()}
-        self.topics.wait_delivered([self.topic], wanted)
+        self.topics.wait_delivered(self.all_topics, wanted)
 
     def wait_pruned(self) -> None:
         """Waits until the outbox table is empty."""
@@ -107,8 +108,8 @@ class Installation:
         return wait_until(shared, what, explain=lambda: str(self.command_line.status()))
 
     def report(self) -> Report:
-        """The checker's verdict on the topic as it is now."""
-        return self.topics.check([self.topic], self.outbox.ledger())
+        """The checker's verdict on the topics as they are now."""
+        return self.topics.check(self.all_topics, self.outbox.ledger())
 
     def check_clean(self, at_least: int = 1) -> None:
         """No promise was broken, over at least so many messages."""

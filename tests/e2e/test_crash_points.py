@@ -15,6 +15,7 @@ import pytest
 
 from .command_line import FAILPOINTS, FAILPOINTS_LOG, KILLED, RelayProcess
 from .crash_points import CrashPoint, Stores, Way, crash_points, names_in_sources
+from .dead_letters import TOO_LARGE, SmallTopic
 from .installation import (
     Installation,
     PostgresInstallation,
@@ -156,6 +157,75 @@ def kill_a_consumer(installation: Installation, point: CrashPoint) -> list[Relay
     return [relay]
 
 
+class Poisoned:
+    """A key whose first message can't be delivered, and two that wait behind it."""
+
+    def __init__(self, installation: Installation) -> None:
+        assert isinstance(installation, PostgresInstallation)
+        self.installation = installation
+        self.small = SmallTopic(installation)
+        installation.all_topics.append(self.small.name)
+        self.dead, *self.behind = self.small.commit((b"k", TOO_LARGE), (b"k", b"1"), (b"k", b"2"))
+
+    def ask(self) -> None:
+        """What was too large is not any more, and is retried by whoever owns the shard."""
+        self.small.raise_limit()
+        self.installation.command_line.run("dead-letter", "retry", "--all", "--wait-seconds", "0")
+
+
+def kill_while_something_is_aside(
+    installation: Installation, point: CrashPoint
+) -> list[RelayProcess]:
+    poisoned = Poisoned(installation)
+    relay = installation.relay(point.failpoints)
+    if point.name.startswith("outbox.set_aside"):
+        expect_killed(relay, point)
+        relay = installation.relay()
+        poisoned.small.wait_dead(poisoned.dead, waiting=2)
+        poisoned.ask()
+        return [relay]
+    poisoned.small.wait_dead(poisoned.dead, waiting=2)
+    poisoned.ask()
+    expect_killed(relay, point)
+    return [installation.relay()]
+
+
+def kill_who_asks(installation: Installation, point: CrashPoint) -> list[RelayProcess]:
+    """Asked once more, it is asked once."""
+    poisoned = Poisoned(installation)
+    relay = installation.relay()
+    poisoned.small.wait_dead(poisoned.dead, waiting=2)
+    if point.name.startswith("outbox.declare_topic"):
+        kill_a_command(installation, point, "dead-letter", "topic", "nobody.publishes.to.it")
+    else:
+        kill_a_command(installation, point, "dead-letter", "retry", "--all")
+    poisoned.ask()
+    return [relay]
+
+
+def pause_while_something_is_aside(
+    installation: Installation, point: CrashPoint
+) -> list[RelayProcess]:
+    """What a paused relay has still to record, or to remove, is its successor's by then."""
+    poisoned = Poisoned(installation)
+    paused = installation.relay(point.failpoints)
+    if point.name.startswith("outbox.set_aside"):
+        paused.wait_hit(point.name)
+        successor = installation.relay()
+        poisoned.small.wait_dead(poisoned.dead, waiting=2)
+    else:
+        poisoned.small.wait_dead(poisoned.dead, waiting=2)
+        poisoned.ask()
+        paused.wait_hit(point.name)
+        successor = installation.relay()
+        installation.wait_delivered()
+    (owner,) = installation.wait_shared(1)
+    paused.resume()
+    assert owner in installation.wait_shared(2)
+    poisoned.ask()
+    return [paused, successor]
+
+
 def start_again(installation: Installation, _: CrashPoint) -> list[RelayProcess]:
     return [installation.relay()]
 
@@ -181,6 +251,9 @@ RUNS: dict[Way, Callable[[Installation, CrashPoint], list[RelayProcess]]] = {
     "share": kill_while_sharing,
     "outlive": kill_an_heir,
     "consume": kill_a_consumer,
+    "aside": kill_while_something_is_aside,
+    "ask": kill_who_asks,
+    "pause_aside": pause_while_something_is_aside,
     "pause": pause_past_the_lease,
 }
 

@@ -70,40 +70,6 @@ def test_a_transaction_that_was_prepared_is_delivered_when_it_commits(
     installation.finish(relay, at_least=6)
 
 
-def test_a_missing_topic_is_told_with_the_way_on_and_only_its_shard_waits(
-    installation: PostgresInstallation,
-) -> None:
-    missing = f"{installation.name}.missing"
-    way_on = f"onecommit init --topic {missing}"
-    relay = installation.relay()
-    commit(installation, missing, key_in(0))
-    relay.wait_for(way_on)
-    other = key_in(1)
-    commit(installation, installation.topic, other, other)
-    ledger = installation.outbox.ledger()
-    flowing = [message.message_id for message in ledger if message.key == other]
-    installation.topics.wait_delivered([installation.topic], flowing)
-
-    def told() -> bool:
-        errors = [shard["last_error"] for shard in installation.command_line.status()]
-        return errors[1] is None and way_on in str(errors[0])
-
-    wait_until(told, "the missing topic in status")
-    waiting = [shard["backlog_messages"] for shard in installation.command_line.status()]
-    assert waiting == [1, 0]
-    assert relay.text().count(way_on) == 1, relay.text()
-
-    installation.command_line.succeed("init", "--topic", missing)
-    topics = [installation.topic, missing]
-    installation.topics.wait_delivered(topics, [message.message_id for message in ledger])
-    wait_until(
-        lambda: installation.command_line.status()[0]["last_error"] is None, "the error is gone"
-    )
-    relay.stop()
-    report = installation.topics.check(topics, ledger)
-    assert report.committed == 3 and not report.findings, str(report)
-
-
 # From Kafka's own UtilsTest: what its Java producer makes of these keys.
 MURMUR2 = {
     "21": -973932308,

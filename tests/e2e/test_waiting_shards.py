@@ -6,18 +6,15 @@ from contextlib import closing
 
 import pytest
 from confluent_kafka.admin import AdminClient
-from confluent_kafka.admin._config import AlterConfigOpType, ConfigEntry, ConfigResource
-from confluent_kafka.cimpl import NewTopic
 
+from .dead_letters import SMALL_BYTES, SmallTopic
 from .installation import PostgresInstallation
 from .kafka_topics import REQUEST_LIMIT_S, TopicReader
 from .postgres_outbox import publish
 from .test_relay import commit, key_in
 from .waiting import wait_until
 
-SMALL_BYTES = 2_000
-LIMIT = "max.message.bytes"
-TOO_LARGE = "Kafka did not take a message"
+STOPS = "a message can't be delivered, and `on_poison` says"
 
 
 @pytest.fixture
@@ -29,12 +26,12 @@ def last_errors(installation: PostgresInstallation) -> list[str | None]:
     return [shard["last_error"] for shard in installation.command_line.status()]
 
 
-def test_a_message_too_large_for_its_topic_holds_its_shard_until_the_limit_is_raised(
-    installation: PostgresInstallation, admin: AdminClient
+def test_a_message_that_is_to_stop_its_shard_holds_it_until_the_limit_is_raised(
+    installation: PostgresInstallation,
 ) -> None:
-    small = f"{installation.name}.small"
-    topic = NewTopic(small, 1, config={LIMIT: str(SMALL_BYTES)})
-    admin.create_topics([topic])[small].result(timeout=REQUEST_LIMIT_S)
+    topic = SmallTopic(installation)
+    small = topic.name
+    installation.configure(other={f'topics."{small}"': {"on_poison": "stop"}})
     relay = installation.relay()
     held, other = key_in(0), key_in(1)
     with installation.postgres.connect() as connection:
@@ -42,7 +39,7 @@ def test_a_message_too_large_for_its_topic_holds_its_shard_until_the_limit_is_ra
             publish(connection, small, held, b"x" * value_bytes)
             connection.commit()
         publish(connection, installation.topic, held, b"behind it")
-    relay.wait_for(f"waits, nothing is lost shard=0.*{TOO_LARGE}")
+    relay.wait_for(f"waits, nothing is lost shard=0.*{STOPS}")
     commit(installation, installation.topic, other, other)
     ledger = installation.outbox.ledger()
     flowing = [message.message_id for message in ledger if message.key == other]
@@ -53,20 +50,18 @@ def test_a_message_too_large_for_its_topic_holds_its_shard_until_the_limit_is_ra
         assert errors[1] is None, errors
         if errors[0] is None:
             return 0
-        assert TOO_LARGE in errors[0] and small in errors[0], errors
+        assert STOPS in errors[0] and small in errors[0], errors
         return int(installation.command_line.status()[0]["last_error_at_ms"])
 
     first = wait_until(tried_at_ms, "the message in status")
     wait_until(lambda: tried_at_ms() > first, "another try")
     waiting = [shard["backlog_messages"] for shard in installation.command_line.status()]
     assert waiting == [5, 0]
-    assert relay.text().count(TOO_LARGE) == 1, relay.text()
+    assert relay.text().count(STOPS) == 1, relay.text()
     with closing(TopicReader(installation.servers.kafka, [small], "read_committed")) as reader:
         assert reader.read_to(reader.ends()) == []
 
-    raised = ConfigEntry(LIMIT, "100000", incremental_operation=AlterConfigOpType.SET)
-    resource = ConfigResource(ConfigResource.Type.TOPIC, small, incremental_configs=[raised])
-    admin.incremental_alter_configs([resource])[resource].result(timeout=REQUEST_LIMIT_S)
+    topic.raise_limit()
     topics = [installation.topic, small]
     installation.topics.wait_delivered(topics, [message.message_id for message in ledger])
     wait_until(lambda: last_errors(installation) == [None, None], "the error is gone")

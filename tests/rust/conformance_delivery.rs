@@ -196,7 +196,7 @@ fn a_fenced_predecessor_commits_nothing(backend: &dyn Backend) {
     let mut new = place.open(2);
     assert_eq!(new.progress().unwrap(), Some(progress(1, 3)));
 
-    let late = old.send(&place.messages(6..9)).and_then(|()| old.commit(&progress(1, 9)));
+    let late = old.send(&place.messages(6..9)).and_then(|_| old.commit(&progress(1, 9)));
     let error = late.expect_err("a fenced predecessor must not commit");
     assert_eq!(error.kind(), ErrorKind::Fenced, "{error}");
     assert_eq!(place.keys(), [0, 1, 2]);

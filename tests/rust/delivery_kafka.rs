@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use onecommit::delivery::kafka::{KafkaDelivery, KafkaReader};
-use onecommit::delivery::{DeliveredMessage, Delivery, DeliveryScope, ShardDelivery};
+use onecommit::delivery::{Blame, DeliveredMessage, Delivery, DeliveryScope, Fault, ShardDelivery};
 use onecommit::id::{BarrierId, Epoch, ShardIndex};
 use onecommit::message::StoredMessage;
 use onecommit::protocol::position::Position;
@@ -247,7 +247,7 @@ fn keyless_messages_of_one_transaction_share_a_partition() {
 }
 
 #[test]
-fn a_partition_that_is_asked_for_is_taken_and_one_that_is_not_there_fails() {
+fn a_partition_that_is_asked_for_is_taken_and_one_that_is_not_there_is_the_messages_fault() {
     let place = Place::new(3);
     let to = |partition: i32| {
         let key = Some(b"same".to_vec());
@@ -259,8 +259,16 @@ fn a_partition_that_is_asked_for_is_taken_and_one_that_is_not_there_fails() {
 
     let mut shard = place.open(FIRST, 2);
     shard.begin().unwrap();
-    let failed = shard.send(&[to(3)]).and_then(|()| shard.commit(&progress(2, 2)));
-    names_the_topic(&failed.unwrap_err(), &place);
+    let wrong = to(3);
+    let (index, fault) = shard.send(&[to(1), wrong.clone()]).unwrap().expect("no such partition");
+    assert_eq!(index, 1);
+    assert!(
+        matches!(&fault, Fault::Message { message_id, reason }
+            if *message_id == wrong.message_id && reason.contains("no partition 3")),
+        "{fault:?}"
+    );
+    shard.commit(&progress(2, 2)).unwrap();
+    assert_eq!(conformance::Backend::committed(&Kafka, &place.topic).len(), 4, "without the wrong one");
 }
 
 fn names_the_topic(error: &Error, place: &Place) {
@@ -268,22 +276,57 @@ fn names_the_topic(error: &Error, place: &Place) {
 }
 
 #[test]
-fn a_missing_topic_is_said_with_the_way_on() {
+fn a_missing_topic_is_its_own_fault_and_said_with_the_way_on() {
     let place = Place::empty();
     place.delivery(&[]).init().unwrap();
     let message = stored(1, Message::new(&place.topic, "k", "v").unwrap());
     let mut shard = place.open(FIRST, 1);
     shard.begin().unwrap();
-    let error = shard.send(std::slice::from_ref(&message)).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Configuration);
-    assert!(error.to_string().contains(&format!("onecommit init --topic {}", place.topic)), "{error}");
-    names_the_topic(&error, &place);
+    let (_, fault) = shard.send(std::slice::from_ref(&message)).unwrap().expect("there is no such topic");
+    let way_on = format!("onecommit init --topic {}", place.topic);
+    assert!(
+        matches!(&fault, Fault::Topic { topic, reason } if *topic == place.topic && reason.contains(&way_on)),
+        "{fault:?}"
+    );
+    assert_eq!(shard.topic_fault(&place.topic).unwrap(), Some(fault));
     let unread = KafkaReader::open(&properties(&[]), &place.topic, None, true).err().unwrap();
     assert!(unread.to_string().contains("onecommit init --topic"), "{unread}");
 
     shard.abort(LIMIT).unwrap();
     assert!(place.delivery(&[]).create_topic(&place.topic, None).unwrap());
+    assert_eq!(shard.topic_fault(&place.topic).unwrap(), None);
     assert_eq!(place.send(&[message], &[]).len(), 1);
+}
+
+#[test]
+fn of_invalid_records_each_is_named_and_the_others_are_innocent() {
+    let place = Place::empty();
+    place.delivery(&[]).init().unwrap();
+    place.make(&place.topic, 1, &[("cleanup.policy", "compact")]);
+    let keyed = |number: u64| stored(number, Message::new(&place.topic, "k", "v").unwrap());
+    let keyless = |number: u64| {
+        stored(number, Message::from_parts(&place.topic, None, Some(b"v".to_vec()), vec![], None).unwrap())
+    };
+    let messages = [keyed(1), keyless(2), keyed(3), keyless(4), keyed(5)];
+    let mut shard = place.open(FIRST, 1);
+    shard.begin().unwrap();
+    shard.send(&messages).unwrap();
+    let error = shard.commit(&progress(1, 1)).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Invalid, "{error}");
+    let Blame::These(faults) = shard.blame() else { panic!("{:?}", shard.blame()) };
+    let named: BTreeSet<MessageId> = faults
+        .iter()
+        .map(|fault| match fault {
+            Fault::Message { message_id, .. } => *message_id,
+            Fault::Topic { .. } => panic!("{fault:?}"),
+        })
+        .collect();
+    assert_eq!(named, BTreeSet::from([messages[1].message_id, messages[3].message_id]));
+    assert_eq!(shard.renew().unwrap(), None, "no progress was committed");
+    shard.begin().unwrap();
+    shard.send(&[keyed(1), keyed(3), keyed(5)]).unwrap();
+    shard.commit(&progress(1, 1)).unwrap();
+    assert_eq!(conformance::Backend::committed(&Kafka, &place.topic).len(), 3);
 }
 
 #[test]
@@ -307,18 +350,38 @@ fn what_is_too_large_fails_with_its_topic_and_nothing_of_the_batch_is_seen() {
     place.delivery(&[]).init().unwrap();
     place.make(&place.topic, 1, &[("max.message.bytes", "2000")]);
     let message = |bytes: usize| stored(1, Message::new(&place.topic, "k", vec![b'x'; bytes]).unwrap());
-    // Refused by the broker, before and after the progress is sent; and by librdkafka before that.
-    for (bytes, pause_ms) in [(3_000, 0), (3_000, 300), (2_000_000, 0)] {
+    // Refused by the broker, before and after the progress is sent. Nobody is named for a batch.
+    for pause_ms in [0, 300] {
         let mut shard = place.open(FIRST, 1);
         shard.begin().unwrap();
-        let sent = shard.send(&[message(10), message(bytes)]);
+        assert_eq!(shard.send(&[message(10), message(3_000)]).unwrap(), None);
         std::thread::sleep(Duration::from_millis(pause_ms));
-        let error = sent.and_then(|()| shard.commit(&progress(1, 1))).unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Invalid, "{bytes} bytes: {error}");
+        let error = shard.commit(&progress(1, 1)).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Invalid, "{error}");
         names_the_topic(&error, &place);
+        assert!(matches!(shard.blame(), Blame::Somebody { of_topic: false, .. }), "{:?}", shard.blame());
         shard.abort(LIMIT).unwrap();
         assert_eq!(shard.progress().unwrap(), None);
     }
+    // Alone it is named.
+    let large = message(3_000);
+    let mut shard = place.open(FIRST, 1);
+    shard.begin().unwrap();
+    assert_eq!(shard.send(std::slice::from_ref(&large)).unwrap(), None);
+    assert_eq!(shard.flush().unwrap_err().kind(), ErrorKind::Invalid);
+    match shard.blame() {
+        Blame::These(faults) => assert!(
+            matches!(&faults[..], [Fault::Message { message_id, .. }] if *message_id == large.message_id),
+            "{faults:?}"
+        ),
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(shard.renew().unwrap(), None);
+    // What librdkafka refuses by itself never gets into the transaction.
+    shard.begin().unwrap();
+    let (index, fault) = shard.send(&[message(15), message(2_000_000)]).unwrap().expect("too large");
+    assert!(index == 1 && matches!(fault, Fault::Message { .. }), "{index} {fault:?}");
+    shard.abort(LIMIT).unwrap();
     let mut shard = place.open(FIRST, 2);
     shard.begin().unwrap();
     shard.send(&[message(20)]).unwrap();
@@ -437,7 +500,7 @@ fn who_is_fenced_while_sending_hears_of_it_then() {
     let error = loop {
         assert!(Instant::now() < deadline, "it was never told");
         match old.send(&[message()]) {
-            Ok(()) => std::thread::sleep(PAUSE),
+            Ok(_) => std::thread::sleep(PAUSE),
             Err(error) => break error,
         }
     };

@@ -6,6 +6,7 @@ mod combinations;
 mod conformance_delivery;
 mod conformance_lease;
 mod conformance_outbox;
+mod conformance_set_aside;
 #[cfg(feature = "kafka")]
 mod delivery_kafka;
 #[cfg(feature = "kafka")]

@@ -18,6 +18,7 @@ use tokio_postgres::{Client, NoTls};
 use uuid::Uuid;
 
 use crate::conformance_outbox::{self as conformance, drain, installation};
+use crate::conformance_set_aside;
 
 const SHARD: ShardIndex = ShardIndex(0);
 const REQUEST_LIMIT: Duration = Duration::from_secs(60);
@@ -145,15 +146,16 @@ impl conformance::Publisher for Application {
 
 async fn conforms(variable: &str) {
     let places = Mutex::new(Vec::new());
-    conformance::suite(async || {
+    let fresh = async || {
         let place = Place::named(variable, &unique()).await;
         let client = Mutex::new(connect(&place.url).await);
         let application = Application { client, publishing: place.publishing() };
         let source = Box::new(place.source());
         places.lock().await.push(place);
         conformance::Place { source, publisher: Box::new(application) }
-    })
-    .await;
+    };
+    conformance::suite(&fresh).await;
+    conformance_set_aside::suite(&fresh).await;
     for place in places.into_inner() {
         place.drop().await;
     }

@@ -23,6 +23,7 @@ use tempfile::TempDir;
 use crate::conformance_delivery as delivery_suite;
 use crate::conformance_lease as lease_suite;
 use crate::conformance_outbox::{self as outbox_suite, Place, Publisher, drain, installation, numbered};
+use crate::conformance_set_aside as set_aside_suite;
 
 const SHARD: ShardIndex = ShardIndex(0);
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
@@ -30,7 +31,9 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 #[tokio::test(flavor = "multi_thread")]
 async fn the_outbox_conforms() {
     let directory = tempfile::tempdir().unwrap();
-    outbox_suite::suite(async || place(&directory)).await;
+    let fresh = async || place(&directory);
+    outbox_suite::suite(&fresh).await;
+    set_aside_suite::suite(&fresh).await;
 }
 
 #[test]
@@ -297,10 +300,10 @@ async fn what_cannot_be_an_outbox_is_refused_in_words() {
     drop(held);
     outbox.claim(SHARD, Epoch(1)).await.unwrap();
 
-    other.execute("update onecommit_installation set schema_version = 2", ()).unwrap();
+    other.execute("update onecommit_installation set schema_version = 99", ()).unwrap();
     let error = source(&path).found().await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Refused, "{error}");
-    other.execute("update onecommit_installation set schema_version = 1", ()).unwrap();
+    other.execute("update onecommit_installation set schema_version = 2", ()).unwrap();
     drop(outbox);
     other.query_row("pragma journal_mode = delete", (), |_| Ok(())).unwrap();
     let error = source(&path).connect().await.err().unwrap();

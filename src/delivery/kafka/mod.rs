@@ -3,6 +3,7 @@
 //! delivered.
 
 mod admin;
+mod blame;
 mod consume;
 mod failure;
 mod native;

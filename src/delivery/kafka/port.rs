@@ -105,7 +105,7 @@ impl Delivery for KafkaDelivery {
 
     fn open(&self, shard: ShardIndex, _epoch: Epoch) -> Result<Box<dyn ShardDelivery>> {
         let (config, readers) = (self.producer_config(shard), self.client_config());
-        let shard = KafkaShard::open(&config, readers, self.partitioner()?, self.scope.clone(), shard)?;
+        let shard = KafkaShard::open(config, readers, self.partitioner()?, self.scope.clone(), shard)?;
         Ok(Box::new(shard))
     }
 }

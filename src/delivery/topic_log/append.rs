@@ -7,7 +7,7 @@ use std::time::Duration;
 use rusqlite::{Connection, OptionalExtension, Transaction, params};
 
 use super::file;
-use crate::delivery::ShardDelivery;
+use crate::delivery::{Blame, Fault, ShardDelivery};
 use crate::error::{Error, ErrorKind, Result};
 use crate::failpoint;
 use crate::id::Epoch;
@@ -67,9 +67,22 @@ impl ShardDelivery for TopicLogShard {
     }
 
     /// Keeps the messages in memory: the write lock is not held while a batch is being filled.
-    fn send(&mut self, messages: &[StoredMessage]) -> Result<()> {
+    fn send(&mut self, messages: &[StoredMessage]) -> Result<Option<(usize, Fault)>> {
         self.batch.as_mut().ok_or_else(no_batch)?.extend_from_slice(messages);
+        Ok(None)
+    }
+
+    fn flush(&mut self) -> Result<()> {
         Ok(())
+    }
+
+    /// A topic log takes every message, and makes its topics by itself.
+    fn blame(&self) -> Blame {
+        Blame::Nobody
+    }
+
+    fn topic_fault(&mut self, _topic: &str) -> Result<Option<Fault>> {
+        Ok(None)
     }
 
     fn commit(&mut self, progress: &Progress) -> Result<()> {
@@ -83,6 +96,11 @@ impl ShardDelivery for TopicLogShard {
         // What went into a file that nobody can read any more must not be pruned as delivered. All
         // that was moved before is noticed here, too.
         self.place.check(ErrorKind::Unclear, APPEND)
+    }
+
+    fn renew(&mut self) -> Result<Option<Progress>> {
+        self.batch = None;
+        self.progress()
     }
 
     fn abort(&mut self, _limit: Duration) -> Result<()> {

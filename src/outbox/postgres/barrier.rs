@@ -18,7 +18,7 @@ use super::rows::get;
 use crate::error::{Error, ErrorKind, Result};
 use crate::failpoint;
 use crate::id::{BarrierId, Epoch, ShardIndex};
-use crate::outbox::{Barrier, BarrierOutcome, Barriers};
+use crate::outbox::{Barrier, BarrierOutcome, Barriers, Voucher};
 use crate::postgres::connect::{Parameter, within};
 
 /// The barriers of one window, inserted but not yet committed.
@@ -26,6 +26,14 @@ pub(super) struct Inserted {
     pub(super) barriers: Barriers,
     pub(super) xid: u64,
     outcomes: Vec<BarrierOutcome>,
+}
+
+impl Inserted {
+    /// The barrier of the only shard, for one who commits it at once.
+    pub(super) fn voucher(&self) -> Option<Voucher> {
+        let id = self.barriers.values().next()?.id?;
+        Some(Voucher { id, number: i64::try_from(self.xid).ok()? })
+    }
 }
 
 /// Inserts a row for each shard, under its epoch, into the transaction that is open. Its counter is
@@ -60,12 +68,13 @@ pub(super) async fn insert(
         let why = "another relay has taken over";
         return Err(Error::new(ErrorKind::Fenced, "insert barrier", why).with("shards", lost.join(", ")));
     };
-    let xid = get::<i64>(first, 1)? as u64;
+    let first_number = get::<i64>(first, 1)?;
+    let xid = first_number as u64;
     let (barriers, outcomes) = shards
         .keys()
         .zip(ids)
         .map(|(shard, id)| {
-            let (barrier, outcome) = Barrier::pending(BarrierId(id));
+            let (barrier, outcome) = Barrier::pending(BarrierId(id), first_number);
             ((*shard, barrier), outcome)
         })
         .unzip();

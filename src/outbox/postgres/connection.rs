@@ -14,6 +14,11 @@ use crate::postgres::connect::{OwnedClient, Parameter, alone, connect, limits, w
 use crate::postgres::failure::from_postgres;
 use crate::protocol::progress::DatabaseIdentity;
 
+/// Makes the commit of the open transaction wait for its flush, whatever the session's setting; one
+/// that waits for standbys, too, stays.
+pub(super) const DURABLE: &str = "select set_config('synchronous_commit', 'on', true) \
+    where current_setting('synchronous_commit') in ('off', 'local')";
+
 /// A connection with the limits that hold for every request on it.
 pub(super) struct Connection {
     pub(super) client: Arc<OwnedClient>,

@@ -11,7 +11,7 @@ use super::schema::print_sql;
 use crate::error::{Error, ErrorKind, Result};
 use crate::failpoint;
 use crate::id::{Incarnation, ShardIndex};
-use crate::outbox::{Installation, SCHEMA_VERSION};
+use crate::outbox::{Installation, SCHEMA_VERSION, SCHEMA_VERSION_OLDEST, check_version};
 use crate::postgres::connect::connect;
 use crate::postgres::failure::from_postgres;
 use crate::postgres::quoted;
@@ -21,7 +21,14 @@ const OPERATION: &str = "init outbox";
 /// Only one `init` works on a database at a time; the number is ours alone.
 const INIT_LOCK: i64 = 0x6f6e_6563_6f6d_6974;
 
-/// Makes what is missing; returns what is written there now.
+/// What an outbox says of itself, and the version of its tables.
+pub(super) struct Found {
+    pub(super) installation: Installation,
+    pub(super) version: i32,
+}
+
+/// Makes what is missing, and brings tables of an earlier release up to date; returns what is written
+/// there now.
 pub(super) async fn init(
     url: &str,
     schema: &str,
@@ -32,12 +39,13 @@ pub(super) async fn init(
     let transaction = client.transaction().await.map_err(failed)?;
     let lock = format!("select pg_advisory_xact_lock({INIT_LOCK})");
     transaction.batch_execute(&lock).await.map_err(failed)?;
-    if !has_tables(&transaction, schema).await? {
-        let made = transaction.batch_execute(&print_sql(schema, 0)).await;
+    let version = version(&transaction, schema).await?;
+    if version < SCHEMA_VERSION {
+        let made = transaction.batch_execute(&print_sql(schema, version as usize)).await;
         made.map_err(|error| lacks_right(error, "make the tables", schema))?;
     }
     let found = match read(&transaction, schema).await? {
-        Some(found) => found,
+        Some(found) => found.installation,
         None => {
             let written = write(&transaction, schema, wanted).await;
             written.map_err(|error| lacks_right(error, "write into the tables", schema))?;
@@ -53,14 +61,27 @@ pub(super) async fn init(
 /// What an earlier `init` wrote, None where there is nothing.
 pub(super) async fn found(url: &str, schema: &str, limit: Duration) -> Result<Option<Installation>> {
     let client = connect(url, "onecommit init", limit).await?;
-    if !has_tables(&*client, schema).await? {
+    if !has_table(&*client, schema, "installation").await? {
         return Ok(None);
     }
-    read(&*client, schema).await
+    Ok(read(&*client, schema).await?.map(|found| found.installation))
 }
 
-async fn has_tables<C: tokio_postgres::GenericClient>(client: &C, schema: &str) -> Result<bool> {
-    let name = format!("{}.installation", quoted(schema));
+/// The version of the tables, 0 where there are none. Those that a person made, by an earlier
+/// release's `--print-sql` perhaps, name none before `init` has written into them.
+async fn version(transaction: &Transaction<'_>, schema: &str) -> Result<i32> {
+    if !has_table(transaction, schema, "installation").await? {
+        return Ok(0);
+    }
+    match read(transaction, schema).await? {
+        Some(found) => Ok(found.version),
+        None if has_table(transaction, schema, "set_aside").await? => Ok(SCHEMA_VERSION),
+        None => Ok(SCHEMA_VERSION_OLDEST),
+    }
+}
+
+async fn has_table<C: tokio_postgres::GenericClient>(client: &C, schema: &str, table: &str) -> Result<bool> {
+    let name = format!("{}.{table}", quoted(schema));
     let sql = "select to_regclass($1) is not null";
     let rows = client.query_typed(sql, &[(&name, Type::TEXT)]).await.map_err(failed)?;
     rows.first().map_or(Ok(false), |row| get(row, 0))
@@ -70,7 +91,7 @@ async fn has_tables<C: tokio_postgres::GenericClient>(client: &C, schema: &str) 
 pub(super) async fn read<C: tokio_postgres::GenericClient>(
     client: &C,
     schema: &str,
-) -> Result<Option<Installation>> {
+) -> Result<Option<Found>> {
     let sql = format!(
         "select schema_version, incarnation, namespace, participant, shards, hash_version, delivery_id
          from {}.installation",
@@ -80,27 +101,22 @@ pub(super) async fn read<C: tokio_postgres::GenericClient>(
     rows.first().map(decode).transpose()
 }
 
-fn decode(row: &Row) -> Result<Installation> {
+fn decode(row: &Row) -> Result<Found> {
     let version: i32 = get(row, 0)?;
-    if version != SCHEMA_VERSION {
-        let why = format!(
-            "the outbox's tables have version {version}, this release reads {SCHEMA_VERSION}: \
-             run the release that made them, or migrate with `onecommit init`"
-        );
-        return Err(Error::new(ErrorKind::Refused, "read installation", why));
-    }
+    check_version(version)?;
     let damaged = |what: &'static str| {
         Error::new(ErrorKind::Refused, "read installation", "a value is not what `init` writes")
             .with("column", what)
     };
-    Ok(Installation {
+    let installation = Installation {
         incarnation: Incarnation(get(row, 1)?),
         namespace: get::<String>(row, 2)?.parse()?,
         participant: get::<String>(row, 3)?.parse()?,
         shards: u16::try_from(get::<i32>(row, 4)?).map_err(|_| damaged("shards"))?,
         hash_version: u8::try_from(get::<i32>(row, 5)?).map_err(|_| damaged("hash_version"))?,
         delivery_id: get(row, 6)?,
-    })
+    };
+    Ok(Found { installation, version })
 }
 
 async fn write(

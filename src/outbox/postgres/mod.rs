@@ -15,6 +15,8 @@ mod barrier;
 #[cfg(feature = "relay")]
 mod connection;
 #[cfg(feature = "relay")]
+mod dead_letters;
+#[cfg(feature = "relay")]
 mod init;
 #[cfg(feature = "relay")]
 mod port;
@@ -24,6 +26,8 @@ mod prune;
 mod read;
 #[cfg(feature = "relay")]
 mod rows;
+#[cfg(feature = "relay")]
+mod set_aside;
 #[cfg(feature = "relay")]
 pub use port::PostgresSource;
 #[cfg(feature = "relay")]

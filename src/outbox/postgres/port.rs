@@ -8,19 +8,24 @@ use tokio_postgres::types::Type;
 
 use super::connection::Connection;
 use super::init;
-use super::prune::Walk;
+use super::prune::{OutboxShape, Walk};
 use super::read::{ReadLimits, Reader, last_id_column, shard_expression};
 use super::rows::get;
+use super::{dead_letters, set_aside};
 use crate::error::{Error, ErrorKind, Result, redact};
 use crate::failpoint;
-use crate::id::{BarrierId, Epoch, ShardIndex};
+use crate::id::{BarrierId, Epoch, MessageId, ShardIndex};
+use crate::message::StoredMessage;
 use crate::outbox::{
-    Backlog, Barrier, Batch, Delivered, Installation, Outbox, OutboxSource, Pruned, ShardRow,
+    AsideCounts, Asked, Backlog, Barrier, Batch, DeadLetter, Delivered, Due, HeldTopic, Installation, Outbox,
+    OutboxSource, Pruned, Recorded, Request, Resumed, SCHEMA_VERSION, Selection, SetAside, ShardRow, Voucher,
+    tables_too_old,
 };
 use crate::postgres::connect::{Parameter, limited};
 use crate::postgres::quoted;
 use crate::protocol::position::Position;
-use crate::protocol::progress::DatabaseIdentity;
+use crate::protocol::progress::{DatabaseIdentity, Progress};
+use crate::protocol::sieve::Aside;
 
 /// Connects to the outbox in one PostgreSQL database.
 #[derive(Clone)]
@@ -39,13 +44,15 @@ impl PostgresSource {
         let connection = Connection::open(&self.url, &quoted(&self.schema), self.request_limit).await?;
         let read = init::read(&**connection.client, &self.schema);
         let found = limited(self.request_limit, "open outbox", read).await?.ok_or_else(not_initialized)?;
+        let shards = found.installation.shards;
         check_columns(&connection).await?;
         check_sequence(&connection).await?;
         Ok(Box::new(PostgresOutbox {
-            reader: Reader::new(found.shards, limits),
+            reader: Reader::new(shards, limits),
             connection,
             schema: self.schema.clone(),
-            shards: found.shards,
+            version: found.version,
+            shards,
             walk: Walk::new(),
             unfinished: false,
         }))
@@ -81,6 +88,8 @@ struct PostgresOutbox {
     connection: Connection,
     reader: Reader,
     schema: String,
+    /// Of the tables, when the connection was opened.
+    version: i32,
     shards: u16,
     walk: Walk,
     /// A read or a prune has begun, and not ended well: the transaction it left open could give
@@ -97,7 +106,7 @@ impl Outbox for PostgresOutbox {
     async fn installation(&mut self) -> Result<Installation> {
         let read = init::read(&**self.connection.client, &self.schema);
         let found = limited(self.connection.request_limit(), "open outbox", read).await?;
-        found.ok_or_else(not_initialized)
+        Ok(found.ok_or_else(not_initialized)?.installation)
     }
 
     async fn shard(&mut self, shard: ShardIndex) -> Result<ShardRow> {
@@ -164,7 +173,7 @@ impl Outbox for PostgresOutbox {
             return Err(wrong_position(shard));
         };
         let window = (prev.clone(), this.clone(), *last);
-        self.reader.add(shard, epoch, window, Barrier::durable(barrier));
+        self.reader.add(shard, epoch, window, Barrier::inherited(barrier));
         Ok(())
     }
 
@@ -189,7 +198,8 @@ impl Outbox for PostgresOutbox {
             return Err(wrong_position(wrong.shard));
         }
         self.begin("prune")?;
-        let pruned = self.walk.prune(&self.connection, &ready, self.shards, limit).await?;
+        let outbox = OutboxShape { shards: self.shards, has_set_aside: !self.is_old() };
+        let pruned = self.walk.prune(&self.connection, &ready, outbox, limit).await?;
         self.unfinished = false;
         Ok(pruned)
     }
@@ -220,7 +230,101 @@ impl Outbox for PostgresOutbox {
     }
 }
 
+#[async_trait]
+impl SetAside for PostgresOutbox {
+    async fn resume(&mut self, shard: ShardIndex, epoch: Epoch, progress: &Progress) -> Result<Resumed> {
+        if self.is_old() {
+            let named = progress.barrier();
+            let voucher = match named {
+                Some(named) => Some(set_aside::voucher_of(&self.connection, "take shard", named).await?),
+                None => None,
+            };
+            return Ok(Resumed { voucher, ..Resumed::default() });
+        }
+        self.begin("resume set-aside messages")?;
+        let resumed = set_aside::resume(&self.connection, shard, epoch, progress).await?;
+        self.unfinished = false;
+        Ok(resumed)
+    }
+
+    async fn set_aside(
+        &mut self,
+        shard: ShardIndex,
+        epoch: Epoch,
+        asides: &[Aside],
+        held: &[HeldTopic],
+    ) -> Result<Recorded> {
+        if self.is_old() && !(asides.is_empty() && held.is_empty()) {
+            return Err(tables_too_old("set messages aside"));
+        }
+        self.begin("set messages aside")?;
+        let recorded = set_aside::set_aside(&self.connection, shard, epoch, asides, held).await?;
+        self.unfinished = false;
+        Ok(recorded)
+    }
+
+    async fn asked(&mut self, shard: ShardIndex) -> Result<Asked> {
+        if self.is_old() { Ok(Asked::default()) } else { set_aside::asked(&self.connection, shard).await }
+    }
+
+    async fn due(&mut self, shard: ShardIndex, held: &[String], limit: u32) -> Result<Vec<Due>> {
+        if self.is_old() {
+            return Ok(Vec::new());
+        }
+        set_aside::due(&self.connection, shard, held, limit).await
+    }
+
+    async fn clear(
+        &mut self,
+        shard: ShardIndex,
+        epoch: Epoch,
+        cleared: &[MessageId],
+        released: &[String],
+    ) -> Result<Voucher> {
+        self.begin("clear set-aside messages")?;
+        let voucher = set_aside::clear(&self.connection, shard, epoch, cleared, released).await?;
+        self.unfinished = false;
+        Ok(voucher)
+    }
+
+    async fn dead_letters(&mut self, selection: &Selection, limit: u32) -> Result<Vec<DeadLetter>> {
+        self.refuse_old("list dead letters")?;
+        dead_letters::list(&self.connection, selection, limit).await
+    }
+
+    async fn message_set_aside(&mut self, message_id: MessageId) -> Result<Option<StoredMessage>> {
+        self.refuse_old("read dead letter")?;
+        dead_letters::message(&self.connection, message_id).await
+    }
+
+    async fn ask(&mut self, selection: &Selection, request: Request) -> Result<u64> {
+        self.refuse_old("ask for dead letters")?;
+        dead_letters::ask(&self.connection, selection, request).await
+    }
+
+    async fn declare_topic(&mut self, topic: &str, dead: bool) -> Result<bool> {
+        self.refuse_old("declare topic dead")?;
+        dead_letters::declare_topic(&self.connection, topic, dead).await
+    }
+
+    async fn count_set_aside(&mut self, shard: ShardIndex) -> Result<AsideCounts> {
+        if self.is_old() {
+            return Ok(AsideCounts::default());
+        }
+        dead_letters::count(&self.connection, shard).await
+    }
+}
+
 impl PostgresOutbox {
+    /// Whether the tables can't hold anything that is set aside.
+    fn is_old(&self) -> bool {
+        self.version < SCHEMA_VERSION
+    }
+
+    fn refuse_old(&self, operation: &'static str) -> Result<()> {
+        if self.is_old() { Err(tables_too_old(operation)) } else { Ok(()) }
+    }
+
     fn begin(&mut self, operation: &'static str) -> Result<()> {
         if std::mem::replace(&mut self.unfinished, true) {
             let why = "an earlier read or prune on this connection failed or was given up: open another";

@@ -32,6 +32,14 @@ const BEGIN: &str = "begin isolation level read committed; \
 const PAUSE_FOR_ONE: Duration = Duration::from_micros(20);
 const PAUSE_MAX: Duration = Duration::from_secs(60);
 
+/// What decides, beside the positions, which rows may go.
+#[derive(Clone, Copy)]
+pub(super) struct OutboxShape {
+    pub(super) shards: u16,
+    /// Whether there is a table of messages that are set aside, which stay.
+    pub(super) has_set_aside: bool,
+}
+
 /// Where pruning goes on. What one shard has delivered may stand below what another's has passed,
 /// and late commits come in there, too: only a walk that begins at the bottom looks at everything.
 pub(super) struct Walk {
@@ -52,7 +60,7 @@ impl Walk {
         &mut self,
         connection: &Connection,
         delivered: &[Delivered],
-        shards: u16,
+        outbox: OutboxShape,
         limit: u32,
     ) -> Result<Pruned> {
         let limit = u64::from(limit);
@@ -61,7 +69,7 @@ impl Walk {
         let (mut messages, mut passed_over) = (0, 0);
         let mut from_bottom = after == 0;
         loop {
-            let step = prune(connection, delivered, shards, after, limit - messages).await?;
+            let step = prune(connection, delivered, outbox, after, limit - messages).await?;
             messages += step.gone;
             passed_over += step.passed_over;
             self.highest = self.highest.max(step.highest);
@@ -98,13 +106,13 @@ struct Step {
 async fn prune(
     connection: &Connection,
     delivered: &[Delivered],
-    shards: u16,
+    outbox: OutboxShape,
     after: i64,
     limit: u64,
 ) -> Result<Step> {
     connection.execute("prune", &format!("{BEGIN}; {}", connection.limits())).await?;
     check_epochs(connection, delivered).await?;
-    let step = delete_messages(connection, delivered, shards, after, limit).await?;
+    let step = delete_messages(connection, delivered, outbox, after, limit).await?;
     delete_barriers(connection, delivered).await?;
     failpoint!("outbox.prune.before_commit")?;
     connection.execute("prune", "commit").await?;
@@ -142,13 +150,17 @@ async fn check_epochs(connection: &Connection, delivered: &[Delivered]) -> Resul
 async fn delete_messages(
     connection: &Connection,
     delivered: &[Delivered],
-    shards: u16,
+    outbox: OutboxShape,
     after: i64,
     limit: u64,
 ) -> Result<Step> {
     let schema = &connection.schema;
     let snapshots: Vec<String> = delivered.iter().flat_map(snapshots_of).collect();
-    let condition = condition(delivered, shards);
+    let mut condition = condition(delivered, outbox.shards);
+    if outbox.has_set_aside {
+        let set_aside = format!("select 1 from {schema}.set_aside a where a.id = walked.id");
+        condition = format!("({condition}) and not exists ({set_aside})");
+    }
     // `walked` is read no further than is asked for: it comes by id already, so it is not sorted,
     // and it is counted only where too few may go. Walking all of it each time took 13 times as long.
     let sql = format!(

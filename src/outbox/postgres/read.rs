@@ -12,7 +12,7 @@ use tokio_postgres::Row;
 use tokio_postgres::types::Type;
 
 use super::barrier;
-use super::connection::Connection;
+use super::connection::{Connection, DURABLE};
 use super::rows::{self, Rows, get};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{BarrierId, Epoch, ShardIndex};
@@ -48,9 +48,7 @@ impl Default for ReadLimits {
 
 const BEGIN: &str = "begin isolation level read committed; \
     set local enable_seqscan = off; set local enable_bitmapscan = off; set local enable_sort = off; \
-    set local jit = off; set local max_parallel_workers_per_gather = 0; \
-    select set_config('synchronous_commit', 'on', true) \
-      where current_setting('synchronous_commit') in ('off', 'local')";
+    set local jit = off; set local max_parallel_workers_per_gather = 0";
 
 /// Reads for the shards that this connection's relay owns.
 pub(super) struct Reader {
@@ -334,7 +332,7 @@ fn begun(connection: &Connection, answer: &[Row]) -> Result<Begun> {
 }
 
 fn begin(connection: &Connection) -> String {
-    format!("{BEGIN}; {}", connection.limits())
+    format!("{BEGIN}; {DURABLE}; {}", connection.limits())
 }
 
 /// Begins a transaction and runs its first query in the same round trip.

@@ -6,7 +6,7 @@ use crate::postgres::quoted;
 pub(crate) const DEFAULT_SCHEMA: &str = "onecommit";
 
 /// Schema changes in order: file n brings version n - 1 to version n.
-const CHANGES: &[&str] = &[include_str!("0001.sql")];
+const CHANGES: &[&str] = &[include_str!("0001.sql"), include_str!("0002.sql")];
 
 /// The SQL that brings an outbox from version `from` (0: nothing there) to this release's, for
 /// people who run their own migrations. Running it is not all that `init` does: the rows that name

@@ -10,7 +10,7 @@ use super::schema::print_sql;
 use crate::error::{Error, ErrorKind, Result};
 use crate::failpoint;
 use crate::id::{Incarnation, ShardIndex};
-use crate::outbox::{Installation, SCHEMA_VERSION};
+use crate::outbox::{Installation, SCHEMA_VERSION, SCHEMA_VERSION_OLDEST, check_version};
 use crate::sqlite::failure::from_sqlite;
 use crate::sqlite::{begin, commit, enter_wal, open_existing, open_or_create};
 
@@ -18,8 +18,12 @@ const OPERATION: &str = "init outbox";
 /// The one shard: a single writer leaves nothing to share out.
 pub(super) const SHARD: ShardIndex = ShardIndex(0);
 
-/// What an outbox says of itself, and its own id.
-pub(super) type Found = (Installation, Uuid);
+/// What an outbox says of itself, its own id, and the version of its tables.
+pub(super) struct Found {
+    pub(super) installation: Installation,
+    pub(super) id: Uuid,
+    pub(super) version: i32,
+}
 
 /// Makes what is missing; returns what is written there now.
 pub(super) fn init(path: &Path, busy: Duration, wanted: &Installation) -> Result<Installation> {
@@ -32,11 +36,12 @@ pub(super) fn init(path: &Path, busy: Duration, wanted: &Installation) -> Result
     let mut connection = open_or_create(path, busy, OPERATION)?;
     enter_wal(&connection, path, busy, OPERATION)?;
     let transaction = begin(&mut connection, OPERATION)?;
-    if !has_tables(&transaction)? {
-        transaction.execute_batch(&print_sql(0)).map_err(failed)?;
+    let version = version(&transaction)?;
+    if version < SCHEMA_VERSION {
+        transaction.execute_batch(&print_sql(version as usize)).map_err(failed)?;
     }
     let found = match read(&transaction)? {
-        Some((found, _)) => found,
+        Some(found) => found.installation,
         None => {
             write(&transaction, wanted).map_err(failed)?;
             wanted.clone()
@@ -54,14 +59,14 @@ pub(super) fn found(path: &Path, busy: Duration) -> Result<Option<Installation>>
         return Ok(None);
     }
     let connection = open_existing(path, busy, "read installation")?;
-    if !has_tables(&connection)? {
+    if !has_table(&connection, "onecommit_installation")? {
         return Ok(None);
     }
-    Ok(read(&connection)?.map(|(found, _)| found))
+    Ok(read(&connection)?.map(|found| found.installation))
 }
 
 /// Opens an outbox and checks what its reader relies on.
-pub(super) fn open(path: &Path, busy: Duration) -> Result<(Connection, Installation)> {
+pub(super) fn open(path: &Path, busy: Duration) -> Result<(Connection, Found)> {
     const OPERATION: &str = "open outbox";
     let refuse = |kind, why| Error::new(kind, OPERATION, why).with("file", path.display());
     let not_there = "the outbox is not set up in this file: run `onecommit init`";
@@ -69,9 +74,10 @@ pub(super) fn open(path: &Path, busy: Duration) -> Result<(Connection, Installat
         return Err(refuse(ErrorKind::Configuration, not_there));
     }
     let connection = open_existing(path, busy, OPERATION)?;
-    let tables = has_tables(&connection).map_err(|error| error.with("file", path.display()))?;
-    let installation = if tables { read(&connection)? } else { None };
-    let (installation, _) = installation.ok_or_else(|| refuse(ErrorKind::Configuration, not_there))?;
+    let tables = has_table(&connection, "onecommit_installation");
+    let tables = tables.map_err(|error| error.with("file", path.display()))?;
+    let found = if tables { read(&connection)? } else { None };
+    let found = found.ok_or_else(|| refuse(ErrorKind::Configuration, not_there))?;
     let pragma = "pragma journal_mode";
     let mode: String = connection.query_row(pragma, (), |row| row.get(0)).map_err(failed)?;
     if mode != "wal" {
@@ -86,12 +92,25 @@ pub(super) fn open(path: &Path, busy: Duration) -> Result<(Connection, Installat
                    autoincrement`, otherwise ids come again and messages are never delivered";
         return Err(refuse(ErrorKind::Refused, why));
     }
-    Ok((connection, installation))
+    Ok((connection, found))
 }
 
-fn has_tables(connection: &Connection) -> Result<bool> {
-    let sql = "select exists (select 1 from sqlite_master where name = 'onecommit_installation')";
-    connection.query_row(sql, (), |row| row.get(0)).map_err(failed)
+/// The version of the tables, 0 where there are none. Those that a person made, by an earlier
+/// release's SQL perhaps, name none before `init` has written into them.
+fn version(connection: &Connection) -> Result<i32> {
+    if !has_table(connection, "onecommit_installation")? {
+        return Ok(0);
+    }
+    match read(connection)? {
+        Some(found) => Ok(found.version),
+        None if has_table(connection, "onecommit_set_aside")? => Ok(SCHEMA_VERSION),
+        None => Ok(SCHEMA_VERSION_OLDEST),
+    }
+}
+
+fn has_table(connection: &Connection, table: &str) -> Result<bool> {
+    let sql = "select exists (select 1 from sqlite_master where name = ?1)";
+    connection.query_row(sql, [table], |row| row.get(0)).map_err(failed)
 }
 
 /// Reads the installation, through any connection.
@@ -100,17 +119,8 @@ pub(super) fn read(connection: &Connection) -> Result<Option<Found>> {
     let failed = |error| from_sqlite(OPERATION, error);
     let sql = "select schema_version from onecommit_installation";
     let version: Option<i32> = connection.query_row(sql, (), |row| row.get(0)).optional().map_err(failed)?;
-    match version {
-        None => return Ok(None),
-        Some(SCHEMA_VERSION) => {}
-        Some(version) => {
-            let why = format!(
-                "the outbox's tables have version {version}, this release reads {SCHEMA_VERSION}: \
-                 run the release that made them, or migrate with `onecommit init`"
-            );
-            return Err(Error::new(ErrorKind::Refused, OPERATION, why));
-        }
-    }
+    let Some(version) = version else { return Ok(None) };
+    check_version(version)?;
     let sql = "select outbox_id, incarnation, namespace, participant, shards, hash_version, delivery_id
                from onecommit_installation";
     let raw = connection.query_row(sql, (), |row| {
@@ -133,7 +143,7 @@ pub(super) fn read(connection: &Connection) -> Result<Option<Found>> {
         hash_version: u8::try_from(numbers.1).map_err(|_| damaged("hash_version"))?,
         delivery_id,
     };
-    Ok(Some((installation, outbox_id)))
+    Ok(Some(Found { installation, id: outbox_id, version }))
 }
 
 fn write(connection: &Connection, wanted: &Installation) -> rusqlite::Result<()> {

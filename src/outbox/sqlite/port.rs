@@ -10,14 +10,19 @@ use rusqlite::{Connection, OptionalExtension, ToSql, params};
 use super::init::{self, SHARD};
 use super::prune;
 use super::read::{self, Rows};
+use super::{dead_letters, set_aside};
 use crate::error::{Error, ErrorKind, Result};
 use crate::failpoint;
-use crate::id::{BarrierId, Epoch, ShardIndex};
+use crate::id::{BarrierId, Epoch, MessageId, ShardIndex};
+use crate::message::StoredMessage;
 use crate::outbox::{
-    Backlog, Barrier, Batch, Chunk, Delivered, Installation, Outbox, OutboxSource, Pruned, ShardRow,
+    AsideCounts, Asked, Backlog, Barrier, Batch, Chunk, DeadLetter, Delivered, Due, HeldTopic, Installation,
+    Outbox, OutboxSource, Pruned, Recorded, Request, Resumed, SCHEMA_VERSION, Selection, SetAside, ShardRow,
+    Voucher, tables_too_old,
 };
 use crate::protocol::position::Position;
-use crate::protocol::progress::DatabaseIdentity;
+use crate::protocol::progress::{DatabaseIdentity, Progress};
+use crate::protocol::sieve::Aside;
 use crate::protocol::window::CHUNK_MESSAGES;
 use crate::sqlite::failure::from_sqlite;
 use crate::sqlite::{Blocking, Place, begin, commit};
@@ -37,18 +42,15 @@ pub struct SqliteSource {
 #[async_trait]
 impl OutboxSource for SqliteSource {
     async fn connect(&self) -> Result<Box<dyn Outbox>> {
-        let (connection, place, counter) = self
+        let (connection, place, found) = self
             .call("open outbox", |source| {
                 let place = Place::of(&source.path);
-                let (connection, _) = init::open(&source.path, source.busy_limit)?;
-                let sql = "select coalesce(max(counter), 0) from onecommit_barrier";
-                let counter = connection.query_row(sql, (), |row| row.get(0));
-                let counter: i64 = counter.map_err(|error| from_sqlite("open outbox", error))?;
-                Ok((connection, place, counter))
+                let (connection, found) = init::open(&source.path, source.busy_limit)?;
+                Ok((connection, place, found))
             })
             .await?;
         let (connection, place) = (Blocking::new(connection), Arc::new(place));
-        Ok(Box::new(SqliteOutbox { connection, place, counter, reading: None }))
+        Ok(Box::new(SqliteOutbox { connection, place, version: found.version, reading: None }))
     }
 
     async fn init(&self, wanted: &Installation) -> Result<Installation> {
@@ -81,21 +83,20 @@ struct Reading {
 struct SqliteOutbox {
     connection: Blocking<Connection>,
     place: Arc<Place>,
-    /// Goes on above every barrier in the file: a number used twice under one epoch would let
-    /// pruning remove a newer barrier as an older one.
-    counter: i64,
+    /// Of the tables, when the file was opened.
+    version: i32,
     reading: Option<Reading>,
 }
 
 #[async_trait]
 impl Outbox for SqliteOutbox {
     async fn identity(&mut self) -> Result<DatabaseIdentity> {
-        let (_, id) = self.installed().await?;
+        let id = self.installed().await?.id;
         Ok(DatabaseIdentity { system: id.to_string(), database: "main".to_string(), timeline: None })
     }
 
     async fn installation(&mut self) -> Result<Installation> {
-        Ok(self.installed().await?.0)
+        Ok(self.installed().await?.installation)
     }
 
     async fn shard(&mut self, shard: ShardIndex) -> Result<ShardRow> {
@@ -189,13 +190,11 @@ impl Outbox for SqliteOutbox {
 
     async fn read(&mut self) -> Result<Batch> {
         let Some(Reading { epoch, last }) = self.reading else { return Ok(Batch::default()) };
-        self.counter += 1;
-        let counter = self.counter;
         let place = Arc::clone(&self.place);
         let read = move |connection: &mut Connection| {
             // Otherwise what is published into a file put in its place would wait for ever.
             place.check(ErrorKind::Unreachable, "read outbox")?;
-            read::read(connection, last, epoch, counter)
+            read::read(connection, last, epoch)
         };
         match self.connection.call("read outbox", read).await {
             Ok(Some(rows)) => {
@@ -215,15 +214,16 @@ impl Outbox for SqliteOutbox {
     }
 
     async fn prune(&mut self, delivered: &[Delivered], limit: u32) -> Result<Pruned> {
-        let mut messages = 0;
+        let (mut messages, keeps) = (0, !self.is_old());
         for shard in delivered {
             let Some(barrier) = shard.barrier else { continue };
             if shard.shard != SHARD {
                 return Err(no_such_shard("prune", shard.shard));
             }
             let (epoch, last) = (shard.epoch, last_id(&shard.position)?);
-            let prune =
-                move |connection: &mut Connection| prune::prune(connection, epoch, last, barrier, limit);
+            let prune = move |connection: &mut Connection| {
+                prune::prune(connection, epoch, last, barrier, limit, keeps)
+            };
             messages += self.connection.call("prune", prune).await?;
         }
         Ok(Pruned { messages, all: messages < u64::from(limit) })
@@ -251,7 +251,119 @@ impl Outbox for SqliteOutbox {
     }
 }
 
+#[async_trait]
+impl SetAside for SqliteOutbox {
+    async fn resume(&mut self, shard: ShardIndex, epoch: Epoch, progress: &Progress) -> Result<Resumed> {
+        check_shard("resume set-aside messages", shard)?;
+        let (progress, last) = (progress.clone(), last_id(&progress.position)?);
+        if self.is_old() {
+            let named = progress.barrier();
+            let find = move |connection: &mut Connection| {
+                named.map(|named| set_aside::voucher_of(connection, "take shard", named)).transpose()
+            };
+            let voucher = self.connection.call("take shard", find).await?;
+            return Ok(Resumed { voucher, ..Resumed::default() });
+        }
+        let resume = move |connection: &mut Connection| set_aside::resume(connection, epoch, &progress, last);
+        self.connection.call("resume set-aside messages", resume).await
+    }
+
+    async fn set_aside(
+        &mut self,
+        shard: ShardIndex,
+        epoch: Epoch,
+        asides: &[Aside],
+        held: &[HeldTopic],
+    ) -> Result<Recorded> {
+        check_shard("set messages aside", shard)?;
+        if self.is_old() && !(asides.is_empty() && held.is_empty()) {
+            return Err(tables_too_old("set messages aside"));
+        }
+        let (asides, held) = (asides.to_vec(), held.to_vec());
+        let write =
+            move |connection: &mut Connection| set_aside::set_aside(connection, epoch, &asides, &held);
+        self.connection.call("set messages aside", write).await
+    }
+
+    async fn asked(&mut self, shard: ShardIndex) -> Result<Asked> {
+        check_shard("look for requests", shard)?;
+        if self.is_old() {
+            return Ok(Asked::default());
+        }
+        self.connection.call("look for requests", |connection| set_aside::asked(connection)).await
+    }
+
+    async fn due(&mut self, shard: ShardIndex, held: &[String], limit: u32) -> Result<Vec<Due>> {
+        check_shard("read due messages", shard)?;
+        if self.is_old() {
+            return Ok(Vec::new());
+        }
+        let held = held.to_vec();
+        let read = move |connection: &mut Connection| set_aside::due(connection, &held, limit);
+        self.connection.call("read due messages", read).await
+    }
+
+    async fn clear(
+        &mut self,
+        shard: ShardIndex,
+        epoch: Epoch,
+        cleared: &[MessageId],
+        released: &[String],
+    ) -> Result<Voucher> {
+        check_shard("clear set-aside messages", shard)?;
+        let (cleared, released) = (cleared.to_vec(), released.to_vec());
+        let write =
+            move |connection: &mut Connection| set_aside::clear(connection, epoch, &cleared, &released);
+        self.connection.call("clear set-aside messages", write).await
+    }
+
+    async fn dead_letters(&mut self, selection: &Selection, limit: u32) -> Result<Vec<DeadLetter>> {
+        self.refuse_old("list dead letters")?;
+        let selection = selection.clone();
+        let list = move |connection: &mut Connection| dead_letters::list(connection, &selection, limit);
+        self.connection.call("list dead letters", list).await
+    }
+
+    async fn message_set_aside(&mut self, message_id: MessageId) -> Result<Option<StoredMessage>> {
+        self.refuse_old("read dead letter")?;
+        let read = move |connection: &mut Connection| set_aside::message(connection, message_id);
+        self.connection.call("read dead letter", read).await
+    }
+
+    async fn ask(&mut self, selection: &Selection, request: Request) -> Result<u64> {
+        self.refuse_old("ask for dead letters")?;
+        let selection = selection.clone();
+        let ask = move |connection: &mut Connection| dead_letters::ask(connection, &selection, request);
+        self.connection.call("ask for dead letters", ask).await
+    }
+
+    async fn declare_topic(&mut self, topic: &str, dead: bool) -> Result<bool> {
+        self.refuse_old("declare topic dead")?;
+        let topic = topic.to_string();
+        let declare =
+            move |connection: &mut Connection| dead_letters::declare_topic(connection, &topic, dead);
+        self.connection.call("declare topic dead", declare).await
+    }
+
+    async fn count_set_aside(&mut self, shard: ShardIndex) -> Result<AsideCounts> {
+        check_shard("count dead letters", shard)?;
+        if self.is_old() {
+            return Ok(AsideCounts::default());
+        }
+        self.connection.call("count dead letters", |connection| dead_letters::count(connection)).await
+    }
+}
+
 impl SqliteOutbox {
+    /// Whether the tables can't hold anything that is set aside.
+    fn is_old(&self) -> bool {
+        self.version < SCHEMA_VERSION
+    }
+
+    fn refuse_old(&self, operation: &'static str) -> Result<()> {
+        if self.is_old() { Err(tables_too_old(operation)) } else { Ok(()) }
+    }
+
     async fn installed(&self) -> Result<init::Found> {
         let found = self.connection.call("read installation", |connection| init::read(connection)).await?;
         found.ok_or_else(|| {
@@ -263,7 +375,7 @@ impl SqliteOutbox {
 
 /// Cuts what was read into chunks. Their barrier is committed already.
 fn chunks(rows: Rows) -> Vec<Chunk> {
-    let barrier = Barrier::durable(Some(rows.barrier));
+    let barrier = Barrier::durable(rows.barrier);
     let mut chunks = Vec::with_capacity(rows.messages.len().div_ceil(CHUNK_MESSAGES));
     let mut messages = rows.messages.into_iter().peekable();
     while messages.peek().is_some() {
@@ -300,6 +412,10 @@ fn last_id(position: &Position) -> Result<i64> {
             Err(Error::new(ErrorKind::Refused, "read outbox", why).with("shard", SHARD))
         }
     }
+}
+
+fn check_shard(operation: &'static str, shard: ShardIndex) -> Result<()> {
+    if shard == SHARD { Ok(()) } else { Err(no_such_shard(operation, shard)) }
 }
 
 fn no_such_shard(operation: &'static str, shard: ShardIndex) -> Error {

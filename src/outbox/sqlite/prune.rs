@@ -14,13 +14,14 @@ const OPERATION: &str = "prune";
 
 /// Removes at most `limit` messages with ids up to `last`. Barrier rows older than the one that the
 /// progress names go with them: whoever finds an older progress later does not find its barrier,
-/// and stops instead of passing over what is gone.
+/// and stops instead of passing over what is gone. Messages that are set aside stay.
 pub(super) fn prune(
     connection: &mut Connection,
     epoch: Epoch,
     last: i64,
     barrier: BarrierId,
     limit: u32,
+    has_set_aside: bool,
 ) -> Result<u64> {
     let failed = |error| from_sqlite(OPERATION, error);
     let transaction = begin(connection, OPERATION)?;
@@ -39,9 +40,15 @@ pub(super) fn prune(
                    or is another one than before; nothing was removed";
         return Err(Error::new(ErrorKind::Refused, OPERATION, why).with("barrier", barrier));
     };
-    let sql = "delete from onecommit_outbox where id in
-                 (select id from onecommit_outbox where id <= ?1 order by id limit ?2)";
-    let gone = transaction.execute(sql, params![last, limit]).map_err(failed)?;
+    let stays = match has_set_aside {
+        true => "and id not in (select id from onecommit_set_aside)",
+        false => "",
+    };
+    let sql = format!(
+        "delete from onecommit_outbox where id in
+           (select id from onecommit_outbox where id <= ?1 {stays} order by id limit ?2)"
+    );
+    let gone = transaction.execute(&sql, params![last, limit]).map_err(failed)?;
     let sql = "delete from onecommit_barrier where shard = ?1 and (epoch, counter) < (?2, ?3)";
     transaction.execute(sql, params![SHARD.0, named_epoch, named_counter]).map_err(failed)?;
     let sql = "update onecommit_shard set pruned = 1 where shard = ?1 and not pruned";

@@ -5,6 +5,8 @@
 //! delivered. The barrier row is committed with a flush, behind everything that the read saw in the
 //! same WAL file: once it is there after a crash, so is all that came before it.
 
+use std::collections::HashMap;
+
 use bytes::Bytes;
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OptionalExtension, Row, params};
@@ -15,7 +17,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::failpoint;
 use crate::id::{BarrierId, Epoch, MessageId};
 use crate::message::{Message, StoredMessage};
-use crate::outbox::READ_BYTES;
+use crate::outbox::{READ_BYTES, Voucher};
 use crate::sqlite::failure::from_sqlite;
 use crate::sqlite::headers::decode;
 use crate::sqlite::{begin, commit};
@@ -24,27 +26,26 @@ const OPERATION: &str = "read outbox";
 /// One read takes at most this many rows.
 const READ_ROWS: usize = 2_000;
 
+/// What [`stored`] decodes. The sizes come first and are known without reading the contents.
+const COLUMNS: &str = "id, coalesce(octet_length(key), 0) + coalesce(octet_length(value), 0)
+    + coalesce(octet_length(headers), 0), message_id, topic, key, value, partition, headers, created_at_ms";
+
 /// What one read found; never empty.
 pub(super) struct Rows {
     pub(super) messages: Vec<StoredMessage>,
     /// Whether a limit ended the read, so that more may wait.
     pub(super) more: bool,
-    pub(super) barrier: BarrierId,
+    pub(super) barrier: Voucher,
 }
 
 /// Reads behind the id `last` and commits the barrier; None where nothing waits.
-pub(super) fn read(
-    connection: &mut Connection,
-    last: i64,
-    epoch: Epoch,
-    counter: i64,
-) -> Result<Option<Rows>> {
+pub(super) fn read(connection: &mut Connection, last: i64, epoch: Epoch) -> Result<Option<Rows>> {
     if !anything_behind(connection, last)? {
         return Ok(None);
     }
     let (messages, more) = rows_behind(connection, last)?;
     let Some(newest) = messages.last() else { return Ok(None) };
-    let barrier = insert_barrier(connection, newest, epoch, counter)?;
+    let barrier = commit_barrier(connection, newest, epoch)?;
     Ok(Some(Rows { messages, more, barrier }))
 }
 
@@ -65,12 +66,8 @@ fn anything_behind(connection: &Connection, last: i64) -> Result<bool> {
 }
 
 fn rows_behind(connection: &Connection, last: i64) -> Result<(Vec<StoredMessage>, bool)> {
-    // The sizes come first and are known without reading the contents.
-    let sql = "select id, coalesce(octet_length(key), 0) + coalesce(octet_length(value), 0)
-                 + coalesce(octet_length(headers), 0),
-                 message_id, topic, key, value, partition, headers, created_at_ms
-               from onecommit_outbox where id > ?1 order by id limit ?2";
-    let mut statement = connection.prepare_cached(sql).map_err(failed)?;
+    let sql = format!("select {COLUMNS} from onecommit_outbox where id > ?1 order by id limit ?2");
+    let mut statement = connection.prepare_cached(&sql).map_err(failed)?;
     let mut rows = statement.query(params![last, READ_ROWS as i64]).map_err(failed)?;
     let mut messages = Vec::new();
     let mut bytes = 0;
@@ -124,15 +121,9 @@ fn bytes<'a>(row: &'a Row<'_>, index: usize) -> rusqlite::Result<Option<&'a [u8]
     }
 }
 
-fn insert_barrier(
-    connection: &mut Connection,
-    newest: &StoredMessage,
-    epoch: Epoch,
-    counter: i64,
-) -> Result<BarrierId> {
+fn commit_barrier(connection: &mut Connection, newest: &StoredMessage, epoch: Epoch) -> Result<Voucher> {
     const OPERATION: &str = "insert barrier";
     let failed = |error| from_sqlite(OPERATION, error);
-    let barrier = BarrierId::random();
     let transaction = begin(connection, OPERATION)?;
     // Rows that went since they were read (a backup copied over the file) have nobody to vouch for.
     let sql = "select exists (select 1 from onecommit_outbox where id = ?1 and message_id = ?2)";
@@ -143,17 +134,55 @@ fn insert_barrier(
         let why = "a message vanished while it was read";
         return Err(Error::new(ErrorKind::Unclear, OPERATION, why).with("id", newest.id));
     }
-    let sql = "insert into onecommit_barrier (id, shard, epoch, counter)
-               select ?1, shard, epoch, ?2 from onecommit_shard where shard = ?3 and epoch = ?4";
-    let row = params![barrier.0.as_bytes().as_slice(), counter, SHARD.0, epoch.0];
-    if transaction.execute(sql, row).map_err(failed)? != 1 {
-        let why = "another relay has taken over";
-        return Err(Error::new(ErrorKind::Fenced, OPERATION, why).with("shards", SHARD).with("epoch", epoch));
-    }
+    let barrier = insert_barrier(&transaction, epoch)?;
     failpoint!("outbox.barrier.before_commit")?;
     commit(transaction, OPERATION)?;
     failpoint!("outbox.barrier.after_commit")?;
     Ok(barrier)
+}
+
+/// Inserts a barrier into the transaction that is open, above every other in the file: a number used
+/// twice under one epoch would let pruning remove a newer barrier as an older one.
+pub(super) fn insert_barrier(transaction: &Connection, epoch: Epoch) -> Result<Voucher> {
+    const OPERATION: &str = "insert barrier";
+    let id = BarrierId::random();
+    let sql = "insert into onecommit_barrier (id, shard, epoch, counter)
+               select ?1, shard, epoch, (select coalesce(max(counter), 0) + 1 from onecommit_barrier)
+               from onecommit_shard where shard = ?2 and epoch = ?3 returning counter";
+    let row = params![id.0.as_bytes().as_slice(), SHARD.0, epoch.0];
+    let number = transaction.query_row(sql, row, |row| row.get(0)).optional();
+    let number = number.map_err(|error| from_sqlite(OPERATION, error))?.ok_or_else(|| {
+        let why = "another relay has taken over";
+        Error::new(ErrorKind::Fenced, OPERATION, why).with("shards", SHARD).with("epoch", epoch)
+    })?;
+    Ok(Voucher { id, number })
+}
+
+/// The messages of these ids, as many as fit; where not all did, the last that was read.
+pub(super) fn messages_of(
+    connection: &Connection,
+    ids: &[i64],
+) -> Result<(HashMap<i64, StoredMessage>, Option<i64>)> {
+    let mut messages = HashMap::new();
+    let mut bytes = 0;
+    for id in ids {
+        if let Some(message) = message_of(connection, *id)? {
+            bytes += message.message.size();
+            messages.insert(*id, message);
+        }
+        if bytes > READ_BYTES {
+            return Ok((messages, Some(*id)));
+        }
+    }
+    Ok((messages, None))
+}
+
+/// One message, None where it is not there.
+pub(super) fn message_of(connection: &Connection, id: i64) -> Result<Option<StoredMessage>> {
+    let sql = format!("select {COLUMNS} from onecommit_outbox where id = ?1");
+    let mut statement = connection.prepare_cached(&sql).map_err(failed)?;
+    let mut rows = statement.query([id]).map_err(failed)?;
+    rows.next().map_err(failed)?.map(stored).transpose()
 }
 
 fn failed(error: rusqlite::Error) -> Error {

@@ -1,7 +1,7 @@
 //! The schema's numbered SQL files, in the binary.
 
 /// Schema changes in order: file n brings version n - 1 to version n.
-const CHANGES: &[&str] = &[include_str!("0001.sql")];
+const CHANGES: &[&str] = &[include_str!("0001.sql"), include_str!("0002.sql")];
 
 /// The SQL that brings an outbox from version `from` (0: nothing there) to this release's, for
 /// people who run their own migrations. Running it is not all that `init` does: WAL mode and the

@@ -95,7 +95,7 @@ type Named = (u64, ShardIndex);
 #[derive(Default)]
 struct Log {
     steps: Vec<(Vec<i64>, Position, Named)>,
-    settled: usize,
+    cleared: usize,
 }
 
 struct Run {
@@ -119,7 +119,7 @@ impl Run {
 
     fn take(&mut self, shard: u16) {
         let log = &mut self.logs[usize::from(shard)];
-        log.steps.truncate(log.settled);
+        log.steps.truncate(log.cleared);
         let birth = (Vec::new(), Position::before_any_snapshot(), (0, ShardIndex(shard)));
         let (_, position, barrier) = log.steps.last().cloned().unwrap_or(birth);
         let Position::Snapshots { prev, this, last } = position else { unreachable!() };
@@ -140,7 +140,7 @@ impl Run {
             (58..90, _) => self.read(),
             (90..96, _) => {
                 let log = &mut self.logs[usize::from(shard)];
-                log.settled += usize::from(choice) % (log.steps.len() - log.settled + 1);
+                log.cleared += usize::from(choice) % (log.steps.len() - log.cleared + 1);
             }
             (96..98, _) if matches!(self.reading, Reading::Nothing) => self.take(shard),
             (98, _) if matches!(self.reading, Reading::Nothing) => self.windows.remove(ShardIndex(shard)),

@@ -1,8 +1,8 @@
 //! What librdkafka's threads call. Each callback touches only what its opaque pointer names, never
 //! panics, and returns at once.
 
-use std::ffi::{CStr, c_char, c_int, c_void};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::ffi::{CStr, CString, c_char, c_int, c_void};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rdkafka::bindings as rd;
@@ -10,6 +10,8 @@ use rdkafka::client::ClientContext;
 use rdkafka::types::RDKafkaRespErr;
 
 use super::partitioner::Partitioner;
+use crate::id::MessageId;
+use crate::message::ID_HEADER;
 
 /// Kafka's number for the request that ends a transaction.
 const END_TXN: i16 = 26;
@@ -18,7 +20,22 @@ const END_TXN: i16 = 26;
 #[derive(Default)]
 pub(super) struct Shared {
     pub(super) end_txn_requests: AtomicU64,
-    pub(super) first_failure: Mutex<Option<(RDKafkaRespErr, String)>>,
+    pub(super) failures: Mutex<Vec<Failure>>,
+    /// Messages were given up because of something else: the transaction has failed.
+    pub(super) purged: AtomicBool,
+}
+
+/// More failures than this of one transaction tell nothing more.
+const FAILURES_MAX: usize = 10_000;
+
+/// A message that was not taken.
+#[derive(Clone, Debug)]
+pub(in super::super) struct Failure {
+    pub(in super::super) code: RDKafkaRespErr,
+    pub(in super::super) topic: String,
+    pub(in super::super) partition: i32,
+    /// None where it is no message of an outbox.
+    pub(in super::super) message_id: Option<MessageId>,
 }
 
 /// The client's context, which is the opaque pointer of its delivery reports.
@@ -59,27 +76,49 @@ unsafe extern "C" fn on_request(
     RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR
 }
 
-/// A delivery report; only failures are reported. The first one names the culprit.
+/// A delivery report; only failures are reported.
 pub(super) unsafe extern "C" fn on_delivery(
     _client: *mut rd::rd_kafka_t,
     message: *const rd::rd_kafka_message_t,
     opaque: *mut c_void,
 ) {
     // SAFETY: both pointers are valid during the call; `opaque` is the client's context.
-    let (shared, code, topic) = unsafe {
+    let (shared, code) = unsafe {
         let shared = &opaque.cast::<Context>().as_ref().expect("set by Client::new").0;
-        let topic = CStr::from_ptr(rd::rd_kafka_topic_name((*message).rkt)).to_string_lossy().into_owned();
-        (shared, (*message).err, topic)
+        (shared, (*message).err)
     };
-    // What is purged is so because of something else: it is no culprit.
-    let is_failure = !matches!(
-        code,
-        RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR
-            | RDKafkaRespErr::RD_KAFKA_RESP_ERR__PURGE_QUEUE
-            | RDKafkaRespErr::RD_KAFKA_RESP_ERR__PURGE_INFLIGHT
-    );
-    if is_failure {
-        shared.first_failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert((code, topic));
+    match code {
+        RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR => {}
+        // It is so because of something else: no culprit.
+        RDKafkaRespErr::RD_KAFKA_RESP_ERR__PURGE_QUEUE
+        | RDKafkaRespErr::RD_KAFKA_RESP_ERR__PURGE_INFLIGHT => shared.purged.store(true, Ordering::SeqCst),
+        code => {
+            let mut failures = shared.failures.lock().unwrap_or_else(PoisonError::into_inner);
+            if failures.len() < FAILURES_MAX {
+                // SAFETY: as above.
+                failures.push(unsafe { failure(message, code) });
+            }
+        }
+    }
+}
+
+/// What a report says; the message's id stands in its own header.
+unsafe fn failure(message: *const rd::rd_kafka_message_t, code: RDKafkaRespErr) -> Failure {
+    // SAFETY: the message is valid during the callback, and its headers with it; what is kept of
+    // them is copied.
+    unsafe {
+        let topic = CStr::from_ptr(rd::rd_kafka_topic_name((*message).rkt)).to_string_lossy().into_owned();
+        let mut headers = std::ptr::null_mut();
+        let (mut value, mut size) = (std::ptr::null(), 0);
+        let name = CString::new(ID_HEADER).unwrap_or_default();
+        let found = rd::rd_kafka_message_headers(message, &raw mut headers)
+            == RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR
+            && rd::rd_kafka_header_get_last(headers, name.as_ptr(), &raw mut value, &raw mut size)
+                == RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR
+            && !value.is_null();
+        let text = if found { std::slice::from_raw_parts(value.cast::<u8>(), size) } else { &[] };
+        let message_id = std::str::from_utf8(text).ok().and_then(|text| text.parse().ok());
+        Failure { code, topic, partition: (*message).partition, message_id }
     }
 }
 

@@ -12,7 +12,9 @@
 //! - `Shared` lives in an `Arc` that is a field after `client`, so it outlives every callback:
 //!   `rd_kafka_destroy` returns only when librdkafka's threads have ended.
 //! - Topic handles are destroyed before the client (`Drop`), and are used only by this thread.
-//! - librdkafka copies key, value and headers before `rd_kafka_produceva` returns.
+//! - librdkafka copies key and headers before `rd_kafka_produceva` returns, but not the value: those
+//!   of a transaction are kept in `values`, a field after `client`, until a commit says that every
+//!   message is taken. After an abort requests may still be under way with them, so they stay.
 #![allow(unsafe_code)]
 
 mod callbacks;
@@ -25,12 +27,14 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use rdkafka::bindings as rd;
 use rdkafka::client::Client;
 use rdkafka::config::ClientConfig;
 use rdkafka::metadata::Metadata;
 use rdkafka::types::{RDKafkaRespErr, RDKafkaType};
 
+pub(super) use self::callbacks::Failure;
 use self::callbacks::{Context, Shared};
 pub(super) use self::partitioner::Partitioner;
 use super::failure::{Outcome, from_code, from_kafka};
@@ -48,6 +52,8 @@ const REPORT_LIMIT: Duration = Duration::from_millis(500);
 /// next one before that is refused, and librdkafka asks again only after 20 ms: with this pause a
 /// commit took 5 ms instead of 35, at 1,000 messages a second.
 const MARKERS_PAUSE: Duration = Duration::from_millis(5);
+/// How long a transaction that has failed may take to say why.
+const WHY_LIMIT: Duration = Duration::from_secs(5);
 /// How often it is looked whether all messages of a transaction are taken.
 const SENT_LOOK: Duration = Duration::from_millis(1);
 
@@ -56,7 +62,7 @@ pub(super) struct Record<'a> {
     pub(super) topic: &'a str,
     pub(super) partition: Option<i32>,
     pub(super) key: Option<&'a [u8]>,
-    pub(super) value: Option<&'a [u8]>,
+    pub(super) value: Option<&'a Bytes>,
     pub(super) headers: &'a [Header],
     pub(super) id: Option<&'a str>,
     pub(super) timestamp_ms: i64,
@@ -71,8 +77,11 @@ pub(super) struct Producer {
     last_topic: Option<(String, *mut rd::rd_kafka_topic_t)>,
     client: Client<Context>,
     shared: Arc<Shared>,
+    /// What librdkafka reads of.
+    values: Vec<Bytes>,
     partitioner: Partitioner,
     ended: Option<Instant>,
+    last_code: Option<RDKafkaRespErr>,
 }
 
 // SAFETY: the raw topic handles are librdkafka's own, which may be used from any thread.
@@ -98,7 +107,16 @@ impl Producer {
         }
         let kind = RDKafkaType::RD_KAFKA_PRODUCER;
         let client = Client::new(config, native, kind, Context(Arc::clone(&shared))).map_err(refused)?;
-        Ok(Producer { topics: HashMap::new(), last_topic: None, client, shared, partitioner, ended: None })
+        Ok(Producer {
+            topics: HashMap::new(),
+            last_topic: None,
+            client,
+            shared,
+            values: Vec::new(),
+            partitioner,
+            ended: None,
+            last_code: None,
+        })
     }
 
     /// What the cluster says of one topic. Ours is made first: librdkafka gives a name one topic, with
@@ -110,7 +128,7 @@ impl Producer {
     }
 
     /// Fences every producer with the same `transactional.id`, and ends what they left open.
-    pub(super) fn init_transactions(&self, limit: Duration) -> Result<()> {
+    pub(super) fn init_transactions(&mut self, limit: Duration) -> Result<()> {
         // SAFETY: the client lives as long as `self`.
         let error = unsafe { rd::rd_kafka_init_transactions(self.client.native_ptr(), millis(limit)) };
         self.outcome("init transactions", error).map_err(Outcome::into_error)
@@ -118,7 +136,7 @@ impl Producer {
 
     /// Begins a transaction.
     pub(super) fn begin(&mut self) -> Result<()> {
-        self.take_failure();
+        self.forget_failures();
         if let Some(ended) = self.ended.take() {
             std::thread::sleep(MARKERS_PAUSE.saturating_sub(ended.elapsed()));
         }
@@ -127,14 +145,19 @@ impl Producer {
         self.outcome("begin transaction", error).map_err(Outcome::into_error)
     }
 
-    /// Hands a message to librdkafka, which copies it. Waits while its queue is full.
-    pub(super) fn send(&mut self, record: &Record<'_>) -> Result<()> {
+    /// Hands a message to librdkafka. Waits while its queue is full. False where it is larger than
+    /// `message.max.bytes` allows: then it is not in the transaction, which is none the worse.
+    pub(super) fn send(&mut self, record: &Record<'_>) -> Result<bool> {
         let topic = self.topic(record.topic)?;
         let deadline = Instant::now() + QUEUE_LIMIT;
         loop {
             let code = self.produce(topic, record)?;
             match code {
-                RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR => return Ok(()),
+                RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR => {
+                    self.values.extend(record.value.cloned());
+                    return Ok(true);
+                }
+                RDKafkaRespErr::RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE => return Ok(false),
                 RDKafkaRespErr::RD_KAFKA_RESP_ERR__QUEUE_FULL if Instant::now() < deadline => {
                     self.poll(Duration::from_millis(20));
                 }
@@ -145,6 +168,9 @@ impl Producer {
                         self.poll(REPORT_LIMIT);
                     }
                     self.check()?;
+                    if self.shared.purged.load(Ordering::SeqCst) {
+                        return self.why_failed().map(|()| false);
+                    }
                     let error = from_code("send message", code, "the message was not taken");
                     return Err(error.with("topic", record.topic));
                 }
@@ -155,12 +181,43 @@ impl Producer {
     /// Serves delivery reports and log lines; fails where a message of this transaction failed.
     pub(super) fn check(&self) -> Result<()> {
         self.poll(Duration::ZERO);
-        match self.shared.first_failure.lock().unwrap_or_else(PoisonError::into_inner).as_ref() {
-            None => Ok(()),
-            Some((code, topic)) => {
-                Err(from_code("deliver message", *code, "Kafka did not take a message").with("topic", topic))
-            }
+        let failures = self.failures();
+        let is_culprit =
+            |failure: &&Failure| failure.code != RDKafkaRespErr::RD_KAFKA_RESP_ERR__INVALID_DIFFERENT_RECORD;
+        let Some(first) = failures.iter().find(is_culprit).or(failures.first()) else { return Ok(()) };
+        let error = from_code("deliver message", first.code, "Kafka did not take a message");
+        let error = error.with("topic", &first.topic);
+        Err(match first.message_id {
+            Some(id) => error.with("message_id", id),
+            None => error,
+        })
+    }
+
+    /// Waits until every message is taken; fails where one was not.
+    pub(super) fn flush(&mut self, limit: Duration) -> Result<()> {
+        self.wait_sent(limit);
+        self.check()?;
+        if self.shared.purged.load(Ordering::SeqCst) {
+            return self.why_failed();
         }
+        Ok(())
+    }
+
+    /// The messages of this transaction that were not taken.
+    pub(super) fn failures(&self) -> Vec<Failure> {
+        self.shared.failures.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// With what the last call for the transaction as a whole failed.
+    pub(super) fn last_code(&self) -> Option<RDKafkaRespErr> {
+        self.last_code
+    }
+
+    /// A transaction that has failed says why only when it is to be committed.
+    fn why_failed(&mut self) -> Result<()> {
+        self.commit(WHY_LIMIT)?;
+        let why = "a transaction was committed whose messages were given up";
+        Err(Error::new(ErrorKind::Unclear, "commit transaction", why))
     }
 
     /// Commits. Only `Ok` means that the transaction, and nothing but it, is committed; `Unclear`
@@ -174,7 +231,10 @@ impl Producer {
         self.ended = Some(Instant::now());
         let sent = self.shared.end_txn_requests.load(Ordering::SeqCst) - before;
         match (self.outcome("commit transaction", error), sent) {
-            (Ok(()), 1) => Ok(()),
+            (Ok(()), 1) => {
+                self.values.clear();
+                Ok(())
+            }
             (Ok(()), _) => Err(Error::new(
                 ErrorKind::Unclear,
                 "commit transaction",
@@ -219,11 +279,13 @@ impl Producer {
         unsafe { rd::rd_kafka_poll(self.client.native_ptr(), millis(limit)) };
     }
 
-    fn take_failure(&self) {
-        self.shared.first_failure.lock().unwrap_or_else(PoisonError::into_inner).take();
+    fn forget_failures(&mut self) {
+        self.shared.failures.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.shared.purged.store(false, Ordering::SeqCst);
+        self.last_code = None;
     }
 
-    fn outcome(&self, operation: &'static str, error: *mut rd::rd_kafka_error_t) -> Result<(), Outcome> {
+    fn outcome(&mut self, operation: &'static str, error: *mut rd::rd_kafka_error_t) -> Result<(), Outcome> {
         if error.is_null() {
             return Ok(());
         }
@@ -234,6 +296,7 @@ impl Producer {
             rd::rd_kafka_error_destroy(error);
             (code, text)
         };
+        self.last_code = Some(code);
         Err(Outcome { operation, code, text })
     }
 
@@ -286,12 +349,8 @@ impl Producer {
                 vtype::RD_KAFKA_VTYPE_PARTITION,
                 rd::rd_kafka_vu_s__bindgen_ty_1 { i32_: record.partition.unwrap_or(PARTITION_UNASSIGNED) },
             ),
-            vu(
-                vtype::RD_KAFKA_VTYPE_MSGFLAGS,
-                rd::rd_kafka_vu_s__bindgen_ty_1 { i: rd::RD_KAFKA_MSG_F_COPY as c_int },
-            ),
             vu(vtype::RD_KAFKA_VTYPE_KEY, mem(record.key)),
-            vu(vtype::RD_KAFKA_VTYPE_VALUE, mem(record.value)),
+            vu(vtype::RD_KAFKA_VTYPE_VALUE, mem(record.value.map(Bytes::as_ref))),
             vu(
                 vtype::RD_KAFKA_VTYPE_TIMESTAMP,
                 rd::rd_kafka_vu_s__bindgen_ty_1 { i64_: record.timestamp_ms },
@@ -304,7 +363,8 @@ impl Producer {
             ),
             vu(vtype::RD_KAFKA_VTYPE_HEADERS, rd::rd_kafka_vu_s__bindgen_ty_1 { headers }),
         ];
-        // SAFETY: every pointer lives across the call; the headers are librdkafka's on success.
+        // SAFETY: every pointer lives across the call, the value's until it is not needed any more (see
+        // above); the headers are librdkafka's on success.
         let code = unsafe {
             let error = rd::rd_kafka_produceva(self.client.native_ptr(), arguments.as_ptr(), arguments.len());
             if error.is_null() {
