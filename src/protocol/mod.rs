@@ -10,4 +10,5 @@ pub mod retry;
 pub mod sieve;
 pub mod slot;
 pub mod snapshot;
+pub mod vouching;
 pub mod window;

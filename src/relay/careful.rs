@@ -1,6 +1,7 @@
-//! Delivers messages of which one can't be delivered, when nobody says which: fewer and fewer are
-//! under way at a time, until the one that fails is alone. A transaction in which a message failed
-//! can only be given up, so each try begins anew, with another producer; none of them becomes visible.
+//! Delivers messages of which one can't be delivered, when nobody says which: the messages go out in
+//! parts, each waited for, and a part that fails is divided, until the one that fails is alone. A
+//! transaction in which a message failed can only be given up, so each try begins anew, with another
+//! producer; none of them becomes visible.
 
 use std::ops::Range;
 
@@ -9,64 +10,104 @@ use crate::delivery::{Blame, Fault};
 use crate::error::{Error, ErrorKind, Result};
 use crate::message::StoredMessage;
 
-/// Messages that begin a narrowed delivery under way together: a chunk.
-const GROUP_MAX: usize = 256;
+/// The largest part: a chunk.
+const PART_MAX: usize = 256;
+/// Into how many a part that fails is divided.
+const DIVIDED_INTO: usize = 4;
 
-/// How many messages may be under way at a time. It grows again with each success: where a whole
-/// batch is too large and none of its messages is, a smaller number goes on.
-pub(super) struct Group(usize);
+/// How large parts are to begin with. It grows with each success, and shrinks where a batch is too
+/// large as a whole and none of its messages is.
+pub(super) struct PartSize(usize);
 
-impl Default for Group {
+impl Default for PartSize {
     fn default() -> Self {
-        Group(GROUP_MAX)
+        PartSize(PART_MAX)
     }
 }
 
-/// How often a delivery is tried: each try but the last sets a message or a topic aside, or halves the
-/// group at least.
+/// The messages, part by part.
+struct Parts {
+    parts: Vec<Range<usize>>,
+    divided: bool,
+}
+
+impl Parts {
+    fn new(messages: usize, size: &PartSize) -> Self {
+        let starts = (0..messages).step_by(size.0);
+        let parts = starts.map(|start| start..(start + size.0).min(messages)).collect();
+        Parts { parts, divided: false }
+    }
+
+    fn divide(&mut self, index: usize) {
+        let part = self.parts[index].clone();
+        let size = part.len().div_ceil(DIVIDED_INTO);
+        let smaller = part.clone().step_by(size).map(|start| start..(start + size).min(part.end));
+        self.parts.splice(index..=index, smaller);
+        self.divided = true;
+    }
+
+    /// The size to begin with next time; `judged` says that a message was to blame.
+    fn next_size(&self, size: &PartSize, judged: bool) -> PartSize {
+        let smallest = self.parts.iter().map(Range::len).min().unwrap_or(size.0);
+        match (self.divided, judged) {
+            (false, _) => PartSize((size.0 * 2).min(PART_MAX)),
+            (true, true) => PartSize(size.0),
+            (true, false) => PartSize(smallest.max(1)),
+        }
+    }
+}
+
+/// How often a delivery is tried: each try but the last sets a message or a topic aside, or divides
+/// a part.
 fn tries_max(messages: &[StoredMessage]) -> usize {
-    2 * messages.len() + 16
+    4 * messages.len() + 16
 }
 
 /// Delivers what can be delivered of `messages`, in their order, in one transaction. `again` says that
 /// they were set aside before; what can't be delivered of such is returned and not recorded yet.
 pub(super) fn deliver(
     writer: &mut ShardWriter,
-    group: &mut Group,
+    size: &mut PartSize,
     messages: &[StoredMessage],
     end: &mut End,
     again: bool,
 ) -> Result<Sent> {
-    let mut tries = 0;
+    let mut parts = Parts::new(messages.len(), size);
+    let (mut tries, mut judged) = (0, false);
     loop {
-        let mut under_way = 0..0;
-        let error = match attempt(writer, group, messages, end, again, &mut under_way) {
+        let discarded = end.cleared.len();
+        let mut under_way = None;
+        let error = match attempt(writer, &parts, messages, end, again, &mut under_way) {
             Ok(sent) => {
-                group.0 = (group.0 * 2).min(GROUP_MAX);
+                *size = parts.next_size(size, judged);
                 return Ok(sent);
             }
             Err(error) => error,
         };
+        end.cleared.truncate(discarded);
         tries += 1;
         let blame = blame(writer, &error);
         if tries == tries_max(messages) || blame == Blame::Nobody {
             return Err(error);
         }
         writer.renew()?;
-        match blame {
-            Blame::Nobody => return Err(error),
-            Blame::These(faults) => accuse(writer, messages, faults, error)?,
-            Blame::Somebody { .. } if under_way.is_empty() => return Err(error),
-            Blame::Somebody { of_topic, reason } if under_way.len() == 1 => {
-                let culprit = &messages[under_way.start];
+        match (blame, under_way) {
+            (Blame::These(faults), _) => {
+                accuse(writer, messages, faults, error)?;
+                judged = true;
+            }
+            (Blame::Somebody { of_topic, reason }, Some(index)) if parts.parts[index].len() == 1 => {
+                let culprit = &messages[parts.parts[index].start];
                 let topic = culprit.message.topic().to_string();
                 let fault = match of_topic {
                     true => Fault::Topic { topic, reason },
                     false => Fault::Message { message_id: culprit.message_id, reason },
                 };
                 writer.asides.fault(culprit, fault)?;
+                judged = true;
             }
-            Blame::Somebody { .. } => group.0 = (under_way.len() / 4).max(1),
+            (Blame::Somebody { .. }, Some(index)) => parts.divide(index),
+            (Blame::Somebody { .. } | Blame::Nobody, _) => return Err(error),
         }
     }
 }
@@ -104,42 +145,23 @@ pub(super) fn accuse(
 
 fn attempt(
     writer: &mut ShardWriter,
-    group: &Group,
+    parts: &Parts,
     messages: &[StoredMessage],
     end: &mut End,
     again: bool,
-    under_way: &mut Range<usize>,
-) -> Result<Sent> {
-    let discarded = end.cleared.len();
-    let tried = try_once(writer, group, messages, end, again, under_way);
-    if tried.is_err() {
-        end.cleared.truncate(discarded);
-    }
-    tried
-}
-
-fn try_once(
-    writer: &mut ShardWriter,
-    group: &Group,
-    messages: &[StoredMessage],
-    end: &mut End,
-    again: bool,
-    under_way: &mut Range<usize>,
+    under_way: &mut Option<usize>,
 ) -> Result<Sent> {
     writer.begin()?;
     let mut sent = Sent::default();
-    let mut at = 0;
-    while at < messages.len() {
-        *under_way = at..(at + group.0).min(messages.len());
-        let part = &messages[under_way.clone()];
+    for (index, part) in parts.parts.iter().enumerate() {
+        *under_way = Some(index);
         let before = sent.messages;
-        writer.send(part, again, &mut sent)?;
+        writer.send(&messages[part.clone()], again, &mut sent)?;
         if sent.messages > before {
             writer.taken.delivery.flush()?;
         }
-        at = under_way.end;
     }
-    *under_way = 0..0;
+    *under_way = None;
     let mut asides = Vec::new();
     if again {
         end.cleared.append(&mut sent.again);
@@ -153,4 +175,34 @@ fn try_once(
     writer.commit(end, &sent)?;
     sent.asides.append(&mut asides);
     Ok(sent)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_cover_all_messages_in_order_however_they_are_divided() {
+        let mut parts = Parts::new(600, &PartSize::default());
+        assert_eq!(parts.parts, [0..256, 256..512, 512..600]);
+        for index in [1, 2, 2, 0, 6] {
+            parts.divide(index);
+            let all: Vec<usize> = parts.parts.iter().cloned().flatten().collect();
+            assert_eq!(all, (0..600).collect::<Vec<_>>());
+        }
+        let mut few = Parts::new(2, &PartSize::default());
+        few.divide(0);
+        assert_eq!(few.parts, [0..1, 1..2]);
+    }
+
+    #[test]
+    fn the_size_shrinks_only_where_no_message_was_to_blame() {
+        let size = PartSize(64);
+        let mut parts = Parts::new(128, &size);
+        assert_eq!(parts.next_size(&size, false).0, 128);
+        parts.divide(0);
+        assert_eq!(parts.next_size(&size, true).0, 64);
+        assert_eq!(parts.next_size(&size, false).0, 16);
+        assert_eq!(Parts::new(0, &size).next_size(&size, false).0, 128);
+    }
 }

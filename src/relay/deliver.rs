@@ -10,7 +10,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 
 use super::asides::Look;
-use super::careful::{self, Group};
+use super::careful::{self, PartSize};
 use super::keeper::Seen;
 use super::read::{Flow, Queued};
 use super::settings::RelaySettings;
@@ -40,7 +40,8 @@ pub(super) struct Deliverer {
     pub(super) flow: Arc<Flow>,
     pub(super) settings: RelaySettings,
     pub(super) runtime: Handle,
-    pub(super) group: Group,
+    pub(super) part_size: PartSize,
+    pub(super) has_looked: bool,
 }
 
 enum Next {
@@ -60,7 +61,10 @@ impl Deliverer {
             }
             let goes_on = match next {
                 Next::Chunk(first) => self.batch(first).map(|()| true),
-                _ => self.work_off(),
+                _ => {
+                    self.has_looked = true;
+                    self.work_off()
+                }
             };
             match goes_on {
                 Ok(true) if !self.stop.load(Ordering::SeqCst) => {}
@@ -77,7 +81,13 @@ impl Deliverer {
         }
     }
 
+    /// What waits takes turns with what is due of what was set aside.
     fn next(&mut self) -> Next {
+        if std::mem::take(&mut self.has_looked)
+            && let Ok(queued) = self.chunks.try_recv()
+        {
+            return Next::Chunk(queued);
+        }
         let Some(look_at) = self.writer.asides.next_look() else {
             return self.chunks.blocking_recv().map_or(Next::End, Next::Chunk);
         };
@@ -108,6 +118,7 @@ impl Deliverer {
     fn batch(&mut self, first: Queued) -> Result<()> {
         // Kept until they are committed: they take that room, and may have to be sent once more.
         let mut load: Vec<Queued> = Vec::new();
+        self.writer.begin()?;
         if let Err(error) = self.at_once(first, &mut load) {
             match careful::blame(&self.writer, &error) {
                 Blame::Nobody => return Err(error),
@@ -123,7 +134,13 @@ impl Deliverer {
             for queued in &load {
                 let mut end = End { position: Some(queued.chunk.position.clone()), ..End::default() };
                 end.add_barrier(&queued.chunk.barrier);
-                careful::deliver(&mut self.writer, &mut self.group, &queued.chunk.messages, &mut end, false)?;
+                careful::deliver(
+                    &mut self.writer,
+                    &mut self.part_size,
+                    &queued.chunk.messages,
+                    &mut end,
+                    false,
+                )?;
                 self.writer.asides.passed(&queued.chunk.messages);
             }
             return Ok(());
@@ -138,7 +155,6 @@ impl Deliverer {
         let (mut messages, mut bytes) = (0, 0);
         let (mut end, mut sent) = (End::default(), Sent::default());
         let mut next = Some(first);
-        self.writer.begin()?;
         while let Some(queued) = next.take() {
             messages += queued.chunk.messages.len();
             bytes += queued.bytes;
@@ -195,7 +211,7 @@ impl Deliverer {
         let mut end = End { cleared: gone.collect(), ..End::default() };
         let sent = match due.is_empty() {
             true => Sent::default(),
-            false => careful::deliver(&mut self.writer, &mut self.group, &messages, &mut end, true)?,
+            false => careful::deliver(&mut self.writer, &mut self.part_size, &messages, &mut end, true)?,
         };
         failpoint!("relay.aside.committed")?;
         let voucher = self.writer.asides.clear(due, &end.cleared)?;

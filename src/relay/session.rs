@@ -11,7 +11,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use super::asides::Asides;
-use super::careful::Group;
+use super::careful::PartSize;
 use super::committed::Committed;
 use super::deliver::Deliverer;
 use super::keeper::Keeper;
@@ -236,7 +236,8 @@ impl<'a> Session<'a> {
             flow: Arc::clone(&self.flow),
             settings,
             runtime,
-            group: Group::default(),
+            part_size: PartSize::default(),
+            has_looked: false,
         };
         self.delivering.spawn_blocking(move || (shard, deliverer.run()));
         let (since, stopping, release) = (Instant::now(), false, false);

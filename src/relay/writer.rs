@@ -19,6 +19,7 @@ use crate::outbox::{Barrier, Delivered, Voucher};
 use crate::protocol::position::Position;
 use crate::protocol::progress::Progress;
 use crate::protocol::sieve::{Aside, Fate};
+use crate::protocol::vouching::{Vouching, choose};
 
 /// How long the barrier's small commit may take.
 const BARRIER_LIMIT: Duration = Duration::from_secs(8);
@@ -64,8 +65,7 @@ pub(super) struct ShardWriter {
     runtime: Handle,
     /// Set at each commit: the shard delivers, whatever kept it before.
     delivers: Arc<AtomicBool>,
-    /// The youngest barrier that the progress may name: once a barrier vouches for a record, an older
-    /// one must not be named again.
+    /// What the last progress named, or a barrier that was committed with a record since.
     voucher: Option<Voucher>,
     /// The window's barrier that was last waited for: it was durable before any younger voucher.
     waited_for: Option<BarrierId>,
@@ -150,7 +150,7 @@ impl ShardWriter {
         if !sent.asides.is_empty() || self.asides.has_unrecorded() {
             self.voucher = Some(self.asides.record(&sent.asides)?);
         } else if let Some(last) = end.barriers.last() {
-            self.vouch(last)?;
+            self.vouch(last, end)?;
         }
         self.waited_for = end.barriers.last().and_then(|last| last.id).or(self.waited_for);
         let taken = &mut self.taken;
@@ -179,17 +179,15 @@ impl ShardWriter {
         self.voucher = Some(voucher);
     }
 
-    /// Chooses the youngest barrier that vouches for all. That of a window may have been drawn before
-    /// the last record's and committed after it: then neither vouches for both, and a new one has to.
-    fn vouch(&mut self, window: &Barrier) -> Result<()> {
+    /// Chooses the barrier that the progress names, where nothing new is recorded.
+    fn vouch(&mut self, window: &Barrier, end: &End) -> Result<()> {
         let Some(id) = window.id else { return Ok(()) };
-        let is_covered = window.number == 0 || self.waited_for == Some(id);
-        match self.voucher {
-            Some(voucher) if window.number < voucher.number && is_covered => {}
-            Some(voucher) if window.number < voucher.number => {
-                self.voucher = Some(self.asides.record(&[])?);
-            }
-            _ => self.voucher = Some(Voucher { id, number: window.number }),
+        let position = end.position.as_ref().unwrap_or(&self.taken.progress.position);
+        let (voucher, waited_for) = (self.voucher.map(|kept| kept.number), self.waited_for == Some(id));
+        match choose(voucher, window.number, position, waited_for) {
+            Vouching::Window => self.voucher = Some(Voucher { id, number: window.number }),
+            Vouching::Voucher => {}
+            Vouching::Fresh => self.voucher = Some(self.asides.record(&[])?),
         }
         Ok(())
     }
