@@ -119,5 +119,9 @@ fn log_to_stderr(json: bool) {
         .with_target(false)
         .with_ansi(!json && std::io::stderr().is_terminal());
     // In a process that has a subscriber already, its own stays.
-    let _ = if json { lines.json().flatten_event(true).try_init() } else { lines.try_init() };
+    let _ = if json {
+        lines.json().flatten_event(true).with_span_list(false).try_init()
+    } else {
+        lines.try_init()
+    };
 }

@@ -7,13 +7,13 @@ use std::sync::Arc;
 use toml::Spanned;
 use toml::de::{DeInteger, DeTable, DeValue};
 
-use super::settings::{PARTICIPANT, RELAY, ROOT, ZOOKEEPER};
+use super::settings::{ADMIN, PARTICIPANT, RELAY, ROOT, ZOOKEEPER};
 use super::value::{Origin, Section, describe, suggest};
 use crate::error::{Error, Result};
 use crate::id::ParticipantName;
 
 /// The tables a file can have.
-pub(super) const TABLES: [&str; 4] = ["participants", "kafka", "zookeeper", "relay"];
+pub(super) const TABLES: [&str; 5] = ["participants", "kafka", "zookeeper", "relay", "admin"];
 
 /// Kafka's properties as they were given, before any is looked at.
 pub(super) struct GivenProperties {
@@ -28,6 +28,7 @@ pub(super) struct Document {
     pub kafka: Option<GivenProperties>,
     pub zookeeper: Option<Section>,
     pub relay: Section,
+    pub admin: Section,
 }
 
 impl Document {
@@ -44,6 +45,7 @@ impl Document {
             kafka: None,
             zookeeper: None,
             relay: Section::new(&RELAY, RELAY.name, None),
+            admin: Section::new(&ADMIN, ADMIN.name, None),
         };
         for (key, value) in top.get_ref() {
             document.read_top(&source, key, value)?;
@@ -77,7 +79,8 @@ impl Document {
                 read_section(source, &mut section, table)?;
                 self.zookeeper = Some(section);
             }
-            _ => read_section(source, &mut self.relay, table)?,
+            "relay" => read_section(source, &mut self.relay, table)?,
+            _ => read_section(source, &mut self.admin, table)?,
         }
         Ok(())
     }

@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{Namespace, ParticipantName};
 
+mod admin;
 mod database_url;
 mod document;
 mod environment;
@@ -27,6 +28,7 @@ mod tests;
 mod value;
 mod zookeeper;
 
+pub use admin::Admin;
 pub use database_url::DatabaseUrl;
 pub use kafka::KafkaProperties;
 pub use reference::reference;
@@ -80,6 +82,8 @@ pub struct Config {
     pub zookeeper: Option<Zookeeper>,
     /// How a relay works.
     pub relay: Relay,
+    /// Where a relay answers over HTTP.
+    pub admin: Admin,
     kafka_prefix: Option<String>,
 }
 
@@ -129,6 +133,7 @@ impl Config {
             kafka: document.kafka.map(KafkaProperties::build).transpose()?,
             zookeeper: document.zookeeper.as_ref().map(Zookeeper::build).transpose()?,
             relay: Relay::build(&document.relay)?,
+            admin: Admin::build(&document.admin)?,
             participants,
             data_dir,
         })

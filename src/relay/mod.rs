@@ -7,6 +7,7 @@
 //! is delivered. Any error of the outbox drops everything that was read, and progress is read from
 //! the delivery again; an error of one shard's delivery does that for the shard alone.
 
+mod counted;
 mod deliver;
 mod keeper;
 mod part;
@@ -19,6 +20,10 @@ mod take;
 mod told;
 mod wait;
 
+pub use self::counted::{
+    Away, COMMIT_SECONDS, CountedDelivery, CountedLease, CountedSource, Histogram, KINDS, ShardTally, Store,
+    StoreTally, Tally, Waiting,
+};
 pub use self::settings::RelaySettings;
 pub use self::supervise::Relay;
 pub(crate) use self::wait::stopped;

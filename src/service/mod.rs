@@ -3,12 +3,15 @@
 
 mod build;
 mod init;
+mod look;
+mod observed;
 mod reader;
 mod relay;
 mod status;
 
 pub use build::scope;
 pub use init::{InitReport, ParticipantReport, init};
+pub use observed::{Observed, Reason};
 pub use reader::{Reader, open_reader};
 pub use relay::run_relays;
 pub use status::{ParticipantStatus, ShardStatus, status};
