@@ -31,8 +31,12 @@ pub(super) fn run(config: &Config, output: Output) -> Result<i32> {
 fn as_json(participant: &ParticipantStatus) -> Value {
     let shards: Vec<Value> = participant.shards.iter().map(shard_as_json).collect();
     let errors: Vec<String> = participant.errors.iter().map(ToString::to_string).collect();
+    // Of shards that can't be asked nothing is known, and so nothing of all.
+    let ages = participant.shards.iter().map(|shard| Some(shard.progress.as_ref()?.1.oldest_ms));
+    let oldest_ms = ages.collect::<Option<Vec<u64>>>().and_then(|ages| ages.into_iter().max());
     json!({
         "participant": participant.participant.as_str(),
+        "oldest_undelivered_age_ms": oldest_ms,
         "shards": shards,
         "error": (!errors.is_empty()).then(|| errors.join("; ")),
     })
@@ -50,7 +54,8 @@ fn shard_as_json(shard: &ShardStatus) -> Value {
         "epoch": shard.epoch.0,
         "position": progress.map(|(position, _)| position),
         "backlog_messages": progress.map(|(_, backlog)| backlog.messages),
-        "backlog_ms": progress.map(|(_, backlog)| backlog.oldest_ms),
+        "backlog_is_more": progress.map(|(_, backlog)| backlog.more),
+        "oldest_undelivered_age_ms": progress.map(|(_, backlog)| backlog.oldest_ms),
         "last_error": error.map(|(text, _)| text),
         "last_error_at_ms": error.map(|(_, at_ms)| at_ms),
     })
@@ -65,9 +70,11 @@ fn print(participant: &ParticipantStatus, output: Output) -> Result<()> {
         let owner = shard.owner.map_or("no relay".to_string(), |owner| format!("relay {owner}"));
         let waiting = match shard.progress.as_ref().map(|(_, backlog)| backlog) {
             None => "what waits is unknown".to_string(),
-            Some(Backlog { messages: 0, .. }) => "nothing waits".to_string(),
+            Some(Backlog { messages: 0, more: false, .. }) => "nothing waits".to_string(),
             Some(waiting) => {
-                format!("{} messages wait, the oldest for {}", waiting.messages, seconds(waiting.oldest_ms))
+                let or_more = if waiting.more { " or more" } else { "" };
+                let oldest = seconds(waiting.oldest_ms);
+                format!("{}{or_more} messages wait, the oldest for {oldest}", waiting.messages)
             }
         };
         output.line(&format!("{name} shard {}: {waiting}; {owner}, epoch {}", shard.shard, shard.epoch))?;
