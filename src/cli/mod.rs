@@ -9,6 +9,7 @@ mod interrupt;
 mod live_line;
 mod output;
 mod relay;
+mod screen;
 mod status;
 
 use std::ffi::OsString;
@@ -41,7 +42,7 @@ enum Command {
     /// Carry committed messages to Kafka (or the topic log), until SIGTERM or Ctrl-C.
     Relay,
     /// Show each shard's owner, position, backlog and last error.
-    Status,
+    Status(status::StatusArguments),
     /// Print the committed messages of a topic.
     Consume(consume::ConsumeArguments),
     /// Show what Onecommit does, with no server: writers, a relay that is killed again and again,
@@ -99,7 +100,7 @@ fn run(program: &[OsString], arguments: Arguments, output: Output) -> Result<i32
     match arguments.command {
         Command::Init(init) => init::run(&config()?, &init, output),
         Command::Relay => relay::run(&config()?),
-        Command::Status => status::run(&config()?, output),
+        Command::Status(status) => status::run(&config()?, &status, output),
         Command::Consume(consume) => consume::run(&config()?, &consume, output),
         Command::Demo(demo) => {
             let given = arguments.config.as_deref().map(|file| Config::load(Some(file))).transpose()?;

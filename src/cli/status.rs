@@ -1,31 +1,90 @@
 //! `onecommit status`.
 
+use std::convert::Infallible;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use clap::Args;
 use serde_json::{Value, json};
 
 use super::interrupt::until_interrupted;
 use super::live_line::Steps;
-use super::output::{Output, exit_code};
+use super::output::{Output, exit_code, is_closed_pipe};
+use super::screen::Screen;
 use crate::config::Config;
 use crate::error::Result;
+use crate::id::ParticipantName;
 use crate::outbox::Backlog;
 use crate::service::{self, ParticipantStatus, ShardStatus};
 
-pub(super) fn run(config: &Config, output: Output) -> Result<i32> {
+#[derive(Args)]
+pub(super) struct StatusArguments {
+    /// Show it again and again, every so many seconds, until Ctrl-C. A server that is away is shown.
+    #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "2",
+          value_parser = clap::value_parser!(u64).range(1..=3600))]
+    watch: Option<u64>,
+}
+
+pub(super) fn run(config: &Config, arguments: &StatusArguments, output: Output) -> Result<i32> {
+    if let Some(seconds) = arguments.watch {
+        return watch(config, Duration::from_secs(seconds), output);
+    }
     let steps = Steps::new("asking the servers, and waiting for the owners' signs of life");
     let found = match until_interrupted(steps.during(output, service::status(config)))? {
         Ok(found) => found,
         Err(interruption) => return Ok(interruption.cuts_off()),
     };
     if output.json {
-        let participants: Vec<Value> = found.iter().map(as_json).collect();
-        output.object(&json!({"participants": participants}))?;
+        output.object(&whole(&found))?;
     } else {
-        for participant in &found {
-            print(participant, output)?;
-        }
+        lines(&found).iter().try_for_each(|line| output.line(line))?;
     }
     let failed = found.iter().find_map(|participant| participant.errors.first());
     Ok(failed.map_or(0, exit_code))
+}
+
+fn watch(config: &Config, interval: Duration, output: Output) -> Result<i32> {
+    match until_interrupted(look_again(config, interval, output)) {
+        Ok(Err(interruption)) => Ok(interruption.ends()),
+        // Whoever read it has enough.
+        Err(error) if is_closed_pipe(&error) => Ok(0),
+        Err(error) => Err(error),
+        Ok(Ok(never)) => match never {},
+    }
+}
+
+async fn look_again(config: &Config, interval: Duration, output: Output) -> Result<Infallible> {
+    let mut screen = Screen::new();
+    let mut first = Some(Steps::new("asking the servers, and waiting for the owners' signs of life"));
+    let mut ticks = tokio::time::interval(interval);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        let found = match first.take() {
+            Some(steps) => steps.during(output, service::status(config)).await?,
+            None => service::status(config).await?,
+        };
+        if output.json {
+            output.object(&whole(&found))?;
+            continue;
+        }
+        let mut view = vec![format!("{}, every {} s; Ctrl-C ends", time_of_day(), interval.as_secs())];
+        view.extend(lines(&found));
+        screen.paint(&view, output)?;
+    }
+}
+
+fn since_1970() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+}
+
+fn time_of_day() -> String {
+    let seconds = since_1970().as_secs() % 86_400;
+    format!("{:02}:{:02}:{:02} UTC", seconds / 3600, seconds / 60 % 60, seconds % 60)
+}
+
+fn whole(found: &[ParticipantStatus]) -> Value {
+    let participants: Vec<Value> = found.iter().map(as_json).collect();
+    json!({"at_ms": u64::try_from(since_1970().as_millis()).ok(), "participants": participants})
 }
 
 fn as_json(participant: &ParticipantStatus) -> Value {
@@ -61,29 +120,32 @@ fn shard_as_json(shard: &ShardStatus) -> Value {
     })
 }
 
-fn print(participant: &ParticipantStatus, output: Output) -> Result<()> {
-    let name = &participant.participant;
-    for error in &participant.errors {
-        output.line(&format!("{name}: {error}"))?;
+fn lines(found: &[ParticipantStatus]) -> Vec<String> {
+    let mut lines = Vec::new();
+    for participant in found {
+        let name = &participant.participant;
+        lines.extend(participant.errors.iter().map(|error| format!("{name}: {error}")));
+        participant.shards.iter().for_each(|shard| add_shard(&mut lines, name, shard));
     }
-    for shard in &participant.shards {
-        let owner = shard.owner.map_or("no relay".to_string(), |owner| format!("relay {owner}"));
-        let waiting = match shard.progress.as_ref().map(|(_, backlog)| backlog) {
-            None => "what waits is unknown".to_string(),
-            Some(Backlog { messages: 0, more: false, .. }) => "nothing waits".to_string(),
-            Some(waiting) => {
-                let or_more = if waiting.more { " or more" } else { "" };
-                let oldest = seconds(waiting.oldest_ms);
-                format!("{}{or_more} messages wait, the oldest for {oldest}", waiting.messages)
-            }
-        };
-        output.line(&format!("{name} shard {}: {waiting}; {owner}, epoch {}", shard.shard, shard.epoch))?;
-        if let Some((position, _)) = &shard.progress {
-            output.line(&format!("  delivered: {position}"))?;
+    lines
+}
+
+fn add_shard(lines: &mut Vec<String>, name: &ParticipantName, shard: &ShardStatus) {
+    let owner = shard.owner.map_or("no relay".to_string(), |owner| format!("relay {owner}"));
+    let waiting = match shard.progress.as_ref().map(|(_, backlog)| backlog) {
+        None => "what waits is unknown".to_string(),
+        Some(Backlog { messages: 0, more: false, .. }) => "nothing waits".to_string(),
+        Some(waiting) => {
+            let or_more = if waiting.more { " or more" } else { "" };
+            let oldest = seconds(waiting.oldest_ms);
+            format!("{}{or_more} messages wait, the oldest for {oldest}", waiting.messages)
         }
-        if let Some((text, _)) = &shard.last_error {
-            output.line(&format!("  last error: {text}"))?;
-        }
+    };
+    lines.push(format!("{name} shard {}: {waiting}; {owner}, epoch {}", shard.shard, shard.epoch));
+    if let Some((position, _)) = &shard.progress {
+        lines.push(format!("  delivered: {position}"));
     }
-    Ok(())
+    if let Some((text, _)) = &shard.last_error {
+        lines.push(format!("  last error: {text}"));
+    }
 }
