@@ -4,6 +4,7 @@
 
 mod consume;
 mod demo;
+mod doctor;
 mod init;
 mod interrupt;
 mod live_line;
@@ -43,6 +44,9 @@ enum Command {
     Relay,
     /// Show each shard's owner, position, backlog and last error.
     Status(status::StatusArguments),
+    /// Look for what goes wrong in time: clocks, settings, rights, bloat, long transactions, topics.
+    /// Says for each finding what to do; exits with 1 where something has to be corrected.
+    Doctor,
     /// Print the committed messages of a topic.
     Consume(consume::ConsumeArguments),
     /// Show what Onecommit does, with no server: writers, a relay that is killed again and again,
@@ -101,6 +105,7 @@ fn run(program: &[OsString], arguments: Arguments, output: Output) -> Result<i32
         Command::Init(init) => init::run(&config()?, &init, output),
         Command::Relay => relay::run(&config()?),
         Command::Status(status) => status::run(&config()?, &status, output),
+        Command::Doctor => doctor::run(&config()?, output),
         Command::Consume(consume) => consume::run(&config()?, &consume, output),
         Command::Demo(demo) => {
             let given = arguments.config.as_deref().map(|file| Config::load(Some(file))).transpose()?;

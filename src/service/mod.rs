@@ -2,6 +2,7 @@
 //! The only place that knows every backend.
 
 mod build;
+mod doctor;
 mod init;
 mod look;
 mod observed;
@@ -10,6 +11,7 @@ mod relay;
 mod status;
 
 pub use build::scope;
+pub use doctor::{Finding, Findings, Severity, doctor};
 pub use init::{InitReport, ParticipantReport, init};
 pub use observed::{Observed, Reason};
 pub use reader::{Reader, open_reader};

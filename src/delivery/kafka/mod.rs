@@ -4,6 +4,7 @@
 
 mod admin;
 mod consume;
+mod examine;
 mod failure;
 mod native;
 mod port;
@@ -12,5 +13,6 @@ mod settings;
 mod shard;
 
 pub use self::consume::KafkaReader;
+pub use self::examine::{KafkaFacts, TopicFacts};
 pub use self::port::KafkaDelivery;
 pub use self::settings::check_properties;

@@ -17,6 +17,8 @@ mod barrier;
 #[cfg(feature = "relay")]
 mod connection;
 #[cfg(feature = "relay")]
+mod examine;
+#[cfg(feature = "relay")]
 mod init;
 #[cfg(feature = "relay")]
 mod port;
@@ -26,6 +28,8 @@ mod prune;
 mod read;
 #[cfg(feature = "relay")]
 mod rows;
+#[cfg(feature = "relay")]
+pub use examine::{LongTransaction, PostgresFacts, PreparedTransaction, SlotFacts, TableFacts};
 #[cfg(feature = "relay")]
 pub use port::PostgresSource;
 #[cfg(feature = "relay")]
