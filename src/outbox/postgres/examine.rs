@@ -55,6 +55,8 @@ pub struct PostgresFacts {
 /// The outbox's table and its statistics.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct TableFacts {
+    /// Its name with its schema's, quoted for SQL.
+    pub name: String,
     /// Rows that are there, by the statistics.
     pub live: i64,
     /// Rows that are dead and not removed yet.
@@ -234,6 +236,7 @@ impl Ask<'_> {
                    where c.relname = 'outbox' and c.relnamespace = to_regnamespace($1)";
         let row = self.row(sql, &[(&self.schema, Type::TEXT)]).await?;
         Ok(TableFacts {
+            name: format!("{}.outbox", self.schema),
             live: get(&row, 0)?,
             dead: get(&row, 1)?,
             table_bytes: get(&row, 2)?,

@@ -43,7 +43,7 @@ fn judge_server(findings: &mut Findings, place: &str, facts: &PostgresFacts) {
     }
     let (open, most) = facts.connections;
     let what = format!("{open} of {most} connections are open");
-    if open * 10 > most * 9 {
+    if open * 10 >= most * 8 {
         findings.warning(place, what, "raise max_connections, or put a pooler before the applications");
     } else {
         findings.ok(place, what);
@@ -115,7 +115,8 @@ fn judge_rights(findings: &mut Findings, place: &str, facts: &PostgresFacts) {
 
 fn judge_table(findings: &mut Findings, place: &str, table: &TableFacts) {
     if table.autovacuum_off {
-        let todo = "`alter table onecommit.outbox reset (autovacuum_enabled)`: it grows with every message";
+        let todo =
+            format!("`alter table {} reset (autovacuum_enabled)`: it grows with every message", table.name);
         findings.problem(place, "autovacuum is switched off for the outbox's table", todo);
     }
     let last = table.vacuumed_before_s.map_or("never".to_string(), |seconds| format!("{seconds} s ago"));
@@ -138,8 +139,11 @@ fn judge_table(findings: &mut Findings, place: &str, table: &TableFacts) {
         table.live
     );
     if bytes > SMALL_BYTES && bytes / BYTES_PER_ROW > table.live {
-        let todo = "nothing is wrong while it drains; once nothing waits, give the room back in a quiet hour: \
-                    `vacuum full onecommit.outbox` (it locks publishing out meanwhile) or pg_repack";
+        let todo = format!(
+            "nothing is wrong while it drains; once nothing waits, give the room back in a quiet hour: `vacuum \
+             full {}` (it locks publishing out meanwhile) or pg_repack",
+            table.name
+        );
         findings.warning(place, what, todo);
     } else {
         findings.ok(place, what);
