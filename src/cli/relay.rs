@@ -38,7 +38,7 @@ async fn relay(config: &Config) -> Result<i32> {
     // It answers for as long as the relays take to end, and says so.
     let (end, ends) = watch::channel(false);
     let answering = admin.map(|admin| tokio::spawn(admin.run(Arc::clone(&observed), ends)));
-    let ended = service::run_relays(config, &observed, stopped).await;
+    let ended = service::run_observed(config, &observed, stopped).await;
     end.send_replace(true);
     if let Some(answering) = answering {
         let _ = answering.await;

@@ -15,5 +15,5 @@ pub use doctor::{Finding, Findings, Severity, doctor};
 pub use init::{InitReport, ParticipantReport, init};
 pub use observed::{Observed, Reason};
 pub use reader::{Reader, open_reader};
-pub use relay::run_relays;
+pub use relay::{run_observed, run_relays};
 pub use status::{ParticipantStatus, ShardStatus, status};

@@ -16,9 +16,14 @@ use crate::protocol::retry::Backoff;
 use crate::relay::{CountedDelivery, CountedLease, CountedSource, Relay, RelaySettings, Tally, stopped};
 
 /// Runs the relays until `stop` turns true; then batches in flight are finished and leases given
-/// up. `observed` tells meanwhile what they do. Servers that are away are waited for. A relay that a person has to look at ends, the others
+/// up. Servers that are away are waited for. A relay that a person has to look at ends, the others
 /// go on; its error is returned at the end.
-pub async fn run_relays(config: &Config, observed: &Observed, stop: watch::Receiver<bool>) -> Result<()> {
+pub async fn run_relays(config: &Config, stop: watch::Receiver<bool>) -> Result<()> {
+    run_observed(config, &Observed::new(config)?, stop).await
+}
+
+/// The same; `observed` tells meanwhile what they do.
+pub async fn run_observed(config: &Config, observed: &Observed, stop: watch::Receiver<bool>) -> Result<()> {
     let mut relays: JoinSet<Result<()>> = JoinSet::new();
     for ((name, participant), (_, tally)) in build::outboxes(config)?.into_iter().zip(&observed.participants)
     {

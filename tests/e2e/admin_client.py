@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-import re
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
 from typing import Any
+
+from prometheus_client.parser import text_string_to_metric_families
 
 from tests.servers import free_port
 
@@ -16,8 +17,6 @@ from .installation import Installation, Table
 from .waiting import wait_until
 
 LIMIT_S = 15.0
-SAMPLE = re.compile(r"^(\w+)(?:\{(.*)\})? (\S+)$")
-LABEL = re.compile(r'(\w+)="([^"]*)"')
 
 
 class Admin:
@@ -68,14 +67,12 @@ class Admin:
         """The values of a metric whose labels include these."""
         status, page = self.get("/metrics")
         assert status == 200, page
-        found = []
-        for line in page.splitlines():
-            sample = SAMPLE.match(line)
-            if sample is not None and sample[1] == name:
-                own = dict(LABEL.findall(sample[2] or ""))
-                if (labels or {}).items() <= own.items():
-                    found.append(float(sample[3]))
-        return found
+        return [
+            sample.value
+            for family in text_string_to_metric_families(page)
+            for sample in family.samples
+            if sample.name == name and (labels or {}).items() <= sample.labels.items()
+        ]
 
     def wait_sum(self, name: str, value: float) -> None:
         """Waits until the values of a metric add up to this."""

@@ -86,13 +86,7 @@ impl Installation {
     fn start(&self) -> Running {
         let (stop, stopping) = watch::channel(false);
         let config = self.config.clone();
-        Running {
-            stop,
-            ended: tokio::spawn(async move {
-                let observed = service::Observed::new(&config)?;
-                service::run_relays(&config, &observed, stopping).await
-            }),
-        }
+        Running { stop, ended: tokio::spawn(async move { service::run_relays(&config, stopping).await }) }
     }
 
     /// Publishes `transactions` of one to five messages each; every third is rolled back.
