@@ -16,6 +16,8 @@ pub mod id;
 pub mod message;
 
 #[cfg(feature = "cli")]
+mod admin;
+#[cfg(feature = "cli")]
 pub mod cli;
 #[cfg(feature = "relay")]
 pub mod config;
@@ -37,6 +39,9 @@ pub mod service;
 #[cfg(feature = "sqlite")]
 mod sqlite;
 
+/// The command line starts it without knowing the admin face: faces do not know each other.
+#[cfg(feature = "cli")]
+use admin::Server as AdminServer;
 pub use error::{Error, ErrorKind, Result};
 pub use id::{Incarnation, MessageId, Namespace, ParticipantName};
 pub use message::{Header, Message};

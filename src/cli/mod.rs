@@ -7,11 +7,13 @@ mod confirm;
 mod consume;
 mod dead_letter;
 mod demo;
+mod doctor;
 mod init;
 mod interrupt;
 mod live_line;
 mod output;
 mod relay;
+mod screen;
 mod status;
 
 use std::ffi::OsString;
@@ -44,9 +46,12 @@ enum Command {
     /// Carry committed messages to Kafka (or the topic log), until SIGTERM or Ctrl-C.
     Relay,
     /// Show each shard's owner, position, backlog and last error.
-    Status,
+    Status(status::StatusArguments),
     /// See messages that can't be delivered, and have them retried or discarded.
     DeadLetter(dead_letter::DeadLetterArguments),
+    /// Look for what goes wrong in time: clocks, settings, rights, bloat, long transactions, topics.
+    /// Says for each finding what to do; exits with 1 where something has to be corrected.
+    Doctor,
     /// Print the committed messages of a topic.
     Consume(consume::ConsumeArguments),
     /// Show what Onecommit does, with no server: writers, a relay that is killed again and again,
@@ -104,8 +109,9 @@ fn run(program: &[OsString], arguments: Arguments, output: Output) -> Result<i32
     match arguments.command {
         Command::Init(init) => init::run(&config()?, &init, output),
         Command::Relay => relay::run(&config()?),
-        Command::Status => status::run(&config()?, output),
         Command::DeadLetter(dead_letter) => dead_letter::run(&config()?, &dead_letter, output),
+        Command::Status(status) => status::run(&config()?, &status, output),
+        Command::Doctor => doctor::run(&config()?, output),
         Command::Consume(consume) => consume::run(&config()?, &consume, output),
         Command::Demo(demo) => {
             let given = arguments.config.as_deref().map(|file| Config::load(Some(file))).transpose()?;
@@ -125,5 +131,9 @@ fn log_to_stderr(json: bool) {
         .with_target(false)
         .with_ansi(!json && std::io::stderr().is_terminal());
     // In a process that has a subscriber already, its own stays.
-    let _ = if json { lines.json().flatten_event(true).try_init() } else { lines.try_init() };
+    let _ = if json {
+        lines.json().flatten_event(true).with_span_list(false).try_init()
+    } else {
+        lines.try_init()
+    };
 }

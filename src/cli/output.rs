@@ -37,7 +37,12 @@ pub(super) fn is_closed_pipe(error: &Error) -> bool {
 
 /// The exit code for an error.
 pub(super) fn exit_code(error: &Error) -> i32 {
-    match error.kind() {
+    kind_code(error.kind())
+}
+
+/// The exit code for an error of a kind.
+pub(super) fn kind_code(kind: ErrorKind) -> i32 {
+    match kind {
         ErrorKind::Invalid | ErrorKind::Configuration => 2,
         ErrorKind::Unreachable => 3,
         ErrorKind::Refused => 4,

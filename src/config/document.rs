@@ -7,14 +7,14 @@ use std::sync::Arc;
 use toml::Spanned;
 use toml::de::{DeInteger, DeTable, DeValue};
 
-use super::settings::{PARTICIPANT, RELAY, ROOT, TOPIC, ZOOKEEPER};
+use super::settings::{ADMIN, PARTICIPANT, RELAY, ROOT, TOPIC, ZOOKEEPER};
 use super::value::{Origin, Section, describe, suggest};
 use crate::error::{Error, Result};
 use crate::id::ParticipantName;
 use crate::message::illegal_topic;
 
 /// The tables a file can have.
-pub(super) const TABLES: [&str; 5] = ["participants", "kafka", "zookeeper", "relay", "topics"];
+pub(super) const TABLES: [&str; 6] = ["participants", "kafka", "zookeeper", "relay", "topics", "admin"];
 
 /// Kafka's properties as they were given, before any is looked at.
 pub(super) struct GivenProperties {
@@ -30,6 +30,7 @@ pub(super) struct Document {
     pub zookeeper: Option<Section>,
     pub relay: Section,
     pub topics: BTreeMap<String, Section>,
+    pub admin: Section,
 }
 
 impl Document {
@@ -47,6 +48,7 @@ impl Document {
             zookeeper: None,
             relay: Section::new(&RELAY, RELAY.name, None),
             topics: BTreeMap::new(),
+            admin: Section::new(&ADMIN, ADMIN.name, None),
         };
         for (key, value) in top.get_ref() {
             document.read_top(&source, key, value)?;
@@ -85,7 +87,8 @@ impl Document {
                 read_section(source, &mut section, table)?;
                 self.zookeeper = Some(section);
             }
-            _ => read_section(source, &mut self.relay, table)?,
+            "relay" => read_section(source, &mut self.relay, table)?,
+            _ => read_section(source, &mut self.admin, table)?,
         }
         Ok(())
     }

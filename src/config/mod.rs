@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{Namespace, ParticipantName};
 
+mod admin;
 mod database_url;
 mod document;
 mod environment;
@@ -28,6 +29,7 @@ mod topic;
 mod value;
 mod zookeeper;
 
+pub use admin::Admin;
 pub use database_url::DatabaseUrl;
 pub use kafka::KafkaProperties;
 pub use reference::reference;
@@ -84,6 +86,8 @@ pub struct Config {
     pub relay: Relay,
     /// What is said of single topics.
     pub topics: BTreeMap<String, Topic>,
+    /// Where a relay answers over HTTP.
+    pub admin: Admin,
     kafka_prefix: Option<String>,
 }
 
@@ -134,6 +138,7 @@ impl Config {
             zookeeper: document.zookeeper.as_ref().map(Zookeeper::build).transpose()?,
             relay: Relay::build(&document.relay)?,
             topics: Topic::build_all(&document.topics)?,
+            admin: Admin::build(&document.admin)?,
             participants,
             data_dir,
         })

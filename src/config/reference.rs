@@ -4,7 +4,9 @@ use std::fmt::Write;
 
 use super::environment::name_of;
 use super::kafka::{PARTITIONER, PARTITIONER_DEFAULT, PARTITIONERS, REFUSED, SERVERS};
-use super::settings::{DefaultValue, Kind, PARTICIPANT, RELAY, ROOT, Setting, TOPIC, Table, ZOOKEEPER};
+use super::settings::{
+    ADMIN, DefaultValue, Kind, PARTICIPANT, RELAY, ROOT, Setting, TOPIC, Table, ZOOKEEPER,
+};
 
 const OPENING: &str = r#"<!-- Made from src/config: change it there, then
      ONECOMMIT_TEST_WRITE_DOCS=1 cargo test --lib config::reference -->
@@ -46,6 +48,7 @@ pub fn reference() -> String {
     add_table(&mut page, &ZOOKEEPER);
     add_table(&mut page, &RELAY);
     add_table(&mut page, &TOPIC);
+    add_table(&mut page, &ADMIN);
     page
 }
 

@@ -186,6 +186,17 @@ pub(super) static TOPIC: Table = Table {
     )],
 };
 
+pub(super) static ADMIN: Table = Table {
+    name: "admin",
+    meaning: "Health and metrics of a relay, over HTTP: see [Operation](operation.md).",
+    settings: &[text(
+        "listen",
+        DefaultValue::Words("none: no HTTP at all"),
+        "The address and port at which `onecommit relay` answers `/metrics`, `/healthz` and `/readyz`: \
+         `127.0.0.1:9090`. Whoever reaches it may read them: there is no password and no TLS.",
+    )],
+};
+
 impl Table {
     pub fn setting(&self, key: &str) -> Option<&'static Setting> {
         self.settings.iter().find(|setting| setting.key == key)

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::environment::name_of;
 use super::kafka::REFUSED;
-use super::settings::{Kind, PARTICIPANT, RELAY, ROOT, Setting, Table, ZOOKEEPER};
+use super::settings::{ADMIN, Kind, PARTICIPANT, RELAY, ROOT, Setting, Table, ZOOKEEPER};
 use super::*;
 
 fn read(text: &str) -> Result<Config> {
@@ -23,12 +23,13 @@ fn refused(result: Result<Config>) -> String {
 }
 
 /// Each table with what else its keys need: a file in which one key can be added at the end.
-fn tables() -> [(&'static Table, &'static str); 4] {
+fn tables() -> [(&'static Table, &'static str); 5] {
     [
         (&ROOT, ""),
         (&PARTICIPANT, "[participants.name]\n"),
         (&ZOOKEEPER, "[zookeeper]\n"),
         (&RELAY, "[relay]\n"),
+        (&ADMIN, "[admin]\n"),
     ]
 }
 
@@ -50,6 +51,7 @@ fn sample(table: &Table, setting: &Setting) -> (&'static str, String) {
         (Kind::Number { max, .. }, _) => max.to_string(),
         (Kind::Text, "url") => "sqlite:///sample.db".to_string(),
         (Kind::Text, "servers") => "a:1,[::1]:2".to_string(),
+        (Kind::Text, "listen") => "[::1]:9090".to_string(),
         (Kind::Text, "chroot") => "/a/b".to_string(),
         (Kind::Text, key) => format!("sample{}", key.len()),
     };
@@ -129,6 +131,7 @@ fn errors_name_key_place_and_the_way_out() {
         ("[zookeeper]\nchroot = \"/x\"", "[zookeeper] servers is missing", ":1:2"),
         ("[zookeeper]\nservers = \"a:1/x\"", "belongs into chroot", ":2:1"),
         ("[zookeeper]\nservers = \"a:1\"\nuser = \"u\"", "password has to be given with it", ":3:1"),
+        ("[admin]\nlisten = \"localhost:9090\"", "write 127.0.0.1:9090", ":2:1"),
         ("namespace = \"Shop\"", "small letter", ":1:1"),
         ("data_dir = \"\"", "data_dir: it is empty", ":1:1"),
         ("schema = \"my-schema\"", "no plain identifier", ":1:1"),

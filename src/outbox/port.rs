@@ -158,10 +158,12 @@ pub struct Pruned {
 /// What waits in a shard.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Backlog {
-    /// Messages not yet delivered.
+    /// Messages not yet delivered, as far as they were counted.
     pub messages: u64,
     /// The age of the oldest of them, in milliseconds.
     pub oldest_ms: u64,
+    /// Whether more may wait than were counted: it is counted up to a bound.
+    pub more: bool,
 }
 
 /// The outbox of one participant, seen through one connection of a relay.
@@ -217,7 +219,8 @@ pub trait Outbox: SetAside {
     /// Removes at most `limit` delivered messages, and barrier rows older than the named ones.
     async fn prune(&mut self, delivered: &[Delivered], limit: u32) -> Result<Pruned>;
 
-    /// Counts what a shard at `position` has not delivered yet.
+    /// Counts what a shard at `position` has not delivered yet, with a bounded effort, however much
+    /// waits or is dead.
     async fn backlog(&mut self, shard: ShardIndex, position: &Position) -> Result<Backlog>;
 }
 

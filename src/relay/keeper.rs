@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot, watch};
 
+use tracing::Instrument as _;
+
 use super::told::Told;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{Epoch, ShardIndex};
@@ -58,7 +60,7 @@ impl Keeper {
     pub(super) fn start(lease: Box<dyn Lease>) -> Self {
         let (requests, received) = mpsc::channel(REQUESTS);
         let (publish, seen) = watch::channel(Seen { timeout: lease.timeout(), ..Seen::default() });
-        tokio::spawn(keep(lease, received, publish));
+        tokio::spawn(keep(lease, received, publish).in_current_span());
         Keeper { requests, seen }
     }
 

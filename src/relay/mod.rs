@@ -10,6 +10,7 @@
 mod asides;
 mod careful;
 mod committed;
+mod counted;
 mod deliver;
 mod keeper;
 mod part;
@@ -23,6 +24,10 @@ mod told;
 mod wait;
 mod writer;
 
+pub use self::counted::{
+    Away, COMMIT_SECONDS, CountedDelivery, CountedLease, CountedSource, Histogram, KINDS, ShardTally, Store,
+    StoreTally, Tally, Waiting,
+};
 pub use self::settings::RelaySettings;
 pub use self::supervise::Relay;
 pub(crate) use self::wait::stopped;

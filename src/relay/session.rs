@@ -9,10 +9,12 @@ use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
+use tracing::Instrument as _;
 
 use super::asides::Asides;
 use super::careful::PartSize;
 use super::committed::Committed;
+use super::counted::Tally;
 use super::deliver::Deliverer;
 use super::keeper::Keeper;
 use super::part::Part;
@@ -46,6 +48,7 @@ pub(super) struct Shared {
     pub(super) taker: Taker,
     pub(super) keeper: Keeper,
     pub(super) settings: RelaySettings,
+    pub(super) tally: Arc<Tally>,
 }
 
 struct Running {
@@ -110,10 +113,11 @@ impl<'a> Session<'a> {
         background.spawn(reader.run());
         let pruner =
             prune::run(Arc::clone(&shared.source), Arc::clone(&committed), Arc::clone(&flow), settings);
-        background.spawn(async {
+        let pruning = async {
             pruner.await;
             Ok(())
-        });
+        };
+        background.spawn(pruning.in_current_span());
         let mut session = Session {
             shared,
             commands,
@@ -144,6 +148,7 @@ impl<'a> Session<'a> {
         let mut seen = self.shared.keeper.seen.clone();
         let mut ticks = tokio::time::interval(self.shared.settings.retry.first);
         loop {
+            self.shared.tally.note_turn();
             tokio::select! {
                 // In this order: a reader that failed ends its deliverers, too, and has the cause.
                 biased;

@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use tokio::sync::watch;
 
+use super::counted::Tally;
 use super::keeper::Keeper;
 use super::part::Part;
 use super::session::{Session, Shared};
@@ -36,6 +37,8 @@ pub struct Relay {
     pub lease: Box<dyn Lease>,
     /// Limits and pauses.
     pub settings: RelaySettings,
+    /// Where its loop tells that it turns. The ports above are counted there, too.
+    pub tally: Arc<Tally>,
 }
 
 impl Relay {
@@ -48,12 +51,12 @@ impl Relay {
 }
 
 async fn run(relay: Relay, mut stop: watch::Receiver<bool>) -> Result<()> {
-    let Relay { id, source, installation, delivery, lease, settings } = relay;
+    let Relay { id, source, installation, delivery, lease, settings, tally } = relay;
     // `status` names owners by this id: here a person finds which process that is.
     tracing::info!(relay = %id, "starts");
     let keeper = Keeper::start(lease);
     let taker = Taker { source: Arc::clone(&source), installation, delivery, keeper: keeper.clone() };
-    let shared = Shared { id, source, taker, keeper, settings };
+    let shared = Shared { id, source, taker, keeper, settings, tally };
     let ended = sessions(&shared, &mut stop).await;
     failpoint!("relay.leave.before")?;
     leave(&shared).await;
@@ -123,6 +126,7 @@ async fn waits(
     if told.is_news(&error) {
         tracing::warn!(%error, "waiting, nothing is lost");
     }
+    shared.tally.note_turn();
     tokio::select! {
         () = tokio::time::sleep(shared.settings.retry.wait(failures, chance())) => {}
         () = stopped(stop) => {}

@@ -3,14 +3,19 @@
 
 mod build;
 mod dead_letters;
+mod doctor;
 mod init;
+mod look;
+mod observed;
 mod reader;
 mod relay;
 mod status;
 
 pub use build::scope;
 pub use dead_letters::{Answer, Of, Owned, ask, dead_letter, dead_letters, declare_topic};
+pub use doctor::{Finding, Findings, Severity, doctor};
 pub use init::{InitReport, ParticipantReport, init};
+pub use observed::{Observed, Reason};
 pub use reader::{Reader, open_reader};
-pub use relay::run_relays;
+pub use relay::{run_observed, run_relays};
 pub use status::{ParticipantStatus, ShardStatus, status};

@@ -1,30 +1,49 @@
 //! Runs one relay for each participant with an outbox.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tracing::Instrument as _;
 
-use super::build;
+use super::{Observed, build, look};
 use crate::config::{Config, Participant};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{ParticipantName, RelayId};
+use crate::outbox::OutboxSource;
 use crate::protocol::retry::Backoff;
-use crate::relay::{Relay, RelaySettings, stopped};
+use crate::relay::{CountedDelivery, CountedLease, CountedSource, Relay, RelaySettings, Tally, stopped};
 
 /// Runs the relays until `stop` turns true; then batches in flight are finished and leases given
 /// up. Servers that are away are waited for. A relay that a person has to look at ends, the others
 /// go on; its error is returned at the end.
 pub async fn run_relays(config: &Config, stop: watch::Receiver<bool>) -> Result<()> {
-    let id = RelayId::random();
+    run_observed(config, &Observed::new(config)?, stop).await
+}
+
+/// The same; `observed` tells meanwhile what they do.
+pub async fn run_observed(config: &Config, observed: &Observed, stop: watch::Receiver<bool>) -> Result<()> {
     let mut relays: JoinSet<Result<()>> = JoinSet::new();
-    for (name, participant) in build::outboxes(config)? {
-        let (config, name, participant, stop) =
-            (config.clone(), name.clone(), participant.clone(), stop.clone());
-        relays.spawn(async move {
-            let ended = run_relay(&config, &name, &participant, id, stop).await;
-            ended.map_err(|error| error.with("participant", name))
-        });
+    for ((name, participant), (_, tally)) in build::outboxes(config)?.into_iter().zip(&observed.participants)
+    {
+        let one = One {
+            config: config.clone(),
+            name: name.clone(),
+            participant: participant.clone(),
+            id: observed.relay,
+            tally: Arc::clone(tally),
+            looks: observed.looks,
+        };
+        let stop = stop.clone();
+        // Every line of the log says whose relay it is.
+        let span = tracing::info_span!("relay", participant = %name);
+        let run = async move {
+            let ended = one.run(stop).await;
+            one.tally.note_end(ended.as_ref().err().map(ToString::to_string));
+            ended.map_err(|error| error.with("participant", &one.name))
+        };
+        relays.spawn(run.instrument(span));
     }
     let mut failed = None;
     while let Some(ended) = relays.join_next().await {
@@ -39,71 +58,90 @@ pub async fn run_relays(config: &Config, stop: watch::Receiver<bool>) -> Result<
     failed.map_or(Ok(()), Err)
 }
 
-async fn run_relay(
-    config: &Config,
-    name: &ParticipantName,
-    participant: &Participant,
+/// What the relay of one participant is made of.
+struct One {
+    config: Config,
+    name: ParticipantName,
+    participant: Participant,
     id: RelayId,
-    mut stop: watch::Receiver<bool>,
-) -> Result<()> {
-    let settings = settings(config);
-    let mut failures = 0;
-    let mut told: Option<String> = None;
-    loop {
-        match assemble(config, name, participant, id, settings.clone()).await {
-            Ok(relay) => return relay.run(stop).await,
-            Err(error)
-                if matches!(
-                    error.kind(),
-                    ErrorKind::Refused | ErrorKind::Configuration | ErrorKind::Invalid
-                ) =>
-            {
-                return Err(error);
-            }
-            Err(error) => {
-                let text = error.to_string();
-                if told.as_ref() != Some(&text) {
-                    tracing::warn!(%error, "waiting, nothing is lost");
-                    told = Some(text);
-                }
-            }
-        }
-        failures += 1;
-        tokio::select! {
-            () = tokio::time::sleep(settings.retry.wait(failures, 0.5)) => {}
-            () = stopped(&mut stop) => return Ok(()),
-        }
-    }
+    tally: Arc<Tally>,
+    looks: bool,
 }
 
-async fn assemble(
-    config: &Config,
-    name: &ParticipantName,
-    participant: &Participant,
-    id: RelayId,
-    settings: RelaySettings,
-) -> Result<Relay> {
-    let source = build::source(config, participant);
-    let installation = source.found().await?.ok_or_else(|| {
-        let why = "the outbox is not set up in this database: run `onecommit init`";
-        Error::new(ErrorKind::Configuration, "open outbox", why)
-    })?;
-    if installation.namespace != config.namespace || installation.participant != *name {
-        let why = "the outbox in this database belongs to another namespace or participant";
-        return Err(Error::new(ErrorKind::Refused, "open outbox", why)
-            .with("found", format!("{}/{}", installation.namespace, installation.participant)));
+impl One {
+    async fn run(&self, mut stop: watch::Receiver<bool>) -> Result<()> {
+        let settings = settings(&self.config);
+        let source: Arc<dyn OutboxSource> = Arc::new(CountedSource::new(
+            build::source(&self.config, &self.participant),
+            Arc::clone(&self.tally),
+        ));
+        let mut failures = 0;
+        let mut told: Option<String> = None;
+        loop {
+            self.tally.note_turn();
+            match self.assemble(&source, settings.clone()).await {
+                Ok(relay) => return self.run_and_look(relay, stop).await,
+                Err(error)
+                    if matches!(
+                        error.kind(),
+                        ErrorKind::Refused | ErrorKind::Configuration | ErrorKind::Invalid
+                    ) =>
+                {
+                    return Err(error);
+                }
+                Err(error) => {
+                    let text = error.to_string();
+                    if told.as_ref() != Some(&text) {
+                        tracing::warn!(%error, "waiting, nothing is lost");
+                        told = Some(text);
+                    }
+                }
+            }
+            failures += 1;
+            tokio::select! {
+                () = tokio::time::sleep(settings.retry.wait(failures, 0.5)) => {}
+                () = stopped(&mut stop) => return Ok(()),
+            }
+        }
     }
-    if installation.shards != participant.shards {
-        let why = format!(
-            "the outbox was set up with {} shards, the configuration says {}: give the number that it has",
-            installation.shards, participant.shards
-        );
-        return Err(Error::new(ErrorKind::Refused, "open outbox", why));
+
+    async fn run_and_look(&self, relay: Relay, stop: watch::Receiver<bool>) -> Result<()> {
+        if !self.looks {
+            return relay.run(stop).await;
+        }
+        let (source, delivery) = (Arc::clone(&relay.source), Arc::clone(&relay.delivery));
+        tokio::select! {
+            ended = relay.run(stop) => ended,
+            never = look::run(source, delivery, Arc::clone(&self.tally)) => match never {},
+        }
     }
-    let scope = build::scope(config, name, participant, installation.incarnation);
-    let delivery = build::delivery(config, scope)?;
-    let lease = build::lease(config, participant, &installation, id).await?;
-    Ok(Relay { id, source, installation, delivery, lease, settings })
+
+    async fn assemble(&self, source: &Arc<dyn OutboxSource>, settings: RelaySettings) -> Result<Relay> {
+        let One { config, name, participant, id, tally, .. } = self;
+        let installation = source.found().await?.ok_or_else(|| {
+            let why = "the outbox is not set up in this database: run `onecommit init`";
+            Error::new(ErrorKind::Configuration, "open outbox", why)
+        })?;
+        if installation.namespace != config.namespace || installation.participant != *name {
+            let why = "the outbox in this database belongs to another namespace or participant";
+            return Err(Error::new(ErrorKind::Refused, "open outbox", why)
+                .with("found", format!("{}/{}", installation.namespace, installation.participant)));
+        }
+        if installation.shards != participant.shards {
+            let why = format!(
+                "the outbox was set up with {} shards, the configuration says {}: give the number that it has",
+                installation.shards, participant.shards
+            );
+            return Err(Error::new(ErrorKind::Refused, "open outbox", why));
+        }
+        let scope = build::scope(config, name, participant, installation.incarnation);
+        let delivery = Arc::new(CountedDelivery::new(build::delivery(config, scope)?, Arc::clone(tally)));
+        let lease = build::lease(config, participant, &installation, *id).await;
+        tally.leases.note(&lease);
+        let lease = Box::new(CountedLease::new(lease?, Arc::clone(tally), *id));
+        let source = Arc::clone(source);
+        Ok(Relay { id: *id, source, installation, delivery, lease, settings, tally: Arc::clone(tally) })
+    }
 }
 
 fn settings(config: &Config) -> RelaySettings {

@@ -58,7 +58,7 @@ pub async fn status(config: &Config) -> Result<Vec<ParticipantStatus>> {
     Ok(all)
 }
 
-async fn look(
+pub(super) async fn look(
     config: &Config,
     name: &ParticipantName,
     participant: &Participant,
@@ -98,7 +98,7 @@ async fn look(
 }
 
 /// Who owns what and lives. The lease is an observer's: it looks, and is never among the relays.
-async fn leases(
+pub(super) async fn leases(
     config: &Config,
     participant: &Participant,
     installation: &Installation,

@@ -71,10 +71,15 @@ class CommandLine:
         assert re.search(away, error), error
         return _shards(done.stdout)
 
-    def relay(self, failpoints: str = "", configuration: Path | None = None) -> RelayProcess:
+    def relay(
+        self,
+        failpoints: str = "",
+        configuration: Path | None = None,
+        words: tuple[str, ...] = ("relay",),
+    ) -> RelayProcess:
         """Starts a relay, with another configuration than this one where one is given."""
-        words = self.arguments("relay", configuration=configuration)
-        relay = RelayProcess(words, self.folder, len(self._started) + 1, failpoints)
+        command = self.arguments(*words, configuration=configuration)
+        relay = RelayProcess(command, self.folder, len(self._started) + 1, failpoints)
         self._started.append(relay)
         return relay
 

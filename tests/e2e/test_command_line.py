@@ -74,7 +74,7 @@ def ended_by(command_line: CommandLine, number: signal.Signals, *words: str) -> 
     return child.returncode, said
 
 
-@pytest.mark.parametrize("command", ["init", "relay", "status", "consume", "demo"])
+@pytest.mark.parametrize("command", ["init", "relay", "status", "doctor", "consume", "demo"])
 def test_every_command_tells_its_version(command: str, tmp_path: Path) -> None:
     done = subprocess.run(
         [BINARY, command, "--version"], cwd=tmp_path, capture_output=True, text=True, check=False
@@ -91,7 +91,7 @@ def test_consume_runs_until_it_is_told(
     assert ended_by(local.command_line, number, "consume", local.topic) == (code, "")
 
 
-@pytest.mark.parametrize("command", ["init", "status"])
+@pytest.mark.parametrize("command", ["init", "status", "doctor"])
 @pytest.mark.parametrize(
     ("number", "code"), [(signal.SIGTERM, 1), (signal.SIGINT, CTRL_C)], ids=["SIGTERM", "Ctrl-C"]
 )

@@ -1,5 +1,6 @@
 """What each command exits with, by what really happened: 1 failed, 2 usage or configuration, 3 a
-server can't be reached, 4 refused in order to protect data.
+server can't be reached, 4 refused in order to protect data. The doctor has 1 for each problem that
+it finds, also for one that others refuse.
 
 A relay has no line under 1 and 3: it waits for what may come back, and tells so.
 """
@@ -22,6 +23,7 @@ from .installation import PostgresInstallation, Table
 
 CONSUME = ("consume", "t", "--from-beginning", "--max", "1")
 COMMANDS = [("init",), ("relay",), ("status",), CONSUME]
+DOCTOR = ("doctor",)
 NAMES = [words[0] for words in COMMANDS]
 NEWER = 1000
 
@@ -54,7 +56,9 @@ def expect(code: int, done: subprocess.CompletedProcess[str], *said: str) -> Non
     assert all(word in told for word in said), told
 
 
-@pytest.mark.parametrize("words", [COMMANDS[0], COMMANDS[2]], ids=["init", "status"])
+@pytest.mark.parametrize(
+    "words", [COMMANDS[0], COMMANDS[2], DOCTOR], ids=["init", "status", "doctor"]
+)
 def test_1_what_was_asked_for_cannot_be_printed(
     embedded: CommandLine, words: tuple[str, ...]
 ) -> None:
@@ -68,6 +72,17 @@ def test_1_a_message_cannot_be_printed(embedded: CommandLine) -> None:
     embedded.succeed(*CONSUME)
     expect(1, on_a_full_disk(embedded, *CONSUME), "standard output")
     relay.stop()
+
+
+def test_1_the_doctor_finds_a_problem_where_others_refuse_or_ask_for_init(
+    fresh: CommandLine,
+) -> None:
+    expect(1, fresh.run("doctor"), "problem", "onecommit init")
+    fresh.succeed("init")
+    expect(0, fresh.run("doctor"), "0 problems")
+    with closing(sqlite3.connect(data(fresh, "topics.db"))) as conn:
+        conn.execute(f"pragma user_version = {NEWER}")
+    expect(1, fresh.run("doctor"), "problem", str(NEWER))
 
 
 def on_a_full_disk(command_line: CommandLine, *words: str) -> subprocess.CompletedProcess[str]:
@@ -84,12 +99,12 @@ def on_a_full_disk(command_line: CommandLine, *words: str) -> subprocess.Complet
     return done
 
 
-@pytest.mark.parametrize("words", COMMANDS, ids=NAMES)
+@pytest.mark.parametrize("words", [*COMMANDS, DOCTOR], ids=[*NAMES, "doctor"])
 def test_2_usage(embedded: CommandLine, words: tuple[str, ...]) -> None:
     expect(2, embedded.run(*words, "--no-such-option"), "--no-such-option")
 
 
-@pytest.mark.parametrize("words", COMMANDS, ids=NAMES)
+@pytest.mark.parametrize("words", [*COMMANDS, DOCTOR], ids=[*NAMES, "doctor"])
 def test_2_configuration(tmp_path: Path, words: tuple[str, ...]) -> None:
     wrong = tmp_path / "wrong.toml"
     wrong.write_text('namespaec = "t"\n')
@@ -139,6 +154,8 @@ def away(installation: PostgresInstallation, server: str) -> CommandLine:
         ("init", "ZooKeeper"),
         ("status", "PostgreSQL"),
         ("status", "ZooKeeper"),
+        ("doctor", "PostgreSQL"),
+        ("doctor", "ZooKeeper"),
         ("consume", "Kafka"),
     ],
 )

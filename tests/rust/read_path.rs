@@ -5,6 +5,7 @@
 //! `ONECOMMIT_TEST_SEED` runs one seed again, `ONECOMMIT_TEST_ROUNDS` sets the number of random
 //! ones. What is drawn depends on the seed alone; how statements meet inside the server does not.
 
+mod backlog;
 mod chance;
 mod database;
 mod edges;

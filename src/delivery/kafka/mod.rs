@@ -5,6 +5,7 @@
 mod admin;
 mod blame;
 mod consume;
+mod examine;
 mod failure;
 mod native;
 mod port;
@@ -13,5 +14,6 @@ mod settings;
 mod shard;
 
 pub use self::consume::KafkaReader;
+pub use self::examine::{KafkaFacts, TopicFacts};
 pub use self::port::KafkaDelivery;
 pub use self::settings::check_properties;

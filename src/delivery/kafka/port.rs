@@ -27,7 +27,11 @@ impl KafkaDelivery {
         KafkaDelivery { properties, scope }
     }
 
-    fn client_config(&self) -> ClientConfig {
+    pub(super) fn scope(&self) -> &DeliveryScope {
+        &self.scope
+    }
+
+    pub(super) fn client_config(&self) -> ClientConfig {
         base_config(&self.properties)
     }
 

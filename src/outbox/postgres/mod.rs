@@ -11,11 +11,14 @@ pub use publish::Outbox;
 pub use schema::print_sql;
 
 #[cfg(feature = "relay")]
+mod backlog;
+#[cfg(feature = "relay")]
 mod barrier;
 #[cfg(feature = "relay")]
 mod connection;
 #[cfg(feature = "relay")]
 mod dead_letters;
+mod examine;
 #[cfg(feature = "relay")]
 mod init;
 #[cfg(feature = "relay")]
@@ -28,6 +31,7 @@ mod read;
 mod rows;
 #[cfg(feature = "relay")]
 mod set_aside;
+pub use examine::{LongTransaction, PostgresFacts, PreparedTransaction, SlotFacts, TableFacts};
 #[cfg(feature = "relay")]
 pub use port::PostgresSource;
 #[cfg(feature = "relay")]

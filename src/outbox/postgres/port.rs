@@ -6,10 +6,11 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio_postgres::types::Type;
 
+use super::backlog;
 use super::connection::Connection;
 use super::init;
 use super::prune::{OutboxShape, Walk};
-use super::read::{ReadLimits, Reader, last_id_column, shard_expression};
+use super::read::{ReadLimits, Reader, last_id_column};
 use super::rows::get;
 use super::{dead_letters, set_aside};
 use crate::error::{Error, ErrorKind, Result, redact};
@@ -208,25 +209,7 @@ impl Outbox for PostgresOutbox {
         let Position::Snapshots { prev, this, last } = position else {
             return Err(wrong_position(shard));
         };
-        let sql = format!(
-            "select count(*), coalesce((extract(epoch from clock_timestamp() - min(created_at)) * 1000)::bigint, 0)
-             from {}.outbox where not pg_visible_in_snapshot(xid, $1::text::pg_snapshot)
-               and not (id <= $3 and pg_visible_in_snapshot(xid, $2::text::pg_snapshot))
-               and {} = {shard}",
-            self.connection.schema,
-            shard_expression(self.shards)
-        );
-        let (prev, this, last) = (
-            prev.to_string(),
-            this.as_ref().unwrap_or(prev).to_string(),
-            this.as_ref().map_or(-1, |_| *last),
-        );
-        let parameters: [Parameter<'_>; 3] = [(&prev, Type::TEXT), (&this, Type::TEXT), (&last, Type::INT8)];
-        let parameters = &parameters;
-        let rows = self.connection.query("count backlog", &sql, parameters).await?;
-        let row = rows.first().ok_or_else(|| Error::new(ErrorKind::Failed, "count backlog", "no answer"))?;
-        let unsigned = |number: i64| u64::try_from(number).unwrap_or(0);
-        Ok(Backlog { messages: unsigned(get(row, 0)?), oldest_ms: unsigned(get(row, 1)?) })
+        backlog::count(&self.connection, self.shards, shard, (prev, this.as_ref(), *last)).await
     }
 }
 

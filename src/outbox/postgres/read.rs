@@ -331,7 +331,8 @@ fn begun(connection: &Connection, answer: &[Row]) -> Result<Begun> {
     Ok(Begun { last_id: get(first, 1)?, this: get::<String>(first, 2)?.parse()? })
 }
 
-fn begin(connection: &Connection) -> String {
+/// Begins a transaction that walks the indexes, within the limits.
+pub(super) fn begin(connection: &Connection) -> String {
     format!("{BEGIN}; {DURABLE}; {}", connection.limits())
 }
 

@@ -30,6 +30,9 @@ use crate::sqlite::{Blocking, Place, begin, commit};
 /// Milliseconds since 1970 by SQLite's clock, the one that dates the messages.
 const NOW_MS: &str = "cast(round((julianday('now') - 2440587.5) * 86400000) as integer)";
 
+/// Waiting messages are counted up to this many: however many wait, `status` answers soon.
+const COUNTED_MAX: u64 = 200_000;
+
 /// Opens the outbox in one SQLite file.
 #[derive(Clone, Debug)]
 pub struct SqliteSource {
@@ -236,14 +239,15 @@ impl Outbox for SqliteOutbox {
         let last = last_id(position)?;
         let count = move |connection: &mut Connection| {
             let sql = format!(
-                "select (select count(*) from onecommit_outbox where id > ?1),
+                "select (select count(*) from (select 1 from onecommit_outbox where id > ?1 limit {COUNTED_MAX} + 1)),
                         (select {NOW_MS} - created_at_ms from onecommit_outbox
                            where id > ?1 order by id limit 1)"
             );
             let counted = connection.query_row(&sql, [last], |row| {
                 let unsigned = |number: i64| u64::try_from(number).unwrap_or(0);
                 let oldest_ms = unsigned(row.get::<_, Option<i64>>(1)?.unwrap_or(0));
-                Ok(Backlog { messages: unsigned(row.get(0)?), oldest_ms })
+                let found = unsigned(row.get(0)?);
+                Ok(Backlog { messages: found.min(COUNTED_MAX), oldest_ms, more: found > COUNTED_MAX })
             });
             counted.map_err(|error| from_sqlite("count backlog", error))
         };

@@ -17,7 +17,7 @@ const ROWS: usize = 300_000;
 const LIMIT: Duration = Duration::from_secs(60);
 
 /// Scans of the whole table, and entries read from its indexes.
-async fn looked_at(database: &Database) -> (i64, i64) {
+pub async fn looked_at(database: &Database) -> (i64, i64) {
     let readers = "select count(*) from pg_stat_activity
                    where datname = current_database() and application_name = 'onecommit relay'";
     // A connection reports its counters when it ends.
