@@ -2,6 +2,8 @@
 //! where it streams); what went wrong goes to standard error, and the exit code says what kind it
 //! was.
 
+mod adopt;
+mod confirm;
 mod consume;
 mod demo;
 mod init;
@@ -42,6 +44,9 @@ enum Command {
     Relay,
     /// Show each shard's owner, position, backlog and last error.
     Status,
+    /// Take a restored, copied or upgraded database, or another Kafka or ZooKeeper, in the place of the
+    /// one before: shows what it found and what would be delivered again, and asks.
+    Adopt(adopt::AdoptArguments),
     /// Print the committed messages of a topic.
     Consume(consume::ConsumeArguments),
     /// Show what Onecommit does, with no server: writers, a relay that is killed again and again,
@@ -100,6 +105,7 @@ fn run(program: &[OsString], arguments: Arguments, output: Output) -> Result<i32
         Command::Init(init) => init::run(&config()?, &init, output),
         Command::Relay => relay::run(&config()?),
         Command::Status => status::run(&config()?, output),
+        Command::Adopt(adopt) => adopt::run(&config()?, &adopt, output),
         Command::Consume(consume) => consume::run(&config()?, &consume, output),
         Command::Demo(demo) => {
             let given = arguments.config.as_deref().map(|file| Config::load(Some(file))).transpose()?;

@@ -8,6 +8,8 @@ pub mod postgres;
 pub mod sqlite;
 
 #[cfg(feature = "relay")]
+mod adopt;
+#[cfg(feature = "relay")]
 mod port;
 #[cfg(feature = "relay")]
-pub use port::*;
+pub use {adopt::Contents, port::*};

@@ -32,6 +32,12 @@ impl DatabaseIdentity {
     }
 }
 
+impl std::fmt::Display for DatabaseIdentity {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.system, self.database)
+    }
+}
+
 /// One shard's progress.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Progress {
@@ -82,7 +88,8 @@ impl Progress {
             Some((version, _)) => Err(refuse(format!(
                 "the progress record has format {version}, this release reads {VERSION}: \
                  it was written by a later release of onecommit, run that one"
-            ))),
+            ))
+            .with("format", version)),
         }
     }
 }

@@ -8,6 +8,7 @@
 //! the delivery again; an error of one shard's delivery does that for the shard alone.
 
 mod deliver;
+mod fit;
 mod keeper;
 mod part;
 mod prune;
@@ -19,6 +20,8 @@ mod take;
 mod told;
 mod wait;
 
+pub(crate) use self::fit::check_progress;
+pub(crate) use self::keeper::Keeper;
 pub use self::settings::RelaySettings;
 pub use self::supervise::Relay;
 pub(crate) use self::wait::stopped;

@@ -9,6 +9,7 @@ use super::build;
 use crate::config::{Config, Participant};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{ParticipantName, RelayId};
+use crate::outbox::{Installation, OutboxSource};
 use crate::protocol::retry::Backoff;
 use crate::relay::{Relay, RelaySettings, stopped};
 
@@ -84,6 +85,20 @@ async fn assemble(
     settings: RelaySettings,
 ) -> Result<Relay> {
     let source = build::source(config, participant);
+    let installation = installed(config, name, participant, &*source).await?;
+    let scope = build::scope(config, name, participant, installation.incarnation);
+    let delivery = build::delivery(config, scope)?;
+    let lease = build::lease(config, participant, &installation, id).await?;
+    Ok(Relay { id, source, installation, delivery, lease, settings })
+}
+
+/// What `init` wrote, where it is what the configuration says.
+pub(super) async fn installed(
+    config: &Config,
+    name: &ParticipantName,
+    participant: &Participant,
+    source: &dyn OutboxSource,
+) -> Result<Installation> {
     let installation = source.found().await?.ok_or_else(|| {
         let why = "the outbox is not set up in this database: run `onecommit init`";
         Error::new(ErrorKind::Configuration, "open outbox", why)
@@ -100,10 +115,7 @@ async fn assemble(
         );
         return Err(Error::new(ErrorKind::Refused, "open outbox", why));
     }
-    let scope = build::scope(config, name, participant, installation.incarnation);
-    let delivery = build::delivery(config, scope)?;
-    let lease = build::lease(config, participant, &installation, id).await?;
-    Ok(Relay { id, source, installation, delivery, lease, settings })
+    Ok(installation)
 }
 
 fn settings(config: &Config) -> RelaySettings {

@@ -95,7 +95,7 @@ async fn look(
 }
 
 /// Who owns what and lives. The lease is an observer's: it looks, and is never among the relays.
-async fn leases(
+pub(super) async fn leases(
     config: &Config,
     participant: &Participant,
     installation: &Installation,

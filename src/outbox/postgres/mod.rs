@@ -11,6 +11,8 @@ pub use publish::Outbox;
 pub use schema::print_sql;
 
 #[cfg(feature = "relay")]
+mod adopt;
+#[cfg(feature = "relay")]
 mod barrier;
 #[cfg(feature = "relay")]
 mod connection;

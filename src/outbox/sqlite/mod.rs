@@ -15,6 +15,8 @@ pub use publish::{publish, publish_many};
 pub use schema::print_sql;
 
 #[cfg(feature = "relay")]
+mod adopt;
+#[cfg(feature = "relay")]
 mod init;
 #[cfg(feature = "relay")]
 mod port;

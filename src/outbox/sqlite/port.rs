@@ -7,6 +7,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use rusqlite::{Connection, OptionalExtension, ToSql, params};
 
+use super::adopt;
 use super::init::{self, SHARD};
 use super::prune;
 use super::read::{self, Rows};
@@ -14,10 +15,10 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::failpoint;
 use crate::id::{BarrierId, Epoch, ShardIndex};
 use crate::outbox::{
-    Backlog, Barrier, Batch, Chunk, Delivered, Installation, Outbox, OutboxSource, Pruned, ShardRow,
+    Backlog, Barrier, Batch, Chunk, Contents, Delivered, Installation, Outbox, OutboxSource, Pruned, ShardRow,
 };
 use crate::protocol::position::Position;
-use crate::protocol::progress::DatabaseIdentity;
+use crate::protocol::progress::{DatabaseIdentity, Progress};
 use crate::protocol::window::CHUNK_MESSAGES;
 use crate::sqlite::failure::from_sqlite;
 use crate::sqlite::{Blocking, Place, begin, commit};
@@ -49,6 +50,11 @@ impl OutboxSource for SqliteSource {
             .await?;
         let (connection, place) = (Blocking::new(connection), Arc::new(place));
         Ok(Box::new(SqliteOutbox { connection, place, counter, reading: None }))
+    }
+
+    /// Its ids are in commit order whoever wrote them.
+    async fn connect_to_adopt(&self) -> Result<Box<dyn Outbox>> {
+        self.connect().await
     }
 
     async fn init(&self, wanted: &Installation) -> Result<Installation> {
@@ -248,6 +254,32 @@ impl Outbox for SqliteOutbox {
             counted.map_err(|error| from_sqlite("count backlog", error))
         };
         self.connection.call("count backlog", count).await
+    }
+
+    async fn contents(&mut self, shard: ShardIndex, progress: Option<&Progress>) -> Result<Contents> {
+        if shard != SHARD {
+            return Err(no_such_shard("look at outbox", shard));
+        }
+        let progress = progress.cloned();
+        let look = move |connection: &mut Connection| adopt::contents(connection, progress.as_ref());
+        self.connection.call("look at outbox", look).await
+    }
+
+    async fn prepare_adoption(&mut self, claimed: &[(ShardIndex, Epoch)], anew: &[ShardIndex]) -> Result<()> {
+        let (claimed, anew) = (claimed.to_vec(), anew.to_vec());
+        let prepare = move |connection: &mut Connection| adopt::prepare(connection, &claimed, &anew);
+        self.connection.call("adopt outbox", prepare).await
+    }
+
+    async fn note_adoption(
+        &mut self,
+        claimed: &[(ShardIndex, Epoch)],
+        anew: &[ShardIndex],
+        delivery_id: &str,
+    ) -> Result<()> {
+        let (claimed, anew, delivery_id) = (claimed.to_vec(), anew.to_vec(), delivery_id.to_string());
+        let note = move |connection: &mut Connection| adopt::note(connection, &claimed, &anew, &delivery_id);
+        self.connection.call("adopt outbox", note).await
     }
 }
 
