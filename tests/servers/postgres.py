@@ -57,6 +57,11 @@ class Postgres(Server):
         return f"127.0.0.1:{self.port}"
 
     @property
+    def programs(self) -> Path:
+        """The folder of its programs, once it has started."""
+        return self._programs
+
+    @property
     def dsn(self) -> str:
         return self.database_url("postgres")
 

@@ -1,0 +1,185 @@
+"""`onecommit adopt`: how it asks, and what it does about Kafka and ZooKeeper that were replaced."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+
+import pytest
+from confluent_kafka.admin import AdminClient
+
+from .adoption import Adoption
+from .conftest import MakeInstallation, OwnServers
+from .installation import PARTITIONS, PostgresInstallation, Servers, Table
+from .kafka_topics import KafkaTopics
+from .postgres_outbox import PostgresOutbox, url_of
+from .terminal import answered
+from .waiting import wait_until
+
+BACKLOG = 50
+MORE = 7
+
+
+@pytest.fixture
+def delivered(installation: PostgresInstallation) -> PostgresInstallation:
+    """An installation that has delivered and pruned, with no relay now."""
+    deliver(installation)
+    return installation
+
+
+def deliver(made: PostgresInstallation) -> None:
+    made.outbox.burst(made.topic, BACKLOG)
+    relay = made.relay()
+    made.wait_delivered()
+    made.wait_pruned()
+    relay.stop()
+
+
+def state(made: PostgresInstallation) -> object:
+    """All that an adoption writes into the database."""
+    with made.postgres.connect() as connection:
+        return [
+            connection.execute(f"select * from onecommit.{table} order by 1").fetchall()
+            for table in ("installation", "shard", "barrier", "lease", "relay", "outbox")
+        ]
+
+
+def restored(made: PostgresInstallation) -> None:
+    """As after a restore: what the progress vouches for is not there; all waits that is there."""
+    made.outbox.burst(made.topic, MORE)
+    with made.postgres.connect() as connection:
+        connection.execute("delete from onecommit.barrier")
+
+
+def test_where_all_is_as_it_was_there_is_nothing_to_adopt(delivered: PostgresInstallation) -> None:
+    before = state(delivered)
+    said = delivered.command_line.succeed("adopt", "main")
+    assert "nothing to adopt" in said
+    delivered.command_line.succeed("adopt", "main", "--yes")
+    assert state(delivered) == before
+    delivered.outbox.burst(delivered.topic, MORE)
+    delivered.finish(delivered.relay(), at_least=BACKLOG + MORE)
+
+
+def test_nobody_can_be_asked(delivered: PostgresInstallation) -> None:
+    restored(delivered)
+    before = state(delivered)
+    done = delivered.command_line.run("adopt", "main")
+    assert done.returncode == 2 and "--yes" in done.stderr, done
+    assert "barrier row" in done.stdout and f"delivers all {MORE} messages" in done.stdout
+    done = delivered.command_line.run("adopt", "other", "--yes")
+    assert done.returncode == 2 and "no participant of this name" in done.stderr, done
+    assert state(delivered) == before
+
+
+def test_the_answer_of_a_person_decides(delivered: PostgresInstallation) -> None:
+    restored(delivered)
+    before = state(delivered)
+    command = delivered.command_line.arguments("adopt", "main")
+    for answer in ("", "yes", "mai"):
+        status, printed, shown = answered(command, delivered.folder, answer)
+        assert status == 1, shown
+        assert "barrier row" in printed and "nothing was changed" in shown
+        assert state(delivered) == before
+    status, printed, shown = answered(command, delivered.folder, "main")
+    assert status == 0, shown
+    assert "Type the participant's name (main)" in shown and "adopted" in printed
+    delivered.finish(delivered.relay(), at_least=BACKLOG + MORE)
+
+
+def test_no_relay_may_live(delivered: PostgresInstallation) -> None:
+    """Neither one that delivers, nor one that has just joined: here, an older one's progress is gone."""
+    relay = delivered.relay()
+    relay.wait_for("delivers", times=2)
+    restored_barriers = "update onecommit.installation set delivery_id = 'another'"
+    with delivered.postgres.connect() as connection:
+        connection.execute(restored_barriers)
+    done = delivered.command_line.run("adopt", "main", "--yes")
+    assert done.returncode == 4 and relay.id() in done.stderr, done
+    assert "stop them" in done.stderr
+    relay.kill()
+
+
+def test_a_progress_topic_that_was_deleted(delivered: PostgresInstallation) -> None:
+    admin = AdminClient({"bootstrap.servers": delivered.servers.kafka})
+
+    def progress_topics() -> list[str]:
+        topics = admin.list_topics(timeout=15).topics
+        return [topic for topic in topics if delivered.name in topic and ".progress." in topic]
+
+    (topic,) = progress_topics()
+    for made_anew in (False, True):
+        delivered.outbox.burst(delivered.topic, MORE)
+        admin.delete_topics([topic])[topic].result(timeout=15)
+        wait_until(lambda: not progress_topics(), "the topic is gone")
+        adoption = Adoption(delivered)
+        if made_anew:
+            delivered.init()
+            adoption.refused("progress is gone")
+        else:
+            relay = delivered.relay()
+            relay.wait_for("or go on without it: `onecommit adopt`")
+            relay.stop()
+        said = adoption.adopt()
+        assert said["has_progress_topic"] == made_anew
+        assert said["messages"] == said["twice_at_most"] == MORE
+        relay = delivered.relay()
+        delivered.wait_delivered()
+        delivered.wait_pruned()
+        delivered.finish(relay, at_least=BACKLOG + MORE)
+
+
+def test_another_kafka_cluster(delivered: PostgresInstallation, own_servers: OwnServers) -> None:
+    delivered.outbox.burst(delivered.topic, MORE)
+    address = own_servers.kafka.address
+    table: Table = {"bootstrap.servers": address}
+    adoption = Adoption(delivered, delivered.configure("other.toml", {"kafka": table}))
+    adoption.refused("Kafka cluster", "expected", "found")
+    said = adoption.adopt()
+    assert said["delivery_id"] != said["noted_delivery_id"]
+    assert said["messages"] == said["twice_at_most"] == MORE
+    adoption.command_line.succeed("init", "--topic", delivered.topic, "--partitions", f"{PARTITIONS}")
+    delivered.topics = KafkaTopics(address)
+    report = adoption.deliver(said, delivered.outbox.ledger()[-MORE:])
+    assert not report.findings, str(report)
+    # Whoever still has the old address is refused now.
+    Adoption(delivered).refused("Kafka cluster")
+
+
+@pytest.mark.parametrize("other", [False, True])
+def test_zookeeper(
+    make_installation: MakeInstallation, own_servers: OwnServers, servers: Servers, other: bool
+) -> None:
+    """It comes back empty, or with the same namespace of another installation."""
+    zookeeper = own_servers.zookeeper
+    made = make_installation(replace(servers, zookeeper=zookeeper.address), zookeeper=True)
+    made.init()
+    deliver(made)
+    zookeeper.kill()
+    shutil.rmtree(zookeeper.folder / "data")
+    zookeeper.start()
+    second = PostgresOutbox(made.servers.postgres, f"{made.name}_second")
+    try:
+        if other:
+            url = url_of(made.servers.postgres, second.name)
+            table: Table = {"url": url, "outbox": True, "shards": 2}
+            others = Adoption(made, made.configure("second.toml", {"participants.main": table}))
+            others.command_line.succeed("init")
+            living = others.relay()
+            living.wait_for("delivers", times=2)
+            adoption = Adoption(made, made.configure("first.toml"))
+            done = adoption.command_line.run("adopt", "main", "--yes")
+            assert done.returncode == 4 and living.id() in done.stderr, done
+            living.stop()
+        adoption = Adoption(made, made.configure("first.toml"))
+        relay = adoption.relay()
+        assert relay.wait() == 4, relay.text()
+        assert "onecommit adopt" in relay.text()
+        said = adoption.adopt()
+        assert said["zookeeper"] == ("other" if other else "unknown")
+        assert said["messages"] == said["twice_at_most"] == 0
+        made.outbox.burst(made.topic, MORE)
+        report = adoption.deliver(said, made.outbox.ledger())
+        assert not report.findings, str(report)
+    finally:
+        second.drop()
