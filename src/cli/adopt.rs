@@ -10,7 +10,7 @@ use super::interrupt::until_interrupted;
 use super::live_line::Steps;
 use super::output::Output;
 use crate::config::Config;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::Result;
 use crate::id::ParticipantName;
 use crate::service::{self, Found, FoundShard, FoundZookeeper};
 
@@ -36,7 +36,7 @@ pub(super) fn run(config: &Config, arguments: &AdoptArguments, output: Output) -
         }
         let adopted = !arguments.show && found.is_to_adopt();
         if adopted {
-            expect_no_relay(&found)?;
+            found.expect_no_relay("adopt")?;
             if !arguments.yes {
                 let question = format!("Type the participant's name ({name}) to adopt:");
                 confirm("adopt", &question, name.as_str()).await?;
@@ -57,15 +57,6 @@ pub(super) fn run(config: &Config, arguments: &AdoptArguments, output: Output) -
         output.line("adopted: start the relays")?;
     }
     Ok(0)
-}
-
-fn expect_no_relay(found: &Found) -> Result<()> {
-    if found.relays.is_empty() {
-        return Ok(());
-    }
-    let relays: Vec<String> = found.relays.iter().map(ToString::to_string).collect();
-    let why = "relays of this participant live: stop them, and run this again";
-    Err(Error::new(ErrorKind::Refused, "adopt", why).with("relays", relays.join(", ")))
 }
 
 fn show(found: &Found, output: Output) -> Result<()> {

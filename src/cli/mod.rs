@@ -11,6 +11,7 @@ mod interrupt;
 mod live_line;
 mod output;
 mod relay;
+mod remove;
 mod status;
 
 use std::ffi::OsString;

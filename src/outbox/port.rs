@@ -222,6 +222,9 @@ pub trait OutboxSource: Send + Sync {
     /// now written there. Idempotent.
     async fn init(&self, wanted: &Installation) -> Result<Installation>;
 
+    /// Removes what `init` made, with the messages in it. Idempotent.
+    async fn remove(&self) -> Result<()>;
+
     /// What was written by an earlier `init`, None where there is nothing.
     async fn found(&self) -> Result<Option<Installation>>;
 }

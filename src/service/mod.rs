@@ -2,10 +2,12 @@
 //! The only place that knows every backend.
 
 mod adopt;
+mod alone;
 mod build;
 mod init;
 mod reader;
 mod relay;
+mod remove;
 mod status;
 
 pub use adopt::{Found, FoundShard, FoundZookeeper, adopt, look_before_adopting};
@@ -13,4 +15,5 @@ pub use build::scope;
 pub use init::{InitReport, ParticipantReport, init};
 pub use reader::{Reader, open_reader};
 pub use relay::run_relays;
+pub use remove::{Removal, look_before_removing, remove, undelivered};
 pub use status::{ParticipantStatus, ShardStatus, status};

@@ -100,6 +100,54 @@ pub async fn adopt(
     connection.close().await
 }
 
+/// Removes everything of a namespace, if it is this incarnation's. Refused while any relay lives there;
+/// idempotent.
+pub async fn remove(
+    settings: &ZookeeperSettings,
+    namespace: &Namespace,
+    incarnation: Incarnation,
+) -> Result<()> {
+    let paths = Paths::new(settings, namespace)?;
+    let connection = Connection::open(settings).await?;
+    let Some(data) = read(&connection, &paths).await? else { return connection.close().await };
+    expect(&paths, Some(&data), incarnation)?;
+    let living = living(&connection, &paths).await?;
+    if !living.is_empty() {
+        let why = "relays of this namespace live: stop them, and run this again";
+        return Err(refused(&paths, why).with("relays", living.join(", ")));
+    }
+    // The layout goes last: without it nobody could tell whose the rest is.
+    let mut nodes = below(&connection, &paths.root).await?;
+    nodes.retain(|path| *path != paths.layout());
+    nodes.extend([paths.layout(), paths.root.clone()]);
+    for path in nodes {
+        failpoint!("zookeeper.remove.before_commit")?;
+        match connection.call(connection.client().delete(&path, None)).await {
+            Ok(()) | Err(zk::Error::NoNode) => {}
+            Err(error) => {
+                let error = connection.error("remove from ZooKeeper", Effect::Possible, error);
+                return Err(error.with("path", path));
+            }
+        }
+        failpoint!("zookeeper.remove.after_commit")?;
+    }
+    connection.close().await
+}
+
+/// All nodes below one, each behind those below it.
+async fn below(connection: &Connection, root: &str) -> Result<Vec<String>> {
+    let (mut found, mut at) = (Vec::new(), 0);
+    let mut open = root.to_string();
+    loop {
+        found.extend(children(connection, &open).await?.into_iter().map(|name| format!("{open}/{name}")));
+        let Some(next) = found.get(at) else { break };
+        open.clone_from(next);
+        at += 1;
+    }
+    found.reverse();
+    Ok(found)
+}
+
 /// The relays of all participants that live in the namespace, each as `participant/relay`.
 async fn living(connection: &Connection, paths: &Paths) -> Result<Vec<String>> {
     let mut found = Vec::new();

@@ -149,8 +149,10 @@ async fn raise_sequence(connection: &Connection, claimed: &[(ShardIndex, Epoch)]
     begin(connection, claimed).await?;
     // Nobody publishes meanwhile: a number that was just handed out must not come again.
     connection.execute(OPERATION, &format!("lock table {schema}.outbox in share row exclusive mode")).await?;
-    let raise = format!("select setval('{schema}.outbox_id_seq', {highest}) where {stands_below}");
-    connection.query(OPERATION, &raise, &[]).await?;
+    let raise = format!("select setval($1::text::regclass, {highest}) where {stands_below}");
+    let sequence = format!("{schema}.outbox_id_seq");
+    let parameters: [Parameter<'_>; 1] = [(&sequence, Type::TEXT)];
+    connection.query(OPERATION, &raise, &parameters).await?;
     commit(connection).await
 }
 

@@ -25,6 +25,8 @@ mod prune;
 #[cfg(feature = "relay")]
 mod read;
 #[cfg(feature = "relay")]
+mod remove;
+#[cfg(feature = "relay")]
 mod rows;
 #[cfg(feature = "relay")]
 pub use port::PostgresSource;

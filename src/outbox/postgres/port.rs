@@ -11,6 +11,7 @@ use super::connection::Connection;
 use super::init;
 use super::prune::Walk;
 use super::read::{ReadLimits, Reader, last_id_column, shard_expression};
+use super::remove;
 use super::rows::get;
 use crate::error::{Error, ErrorKind, Result, redact};
 use crate::failpoint;
@@ -81,6 +82,11 @@ impl OutboxSource for PostgresSource {
     async fn init(&self, wanted: &Installation) -> Result<Installation> {
         let init = init::init(&self.url, &self.schema, wanted, self.request_limit);
         limited(self.request_limit, "init outbox", init).await
+    }
+
+    async fn remove(&self) -> Result<()> {
+        let removed = remove::remove(&self.url, &self.schema, self.request_limit);
+        limited(self.request_limit, "remove outbox", removed).await
     }
 
     async fn found(&self) -> Result<Option<Installation>> {

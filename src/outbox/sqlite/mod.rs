@@ -25,4 +25,6 @@ mod prune;
 #[cfg(feature = "relay")]
 mod read;
 #[cfg(feature = "relay")]
+mod remove;
+#[cfg(feature = "relay")]
 pub use port::SqliteSource;

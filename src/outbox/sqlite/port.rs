@@ -11,6 +11,7 @@ use super::adopt;
 use super::init::{self, SHARD};
 use super::prune;
 use super::read::{self, Rows};
+use super::remove;
 use crate::error::{Error, ErrorKind, Result};
 use crate::failpoint;
 use crate::id::{BarrierId, Epoch, ShardIndex};
@@ -61,6 +62,10 @@ impl OutboxSource for SqliteSource {
         let wanted = wanted.clone();
         let init = move |source: &SqliteSource| init::init(&source.path, source.busy_limit, &wanted);
         self.call("init outbox", init).await
+    }
+
+    async fn remove(&self) -> Result<()> {
+        self.call("remove outbox", |source| remove::remove(&source.path, source.busy_limit)).await
     }
 
     async fn found(&self) -> Result<Option<Installation>> {

@@ -8,7 +8,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::found::{Found, FoundShard, FoundZookeeper};
 use super::look::{LONG_REQUEST, expect_same, expect_unchanged};
@@ -20,13 +20,11 @@ use crate::lease::zookeeper;
 use crate::outbox::Outbox;
 use crate::protocol::progress::Progress;
 use crate::relay::Keeper;
+use crate::service::alone::wait_until_alone;
 use crate::service::build;
 use crate::service::init::blocking;
 
 const OPERATION: &str = "adopt";
-/// Dead relays count as living for the timeout of a lease; for so many of them it is waited.
-const TIMEOUTS_WAITED: u32 = 5;
-const PAUSE: Duration = Duration::from_millis(50);
 /// A topic log knows epochs that no progress names; so often the next one tried is twice as far above.
 const EPOCHS_TRIED: u32 = 40;
 /// A relay that is cut off leaves its leases to time out; so does this.
@@ -36,6 +34,7 @@ const LEAVE_LIMIT: Duration = Duration::from_secs(10);
 /// now, or a relay lives. May be run again after any error. `begin` is told each step.
 pub async fn adopt(config: &Config, found: &Found, begin: &(dyn Fn(&str) + Sync)) -> Result<()> {
     let participant = build::outbox(config, &found.participant)?;
+    found.expect_no_relay(OPERATION)?;
     if let (Some(settings), Some(known)) = (build::zookeeper(config), found.zookeeper)
         && known != FoundZookeeper::Known
     {
@@ -66,7 +65,7 @@ struct Adoption<'a> {
 impl Adoption<'_> {
     async fn run(mut self, relay: RelayId) -> Result<()> {
         self.keeper.join().await?;
-        self.wait_until_alone(relay).await?;
+        wait_until_alone(&self.keeper, relay, OPERATION).await?;
         (self.begin)("taking the shards");
         self.check_identity().await?;
         expect_unchanged(&self.delivery, self.found).await?;
@@ -94,30 +93,6 @@ impl Adoption<'_> {
             self.bear(epochs[&shard], delivery).await.map_err(|error| error.with("shard", shard))?;
         }
         self.outbox.note_adoption(&claimed, &anew, &delivery_id).await
-    }
-
-    /// Two that adopt, or a relay beside one that does, would fence each other.
-    async fn wait_until_alone(&self, me: RelayId) -> Result<()> {
-        let began = Instant::now();
-        loop {
-            let seen = self.keeper.seen.borrow().clone();
-            seen.check()?;
-            let others: Vec<String> =
-                seen.view.live.iter().filter(|relay| **relay != me).map(ToString::to_string).collect();
-            if seen.is_fresh() && others.is_empty() {
-                return Ok(());
-            }
-            if began.elapsed() > seen.timeout * TIMEOUTS_WAITED {
-                if !seen.is_fresh() {
-                    let why = "the leases can't be kept: their store does not answer";
-                    return Err(Error::new(ErrorKind::Unreachable, OPERATION, why));
-                }
-                let why = "relays of this participant live: stop them, and run this again";
-                let refused = Error::new(ErrorKind::Refused, OPERATION, why);
-                return Err(refused.with("relays", others.join(", ")));
-            }
-            tokio::time::sleep(PAUSE).await;
-        }
     }
 
     fn check_leases(&self) -> Result<()> {

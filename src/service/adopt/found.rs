@@ -1,8 +1,10 @@
 //! What was found of a participant's stores, as a person is shown it.
 
+use crate::error::Result;
 use crate::id::{Incarnation, ParticipantName, RelayId, ShardIndex};
 use crate::outbox::{Contents, Installation, ShardRow};
 use crate::protocol::progress::{DatabaseIdentity, Progress};
+use crate::service::alone::living;
 
 /// One participant's stores.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -69,6 +71,15 @@ impl Found {
     /// Whether Kafka (or the topic log) is another one than was noted.
     pub fn is_other_delivery(&self) -> bool {
         self.delivery_id.as_ref() != Some(&self.installation.delivery_id)
+    }
+
+    /// Refused where a relay was found living.
+    pub fn expect_no_relay(&self, operation: &'static str) -> Result<()> {
+        if self.relays.is_empty() {
+            return Ok(());
+        }
+        let relays: Vec<String> = self.relays.iter().map(ToString::to_string).collect();
+        Err(living(operation, &relays.join(", ")))
     }
 
     /// How many messages are delivered by the shards that are born again.
