@@ -49,6 +49,8 @@ class PostgresOutbox:
     """One database of the test's own on a server."""
 
     shards = 2
+    barriers = "onecommit.barrier"
+    ids_from_a_million = "select setval('onecommit.outbox_id_seq', 1000000)"
 
     def __init__(self, server: str, name: str) -> None:
         self.server = server
@@ -62,6 +64,11 @@ class PostgresOutbox:
     def connect(self) -> Connection:
         """A connection in which a transaction begins by itself."""
         return psycopg.connect(self.url)
+
+    def execute(self, statement: str) -> None:
+        """Changes the database by hand."""
+        with self.connect() as connection:
+            connection.execute(statement.encode())
 
     def ledger(self) -> list[Committed]:
         """What the database holds as committed."""
