@@ -13,6 +13,9 @@ use crate::protocol::slot::HASH_VERSION;
 /// The format written by this release.
 pub const VERSION: u8 = 1;
 
+const WAY_ON: &str = "Find out who wrote there, and restore it; or go on without it: `onecommit adopt` with the \
+                      participant's name";
+
 /// Which database a position belongs to. Another system or database is another outbox, whatever
 /// its address; the timeline is for people to read.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -82,9 +85,10 @@ impl Progress {
     pub fn decode(bytes: &[u8]) -> Result<Self> {
         let refuse = |why: String| Error::new(ErrorKind::Refused, "read progress", why);
         match bytes.split_first() {
-            None => Err(refuse("the progress record is empty".to_string())),
-            Some((&VERSION, json)) => serde_json::from_slice(json)
-                .map_err(|error| refuse("the progress record is damaged".to_string()).caused_by(error)),
+            None => Err(refuse(format!("the progress record is empty. {WAY_ON}"))),
+            Some((&VERSION, json)) => serde_json::from_slice(json).map_err(|error| {
+                refuse(format!("the progress record is damaged. {WAY_ON}")).caused_by(error)
+            }),
             Some((version, _)) => Err(refuse(format!(
                 "the progress record has format {version}, this release reads {VERSION}: \
                  it was written by a later release of onecommit, run that one"

@@ -13,7 +13,7 @@ from .installation import Installation
 
 
 class Adoption:
-    """One installation whose stores are no longer what they were; its configuration leads to them."""
+    """An installation whose stores, to which its configuration leads, are no longer what they were."""
 
     def __init__(self, installation: Installation, configuration: Path | None = None) -> None:
         self.installation = installation

@@ -36,7 +36,7 @@ class BaseBackup(Copied):
 
 
 class Upgraded(Copied):
-    """What pg_upgrade makes of the original, which is stopped: another identifier, the same contents."""
+    """What pg_upgrade makes of the original, which is stopped: it has another identifier."""
 
     def _initialise(self) -> None:
         super()._initialise()

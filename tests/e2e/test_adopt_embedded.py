@@ -1,4 +1,4 @@
-"""`onecommit adopt` where everything is in files: an outbox or a topic log that is restored or gone."""
+"""`onecommit adopt` where everything is in files: one of them is restored, replaced or gone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`onecommit adopt` after PostgreSQL was restored, failed over, copied, dumped and loaded, upgraded."""
+"""`onecommit adopt` after PostgreSQL was restored, failed over, dumped and loaded, or upgraded."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.servers import Postgres
 from .adoption import Adoption
 from .conftest import MakeInstallation, OwnServers
 from .copied_postgres import BaseBackup, Upgraded, dump_and_load
-from .installation import PostgresInstallation, Servers
+from .installation import PostgresInstallation, Servers, Table
 from .postgres_outbox import ledger_of, publish
 from .standby import Standby
 
@@ -52,7 +52,7 @@ def deliver(made: PostgresInstallation) -> None:
 def on(made: PostgresInstallation, server: Postgres) -> Adoption:
     """The same installation, its database on another server."""
     url = server.database_url(made.name)
-    table = {"url": url, "outbox": True, "shards": 2}
+    table: Table = {"url": url, "outbox": True, "shards": 2}
     configuration: Path = made.configure("other.toml", {"participants.main": table})
     return Adoption(made, configuration)
 
@@ -131,7 +131,7 @@ def test_a_standby_promoted_with_loss(made: PostgresInstallation, own_servers: O
 def test_a_dump_that_was_loaded(
     made: PostgresInstallation, own_servers: OwnServers, waiting: int
 ) -> None:
-    """Rows keep the numbers of the old server's transactions, which the new one has yet to hand out."""
+    """Rows keep the numbers of the old server's transactions, far ahead of the new one's."""
     with made.postgres.connect() as connection:
         connection.execute("create table used (n int)")
     with psycopg.connect(made.database_url, autocommit=True) as connection:

@@ -159,14 +159,15 @@ def kill_a_consumer(installation: Installation, point: CrashPoint) -> list[Relay
 
 
 def kill_an_adoption(installation: Installation, point: CrashPoint) -> list[RelayProcess]:
-    """What was delivered is pruned, so nothing may come twice; all else is as after a restore, or with
-    another installation in ZooKeeper. A relay that is started in between delivers nothing twice, either."""
+    """As after a restore, or with another installation in ZooKeeper. What was delivered is pruned, so
+    nothing may come twice, also not by a relay that is started in between."""
     relay = installation.relay()
     installation.wait_delivered()
     installation.wait_pruned()
     relay.stop()
     if point.stores == "zookeeper":
-        installation.outbox.execute("update onecommit.installation set incarnation = gen_random_uuid()")
+        other = "update onecommit.installation set incarnation = gen_random_uuid()"
+        installation.outbox.execute(other)
     else:
         installation.outbox.execute(f"delete from {installation.outbox.barriers}")
     installation.outbox.burst(installation.topic, BACKLOG)

@@ -104,7 +104,7 @@ pub(super) async fn prepare(
     let sql = format!("delete from {schema}.barrier where shard = any($1)");
     begin(connection, claimed).await?;
     let parameters: [Parameter<'_>; 1] = [(&numbers, Type::INT4_ARRAY)];
-    connection.request(OPERATION, connection.client.execute_typed(&sql, &parameters)).await?;
+    connection.query(OPERATION, &sql, &parameters).await?;
     commit(connection).await
 }
 
@@ -172,7 +172,7 @@ pub(super) async fn note(
     );
     begin(connection, claimed).await?;
     let parameters: [Parameter<'_>; 2] = [(&numbers, Type::INT4_ARRAY), (&delivery_id, Type::TEXT)];
-    connection.request(OPERATION, connection.client.execute_typed(&sql, &parameters)).await?;
+    connection.query(OPERATION, &sql, &parameters).await?;
     commit(connection).await
 }
 

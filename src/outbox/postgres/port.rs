@@ -360,6 +360,7 @@ fn not_initialized() -> Error {
 }
 
 fn wrong_position(shard: ShardIndex) -> Error {
-    let why = "the progress was written for another kind of database";
+    let why = "the progress was written for another kind of database. Restore what was there; or \
+               `onecommit adopt` with the participant's name";
     Error::new(ErrorKind::Refused, "read outbox", why).with("shard", shard)
 }

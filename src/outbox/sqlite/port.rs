@@ -333,7 +333,8 @@ fn last_id(position: &Position) -> Result<i64> {
     match position {
         Position::Sequence { last } => Ok(*last),
         Position::Snapshots { .. } => {
-            let why = "the progress was written for another kind of database";
+            let why = "the progress was written for another kind of database. Restore what was there; or \
+               `onecommit adopt` with the participant's name";
             Err(Error::new(ErrorKind::Refused, "read outbox", why).with("shard", SHARD))
         }
     }
