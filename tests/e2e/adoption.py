@@ -10,10 +10,11 @@ from typing import Any
 from .checker import Committed, Report
 from .command_line import CommandLine, RelayProcess
 from .installation import Installation
+from .waiting import wait_until
 
 
 class Adoption:
-    """An installation whose stores, to which its configuration leads, are no longer what they were."""
+    """An installation whose configuration leads to stores that are no longer what they were."""
 
     def __init__(self, installation: Installation, configuration: Path | None = None) -> None:
         self.installation = installation
@@ -53,12 +54,17 @@ class Adoption:
         relay = self.relay()
         wanted = [message.message_id for message in committed]
         installation.topics.wait_delivered([installation.topic], wanted)
+        # Also what comes for the second time.
+        wait_until(self._nothing_waits, "nothing waits", explain=relay.text)
         relay.stop()
         report = installation.topics.check([installation.topic], committed)
         counts = report.counts()
         assert counts.get("lost", 0) == 0 and counts.get("out_of_order", 0) == 0, str(report)
         assert counts.get("duplicate", 0) <= said["twice_at_most"], f"{said}\n{report}"
         return report
+
+    def _nothing_waits(self) -> bool:
+        return all(shard["backlog_messages"] == 0 for shard in self.command_line.status())
 
 
 def _object(printed: str) -> dict[str, Any]:

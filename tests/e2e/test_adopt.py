@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import shutil
+from contextlib import closing
 from dataclasses import replace
 
 import pytest
-from confluent_kafka import Producer
+from confluent_kafka import OFFSET_BEGINNING, Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from .adoption import Adoption
@@ -126,6 +127,52 @@ def test_a_progress_topic_that_was_deleted(delivered: PostgresInstallation) -> N
         delivered.wait_delivered()
         delivered.wait_pruned()
         delivered.finish(relay, at_least=BACKLOG + MORE)
+
+
+def test_a_progress_topic_that_was_set_back(delivered: PostgresInstallation) -> None:
+    """The database is ahead of it: all that is still there may have been delivered."""
+    kafka, made = delivered.servers.kafka, delivered
+    topics = AdminClient({"bootstrap.servers": kafka}).list_topics(timeout=15).topics
+    (topic,) = [name for name in topics if made.name in name and ".progress." in name]
+    old = last_records(kafka, topic, len(topics[topic].partitions))
+    relay = made.relay()
+    for _ in range(3):
+        made.outbox.burst(made.topic, 20 * BACKLOG)
+    made.wait_delivered()
+    relay.kill()
+    producer = Producer({"bootstrap.servers": kafka})
+    for partition, (key, value) in old.items():
+        producer.produce(topic, value, key=key, partition=partition)
+    assert producer.flush(15) == 0
+    adoption = Adoption(made)
+    adoption.refused("barrier row")
+    said = adoption.adopt()
+    assert said["twice_at_most"] == said["messages"]
+    report = adoption.deliver(said, made.outbox.ledger())
+    assert report.counts().get("duplicate", 0) == said["messages"]
+
+
+def last_records(kafka: str, topic: str, partitions: int) -> dict[int, tuple[bytes, bytes]]:
+    """The last committed record of each partition, key and value."""
+    found = {}
+    consumer = Consumer(
+        {
+            "bootstrap.servers": kafka,
+            "group.id": "onecommit-test",
+            "enable.partition.eof": True,
+            "isolation.level": "read_committed",
+        }
+    )
+    with closing(consumer):
+        for partition in range(partitions):
+            consumer.assign([TopicPartition(topic, partition, OFFSET_BEGINNING)])
+            while True:
+                message = consumer.poll(15)
+                assert message is not None
+                if message.error() is not None:
+                    break
+                found[partition] = (message.key() or b"", message.value() or b"")
+    return found
 
 
 @pytest.mark.parametrize("record", [b"", b"\x01{damaged", b"\x09of a later release"])

@@ -78,6 +78,20 @@ def test_an_outbox_restored_from_a_backup(made: Installation, tmp_path: Path) ->
     assert report.counts() == {"duplicate": BACKLOG}
 
 
+def test_a_topic_log_that_knows_a_later_owner(made: Installation) -> None:
+    """Its epoch is far above all that outbox, leases and progress know, which were set back."""
+    made.outbox.burst(made.topic, 7)
+    made.outbox.execute("delete from onecommit_barrier")
+    (topic_log_file(made).parent / "leases.db").unlink()
+    with closing(sqlite3.connect(topic_log_file(made))) as connection, connection:
+        changed = connection.execute("update deliverer set epoch = 100000")
+        assert changed.rowcount == 1
+    adoption = Adoption(made)
+    said = adoption.adopt()
+    report = adoption.deliver(said, made.outbox.ledger())
+    assert not report.findings, str(report)
+
+
 @pytest.mark.parametrize("how", ["removed", "replaced", "restored"])
 def test_a_topic_log(made: Installation, tmp_path: Path, how: str) -> None:
     backup = tmp_path / "backup"

@@ -159,7 +159,7 @@ def kill_a_consumer(installation: Installation, point: CrashPoint) -> list[Relay
 
 
 def kill_an_adoption(installation: Installation, point: CrashPoint) -> list[RelayProcess]:
-    """As after a restore, or with another installation in ZooKeeper. What was delivered is pruned, so
+    """As after a restore, or with another installation in ZooKeeper. What was delivered is pruned:
     nothing may come twice, also not by a relay that is started in between."""
     relay = installation.relay()
     installation.wait_delivered()

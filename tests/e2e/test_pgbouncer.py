@@ -15,6 +15,7 @@ import pytest
 from tests.servers import PgBouncer
 from tests.servers.process import tail
 
+from .adoption import Adoption
 from .conftest import MakeInstallation, OwnServers
 from .installation import PostgresInstallation, Servers
 from .postgres_outbox import publish
@@ -92,6 +93,21 @@ def test_python_publishes_by_sql_and_by_the_package(pooled: PostgresInstallation
     for other in others:
         other.close()
     pooled.finish(pooled.relay(), at_least=40)
+
+
+def test_adopting_and_removing(pooled: PostgresInstallation) -> None:
+    pooled.outbox.burst(pooled.topic, BACKLOG)
+    relay = pooled.relay()
+    pooled.wait_delivered()
+    pooled.wait_pruned()
+    relay.stop()
+    pooled.outbox.burst(pooled.topic, SOME)
+    pooled.outbox.execute("delete from onecommit.barrier")
+    adoption = Adoption(pooled)
+    adoption.refused("barrier row")
+    report = adoption.deliver(adoption.adopt(), pooled.outbox.ledger())
+    assert not report.findings, str(report)
+    pooled.command_line.succeed("init", "--remove", "--yes")
 
 
 def test_a_crash_of_the_server_is_noticed_behind_the_pooler(
