@@ -11,6 +11,7 @@ from confluent_kafka import OFFSET_BEGINNING, Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from .adoption import Adoption
+from .command_line import RelayProcess
 from .conftest import MakeInstallation, OwnServers
 from .installation import PARTITIONS, PostgresInstallation, Servers, Table
 from .kafka_topics import KafkaTopics
@@ -38,11 +39,17 @@ def deliver(made: PostgresInstallation) -> None:
 
 
 def state(made: PostgresInstallation) -> object:
-    """All that an adoption writes into the database."""
+    """All that an adoption writes into the database, but for the beats of leases."""
     with made.postgres.connect() as connection:
         return [
-            connection.execute(f"select * from onecommit.{table} order by 1").fetchall()
-            for table in ("installation", "shard", "barrier", "lease", "relay", "outbox")
+            connection.execute(query).fetchall()
+            for query in (
+                "select * from onecommit.installation",
+                "select * from onecommit.shard order by 1",
+                "select * from onecommit.barrier order by 1",
+                "select shard, owner, epoch from onecommit.lease order by 1",
+                "select * from onecommit.outbox order by id",
+            )
         ]
 
 
@@ -98,6 +105,30 @@ def test_no_relay_may_live(delivered: PostgresInstallation) -> None:
     assert done.returncode == 4 and relay.id() in done.stderr, done
     assert "stop them" in done.stderr
     relay.kill()
+
+
+@pytest.mark.parametrize(
+    "point", ["outbox.claim.before_commit", "outbox.adopt.before_commit", "delivery.commit.before"]
+)
+def test_one_that_was_paused_does_no_harm(delivered: PostgresInstallation, point: str) -> None:
+    """Another one adopts meanwhile, and a relay delivers; then the first goes on."""
+    restored(delivered)
+    words = delivered.command_line.arguments("adopt", "main", "--yes")
+    first = RelayProcess(words, delivered.folder, 100, f"{point}=stop")
+    try:
+        first.wait_hit(point)
+        delivered.command_line.succeed("adopt", "main", "--yes")
+        relay = delivered.relay()
+        delivered.wait_delivered()
+        delivered.wait_pruned()
+        before = state(delivered)
+        first.resume()
+        assert first.wait() in (1, 3), first.text()
+        assert state(delivered) == before
+    finally:
+        first.kill()
+    delivered.outbox.burst(delivered.topic, MORE)
+    delivered.finish(relay, at_least=BACKLOG + 2 * MORE)
 
 
 def test_a_progress_topic_that_was_deleted(delivered: PostgresInstallation) -> None:

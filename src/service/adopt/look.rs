@@ -94,7 +94,6 @@ async fn look_at_shard(
         Ok(progress) => (progress, None),
         Err(unreadable) => (None, Some(shortened(&unreadable))),
     };
-    let unreadable = unfit.is_some();
     if unfit.is_none() {
         let (installation, database) = (&found.installation, &found.database);
         let checked = check_progress(installation, outbox, shard, &row, database, progress.as_ref()).await;
@@ -110,9 +109,7 @@ async fn look_at_shard(
     let contents = outbox.contents(shard, progress.as_ref()).await?;
     let twice_at_most = match (&unfit, &progress) {
         (None, _) => contents.foreign,
-        (Some(_), Some(progress)) if !unreadable && !found.is_other_delivery() => {
-            covered(progress, &row, &contents, found)
-        }
+        (Some(_), Some(progress)) if !found.is_other_delivery() => covered(progress, &row, &contents, found),
         (Some(_), _) => contents.messages,
     };
     Ok(FoundShard { shard, row, progress, unfit, contents, twice_at_most })
