@@ -181,12 +181,17 @@ fn ask(
         return Err(Error::new(ErrorKind::Invalid, OPERATION, why).with("message_id", unknown));
     }
     if !sure {
-        let question = format!("{} messages will never be delivered. Discard them?", letters.len());
+        let question = format!(
+            "These {} messages will never be delivered. Type discard to discard them:",
+            letters.len()
+        );
         for letter in &letters {
             output.line(&for_people(letter))?;
         }
-        if !letters.is_empty() && !confirm(OPERATION, &question)? {
-            return Ok(1);
+        if !letters.is_empty()
+            && let Err(interruption) = until_interrupted(confirm(OPERATION, &question, "discard"))?
+        {
+            return Ok(interruption.cuts_off());
         }
     }
     let steps = Steps::new("waiting for the shards' owners");

@@ -6,6 +6,7 @@ use serde_json::json;
 use super::interrupt::until_interrupted;
 use super::live_line::Steps;
 use super::output::Output;
+use super::remove;
 use crate::config::Config;
 use crate::error::{Error, ErrorKind, Result};
 use crate::outbox::{SCHEMA_VERSION, postgres};
@@ -25,11 +26,23 @@ pub(super) struct InitArguments {
     /// With --print-sql: the version that is there already.
     #[arg(long, value_name = "N", requires = "print_sql", default_value_t = 0)]
     from: usize,
+    /// Remove what init made, after asking: tables, progress topics, znodes. Topics for messages stay.
+    #[arg(long, conflicts_with_all = ["topic", "print_sql"])]
+    remove: bool,
+    /// With --remove: do not ask; for scripts.
+    #[arg(long, requires = "remove")]
+    yes: bool,
+    /// With --remove: also where messages wait that were not delivered. They are lost.
+    #[arg(long, requires = "remove")]
+    discard_undelivered: bool,
 }
 
 pub(super) fn run(config: &Config, arguments: &InitArguments, output: Output) -> Result<i32> {
     if arguments.print_sql {
         return print_sql(config, arguments.from, output);
+    }
+    if arguments.remove {
+        return remove::run(config, arguments.yes, arguments.discard_undelivered, output);
     }
     let steps = Steps::new("starting");
     let begin = |step: &str| steps.begin(step);

@@ -2,6 +2,7 @@
 //! where it streams); what went wrong goes to standard error, and the exit code says what kind it
 //! was.
 
+mod adopt;
 mod bytes;
 mod confirm;
 mod consume;
@@ -13,6 +14,7 @@ mod interrupt;
 mod live_line;
 mod output;
 mod relay;
+mod remove;
 mod screen;
 mod status;
 
@@ -52,6 +54,9 @@ enum Command {
     /// Look for what goes wrong in time: clocks, settings, rights, bloat, long transactions, topics.
     /// Says for each finding what to do; exits with 1 where something has to be corrected.
     Doctor,
+    /// Take a restored, copied or upgraded database, or another Kafka or ZooKeeper, in the place of the
+    /// one before: shows what it found and what would be delivered again, and asks.
+    Adopt(adopt::AdoptArguments),
     /// Print the committed messages of a topic.
     Consume(consume::ConsumeArguments),
     /// Show what Onecommit does, with no server: writers, a relay that is killed again and again,
@@ -112,6 +117,7 @@ fn run(program: &[OsString], arguments: Arguments, output: Output) -> Result<i32
         Command::DeadLetter(dead_letter) => dead_letter::run(&config()?, &dead_letter, output),
         Command::Status(status) => status::run(&config()?, &status, output),
         Command::Doctor => doctor::run(&config()?, output),
+        Command::Adopt(adopt) => adopt::run(&config()?, &adopt, output),
         Command::Consume(consume) => consume::run(&config()?, &consume, output),
         Command::Demo(demo) => {
             let given = arguments.config.as_deref().map(|file| Config::load(Some(file))).transpose()?;

@@ -35,6 +35,14 @@ pub trait Delivery: Send + Sync {
     /// The cluster's own id, which tells a replaced one from the one before.
     fn id(&self) -> Result<String>;
 
+    /// Whether what `init` makes is there. False only where it was not for a while: Kafka denies a topic
+    /// for moments while its brokers restart.
+    fn is_there(&self) -> Result<bool>;
+
+    /// Removes what `init` made, with all that is known of what was delivered, but no messages.
+    /// Idempotent.
+    fn remove(&self) -> Result<()>;
+
     /// Makes what delivery itself needs (the progress topic), or says how to. Idempotent.
     fn init(&self) -> Result<()>;
 

@@ -8,8 +8,10 @@ pub mod postgres;
 pub mod sqlite;
 
 #[cfg(feature = "relay")]
+mod adopt;
+#[cfg(feature = "relay")]
 mod port;
 #[cfg(feature = "relay")]
 mod set_aside;
 #[cfg(feature = "relay")]
-pub use {port::*, set_aside::*};
+pub use {adopt::Contents, port::*, set_aside::*};

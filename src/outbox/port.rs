@@ -9,8 +9,9 @@ use tokio::sync::watch;
 use super::set_aside::{SetAside, Voucher};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{BarrierId, Epoch, Incarnation, Namespace, ParticipantName, ShardIndex};
+use crate::outbox::adopt::Contents;
 use crate::protocol::position::Position;
-use crate::protocol::progress::DatabaseIdentity;
+use crate::protocol::progress::{DatabaseIdentity, Progress};
 use crate::protocol::window;
 
 /// The version of the tables that this release makes and reads.
@@ -222,6 +223,24 @@ pub trait Outbox: SetAside {
     /// Counts what a shard at `position` has not delivered yet, with a bounded effort, however much
     /// waits or is dead.
     async fn backlog(&mut self, shard: ShardIndex, position: &Position) -> Result<Backlog>;
+
+    /// Counts all that the table holds of a shard, and what of it `progress` covers, whichever database
+    /// that speaks of.
+    async fn contents(&mut self, shard: ShardIndex, progress: Option<&Progress>) -> Result<Contents>;
+
+    /// Readies the outbox for an adoption: from its origin, a shard of `anew` is then read to the end,
+    /// whatever the rows were written by; no progress from before fits any more; no id comes again.
+    /// `claimed` is every shard with the epoch under which it is done.
+    async fn prepare_adoption(&mut self, claimed: &[(ShardIndex, Epoch)], anew: &[ShardIndex]) -> Result<()>;
+
+    /// Notes, all at once, that the shards of `anew` have been born again, and where the outbox delivers
+    /// to from now on.
+    async fn note_adoption(
+        &mut self,
+        claimed: &[(ShardIndex, Epoch)],
+        anew: &[ShardIndex],
+        delivery_id: &str,
+    ) -> Result<()>;
 }
 
 /// Opens connections to one participant's outbox.
@@ -230,9 +249,16 @@ pub trait OutboxSource: Send + Sync {
     /// A fresh connection.
     async fn connect(&self) -> Result<Box<dyn Outbox>>;
 
+    /// The same to an outbox that can't be read as it is, to be adopted: its ids or transaction numbers
+    /// may be those of another database.
+    async fn connect_to_adopt(&self) -> Result<Box<dyn Outbox>>;
+
     /// Makes the tables where they are missing, or checks those that are there; returns what is
     /// now written there. Idempotent.
     async fn init(&self, wanted: &Installation) -> Result<Installation>;
+
+    /// Removes what `init` made, with the messages in it. Idempotent.
+    async fn remove(&self) -> Result<()>;
 
     /// What was written by an earlier `init`, None where there is nothing.
     async fn found(&self) -> Result<Option<Installation>>;

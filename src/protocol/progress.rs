@@ -16,6 +16,9 @@ pub const VERSION: u8 = 1;
 /// delivered twice.
 pub const VERSION_CLEARS: u8 = 2;
 
+const WAY_ON: &str = "Find out who wrote there, and restore it; or go on without it: `onecommit adopt` with the \
+                      participant's name";
+
 /// Which database a position belongs to. Another system or database is another outbox, whatever
 /// its address; the timeline is for people to read.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -32,6 +35,12 @@ impl DatabaseIdentity {
     /// Whether both name the same database.
     pub fn is_same(&self, other: &DatabaseIdentity) -> bool {
         self.system == other.system && self.database == other.database
+    }
+}
+
+impl std::fmt::Display for DatabaseIdentity {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.system, self.database)
     }
 }
 
@@ -86,13 +95,15 @@ impl Progress {
     pub fn decode(bytes: &[u8]) -> Result<Self> {
         let refuse = |why: String| Error::new(ErrorKind::Refused, "read progress", why);
         match bytes.split_first() {
-            None => Err(refuse("the progress record is empty".to_string())),
-            Some((&(VERSION | VERSION_CLEARS), json)) => serde_json::from_slice(json)
-                .map_err(|error| refuse("the progress record is damaged".to_string()).caused_by(error)),
+            None => Err(refuse(format!("the progress record is empty. {WAY_ON}"))),
+            Some((&(VERSION | VERSION_CLEARS), json)) => serde_json::from_slice(json).map_err(|error| {
+                refuse(format!("the progress record is damaged. {WAY_ON}")).caused_by(error)
+            }),
             Some((version, _)) => Err(refuse(format!(
                 "the progress record has format {version}, this release reads {VERSION_CLEARS}: \
                  it was written by a later release of onecommit, run that one"
-            ))),
+            ))
+            .with("format", version)),
         }
     }
 }

@@ -18,22 +18,22 @@ const REQUESTS: usize = 64;
 
 /// What the keeper last saw.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Seen {
-    pub(super) view: LeaseView,
+pub(crate) struct Seen {
+    pub(crate) view: LeaseView,
     /// When the last successful renewal *began*: others count from when they saw it.
-    pub(super) renewed_at: Option<Instant>,
+    pub(crate) renewed_at: Option<Instant>,
     refused: Option<Arc<Error>>,
-    pub(super) timeout: Duration,
+    pub(crate) timeout: Duration,
 }
 
 impl Seen {
     /// Whether nobody else can own what this relay owns. Otherwise no batch may begin.
-    pub(super) fn is_fresh(&self) -> bool {
+    pub(crate) fn is_fresh(&self) -> bool {
         self.renewed_at.is_some_and(|at| at.elapsed() < self.timeout)
     }
 
     /// Fails where a person has to look at the leases' store: waiting would not help.
-    pub(super) fn check(&self) -> Result<()> {
+    pub(crate) fn check(&self) -> Result<()> {
         self.refused.as_ref().map_or(Ok(()), |refused| {
             let why = "the leases can't be kept, and waiting would not help";
             Err(Error::new(refused.kind(), "keep leases", why).caused_by(Arc::clone(refused)))
@@ -50,35 +50,35 @@ enum Request {
 
 /// The keeper's handle.
 #[derive(Clone)]
-pub(super) struct Keeper {
+pub(crate) struct Keeper {
     requests: mpsc::Sender<Request>,
-    pub(super) seen: watch::Receiver<Seen>,
+    pub(crate) seen: watch::Receiver<Seen>,
 }
 
 impl Keeper {
     /// Starts, without joining. It ends when the last handle is dropped.
-    pub(super) fn start(lease: Box<dyn Lease>) -> Self {
+    pub(crate) fn start(lease: Box<dyn Lease>) -> Self {
         let (requests, received) = mpsc::channel(REQUESTS);
         let (publish, seen) = watch::channel(Seen { timeout: lease.timeout(), ..Seen::default() });
         tokio::spawn(keep(lease, received, publish).in_current_span());
         Keeper { requests, seen }
     }
 
-    pub(super) async fn take(&self, shard: ShardIndex, above: Epoch) -> Result<Option<Epoch>> {
+    pub(crate) async fn take(&self, shard: ShardIndex, above: Epoch) -> Result<Option<Epoch>> {
         self.ask(|reply| Request::Take(shard, above, reply)).await
     }
 
-    pub(super) async fn release(&self, shard: ShardIndex) -> Result<()> {
+    pub(crate) async fn release(&self, shard: ShardIndex) -> Result<()> {
         self.ask(|reply| Request::Release(shard, reply)).await
     }
 
     /// From now on this relay counts among the living, and renews.
-    pub(super) async fn join(&self) -> Result<()> {
+    pub(crate) async fn join(&self) -> Result<()> {
         self.ask(Request::Join).await
     }
 
     /// Gives everything up, and no longer renews.
-    pub(super) async fn leave(&self) -> Result<()> {
+    pub(crate) async fn leave(&self) -> Result<()> {
         self.ask(Request::Leave).await
     }
 

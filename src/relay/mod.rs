@@ -12,6 +12,7 @@ mod careful;
 mod committed;
 mod counted;
 mod deliver;
+mod fit;
 mod keeper;
 mod part;
 mod prune;
@@ -28,6 +29,8 @@ pub use self::counted::{
     Away, COMMIT_SECONDS, CountedDelivery, CountedLease, CountedSource, Histogram, KINDS, ShardTally, Store,
     StoreTally, Tally, Waiting,
 };
+pub(crate) use self::fit::check_progress;
+pub(crate) use self::keeper::Keeper;
 pub use self::settings::RelaySettings;
 pub use self::supervise::Relay;
 pub(crate) use self::wait::stopped;

@@ -5,6 +5,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::fit::check_progress;
 use super::keeper::Keeper;
 use super::told::note_error;
 use crate::delivery::{Delivery, ShardDelivery};
@@ -93,7 +94,8 @@ impl Taker {
         })
         .await?;
         let row = outbox.shard(shard).await?;
-        if let Err(error) = self.check_progress(&mut *outbox, shard, &row, &database, found.as_ref()).await {
+        let fits = check_progress(&self.installation, &mut *outbox, shard, &row, &database, found.as_ref());
+        if let Err(error) = fits.await {
             // A relay that was paused in here may find what its successor delivers and prunes.
             let taken_over = outbox.shard(shard).await?.epoch > epoch;
             let fenced = || Error::new(ErrorKind::Fenced, OPERATION, "another relay has taken over");
@@ -148,7 +150,10 @@ impl Taker {
             let (delivery, again) = (Arc::clone(&self.delivery), refused.is_some());
             let peek = move || if again { delivery.peek_settled(shard) } else { delivery.peek(shard) };
             let Some(seen) = blocking(peek).await? else { return Ok((row, None)) };
-            match (self.check_progress(outbox, shard, &row, database, Some(&seen)).await, refused.take()) {
+            match (
+                check_progress(&self.installation, outbox, shard, &row, database, Some(&seen)).await,
+                refused.take(),
+            ) {
                 (Ok(()), _) => return Ok((row, Some(seen))),
                 (Err(error), Some(before)) if before == seen => return Err(error),
                 (Err(error), _) if error.kind() != ErrorKind::Refused => return Err(error),
@@ -181,60 +186,15 @@ impl Taker {
         let delivery = Arc::clone(&self.delivery);
         let id = blocking(move || delivery.id()).await?;
         if id != found.delivery_id {
-            let why = "the Kafka cluster (or topic log) is another one than the outbox was set up with: \
-                       what was delivered is not known here. Give the old one's address, or begin a new \
-                       namespace";
+            let why = format!(
+                "the Kafka cluster (or topic log) is another one than the outbox was set up with: what was \
+                 delivered is not known here. Give the old one's address, or take this one: `onecommit \
+                 adopt {}`",
+                found.participant
+            );
             return Err(refuse(why).with("expected", &found.delivery_id).with("found", id));
         }
         outbox.identity().await
-    }
-
-    /// The progress speaks of this database, and this database holds what it vouches for.
-    async fn check_progress(
-        &self,
-        outbox: &mut dyn Outbox,
-        shard: ShardIndex,
-        row: &ShardRow,
-        database: &DatabaseIdentity,
-        progress: Option<&Progress>,
-    ) -> Result<()> {
-        let Some(progress) = progress else {
-            if row.born {
-                let why = "this shard has delivered before, but its progress is gone from the delivery: \
-                           the progress topic was deleted or emptied. Restore it, or begin a new namespace";
-                return Err(refuse(why));
-            }
-            return Ok(());
-        };
-        if !progress.database.is_same(database) {
-            let why = "the progress was written for another database: this one is a copy or a new one. \
-                       Give the right address, or begin a new namespace";
-            return Err(refuse(why)
-                .with("expected", format!("{}/{}", progress.database.system, progress.database.database))
-                .with("found", format!("{}/{}", database.system, database.database)));
-        }
-        if progress.shards != self.installation.shards || progress.hash != HASH_VERSION {
-            let why = "the progress was written with another number of shards or another hash: \
-                       the number of shards was changed by hand";
-            return Err(refuse(why)
-                .with("progress", progress.shards)
-                .with("outbox", self.installation.shards));
-        }
-        match progress.barrier() {
-            None if row.pruned => {
-                let why = "the progress is older than what was removed as delivered: the progress topic \
-                           was restored from an old copy";
-                Err(refuse(why))
-            }
-            None => Ok(()),
-            Some(barrier) if outbox.has_barrier(shard, barrier).await? => Ok(()),
-            Some(barrier) => {
-                let why = "the database lacks the barrier row that the progress names: it was restored, \
-                           rolled back or failed over with loss, and may hand out again what was delivered. \
-                           Restore what was there, or begin a new namespace";
-                Err(refuse(why).with("barrier", barrier))
-            }
-        }
     }
 }
 

@@ -18,6 +18,16 @@ use crate::outbox::postgres::PostgresSource;
 use crate::outbox::sqlite::SqliteSource;
 use crate::outbox::{Installation, OutboxSource};
 
+/// One participant with an outbox, by its name.
+pub(super) fn outbox<'a>(config: &'a Config, name: &ParticipantName) -> Result<&'a Participant> {
+    let known = outboxes(config)?;
+    known.iter().find(|(other, _)| *other == name).map(|(_, participant)| *participant).ok_or_else(|| {
+        let names: Vec<&str> = known.iter().map(|(name, _)| name.as_str()).collect();
+        let why = format!("there is no participant of this name with an outbox: {}", names.join(", "));
+        Error::new(ErrorKind::Configuration, "read configuration", why).with("participant", name)
+    })
+}
+
 /// The participants with an outbox; an error where there is none.
 pub(super) fn outboxes(config: &Config) -> Result<Vec<(&ParticipantName, &Participant)>> {
     let found: Vec<_> = config.outboxes().collect();
@@ -33,15 +43,20 @@ pub(super) fn request_limit(config: &Config) -> Duration {
 }
 
 pub(super) fn source(config: &Config, participant: &Participant) -> Arc<dyn OutboxSource> {
+    source_within(config, participant, request_limit(config))
+}
+
+/// The same with another limit for each request.
+pub(super) fn source_within(
+    config: &Config,
+    participant: &Participant,
+    request_limit: Duration,
+) -> Arc<dyn OutboxSource> {
     match &participant.url {
-        DatabaseUrl::Postgres(url) => Arc::new(PostgresSource {
-            url: url.clone(),
-            schema: config.schema.clone(),
-            request_limit: request_limit(config),
-        }),
-        DatabaseUrl::Sqlite(path) => {
-            Arc::new(SqliteSource { path: path.clone(), busy_limit: request_limit(config) })
+        DatabaseUrl::Postgres(url) => {
+            Arc::new(PostgresSource { url: url.clone(), schema: config.schema.clone(), request_limit })
         }
+        DatabaseUrl::Sqlite(path) => Arc::new(SqliteSource { path: path.clone(), busy_limit: request_limit }),
     }
 }
 

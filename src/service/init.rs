@@ -181,7 +181,13 @@ fn check(wanted: &Installation, found: &Installation) -> Result<()> {
         return refuse("number of shards", wanted.shards.to_string(), found.shards.to_string());
     }
     if found.delivery_id != wanted.delivery_id {
-        return refuse("Kafka cluster (or topic log)", wanted.delivery_id.clone(), found.delivery_id.clone());
+        let why = format!(
+            "this outbox was set up with another Kafka cluster (or topic log). Nothing was changed. Give the old \
+             one's address, or take this one: `onecommit adopt {}`",
+            found.participant
+        );
+        let refused = Error::new(ErrorKind::Refused, OPERATION, why);
+        return Err(refused.with("configured", &wanted.delivery_id).with("found", &found.delivery_id));
     }
     Ok(())
 }

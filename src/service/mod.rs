@@ -1,6 +1,8 @@
 //! The assembly floor: builds adapters from the configuration, and starts and stops them in order.
 //! The only place that knows every backend.
 
+mod adopt;
+mod alone;
 mod build;
 mod dead_letters;
 mod doctor;
@@ -9,8 +11,10 @@ mod look;
 mod observed;
 mod reader;
 mod relay;
+mod remove;
 mod status;
 
+pub use adopt::{Found, FoundShard, FoundZookeeper, adopt, look_before_adopting};
 pub use build::scope;
 pub use dead_letters::{Answer, Of, Owned, ask, dead_letter, dead_letters, declare_topic};
 pub use doctor::{Finding, Findings, Severity, doctor};
@@ -18,4 +22,5 @@ pub use init::{InitReport, ParticipantReport, init};
 pub use observed::{Observed, Reason};
 pub use reader::{Reader, open_reader};
 pub use relay::{run_observed, run_relays};
+pub use remove::{Removal, look_before_removing, remove, undelivered};
 pub use status::{ParticipantStatus, ShardStatus, status};

@@ -11,7 +11,7 @@ use super::{Observed, build, look};
 use crate::config::{Config, Participant};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{ParticipantName, RelayId};
-use crate::outbox::OutboxSource;
+use crate::outbox::{Installation, OutboxSource};
 use crate::protocol::retry::Backoff;
 use crate::relay::{CountedDelivery, CountedLease, CountedSource, Relay, RelaySettings, Tally, stopped};
 
@@ -118,22 +118,7 @@ impl One {
 
     async fn assemble(&self, source: &Arc<dyn OutboxSource>, settings: RelaySettings) -> Result<Relay> {
         let One { config, name, participant, id, tally, .. } = self;
-        let installation = source.found().await?.ok_or_else(|| {
-            let why = "the outbox is not set up in this database: run `onecommit init`";
-            Error::new(ErrorKind::Configuration, "open outbox", why)
-        })?;
-        if installation.namespace != config.namespace || installation.participant != *name {
-            let why = "the outbox in this database belongs to another namespace or participant";
-            return Err(Error::new(ErrorKind::Refused, "open outbox", why)
-                .with("found", format!("{}/{}", installation.namespace, installation.participant)));
-        }
-        if installation.shards != participant.shards {
-            let why = format!(
-                "the outbox was set up with {} shards, the configuration says {}: give the number that it has",
-                installation.shards, participant.shards
-            );
-            return Err(Error::new(ErrorKind::Refused, "open outbox", why));
-        }
+        let installation = installed(config, name, participant, &**source).await?;
         let scope = build::scope(config, name, participant, installation.incarnation);
         let delivery = Arc::new(CountedDelivery::new(build::delivery(config, scope)?, Arc::clone(tally)));
         let lease = build::lease(config, participant, &installation, *id).await;
@@ -142,6 +127,32 @@ impl One {
         let source = Arc::clone(source);
         Ok(Relay { id: *id, source, installation, delivery, lease, settings, tally: Arc::clone(tally) })
     }
+}
+
+/// What `init` wrote, where it is what the configuration says.
+pub(super) async fn installed(
+    config: &Config,
+    name: &ParticipantName,
+    participant: &Participant,
+    source: &dyn OutboxSource,
+) -> Result<Installation> {
+    let installation = source.found().await?.ok_or_else(|| {
+        let why = "the outbox is not set up in this database: run `onecommit init`";
+        Error::new(ErrorKind::Configuration, "open outbox", why)
+    })?;
+    if installation.namespace != config.namespace || installation.participant != *name {
+        let why = "the outbox in this database belongs to another namespace or participant";
+        return Err(Error::new(ErrorKind::Refused, "open outbox", why)
+            .with("found", format!("{}/{}", installation.namespace, installation.participant)));
+    }
+    if installation.shards != participant.shards {
+        let why = format!(
+            "the outbox was set up with {} shards, the configuration says {}: give the number that it has",
+            installation.shards, participant.shards
+        );
+        return Err(Error::new(ErrorKind::Refused, "open outbox", why));
+    }
+    Ok(installation)
 }
 
 fn settings(config: &Config) -> RelaySettings {

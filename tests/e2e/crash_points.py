@@ -26,6 +26,8 @@ Way = Literal[
     "ask",
     "pause",
     "pause_aside",
+    "adopt",
+    "remove",
 ]
 NAME = re.compile(r'failpoint!\("([^"]+)"\)')
 
@@ -103,6 +105,29 @@ GROUPS: list[tuple[Stores, Way, list[str]]] = [
     ("zookeeper", "share", both("zookeeper_lease.release")),
     ("zookeeper", "stop", both("zookeeper_lease.leave")),
 ]
+# An adoption of two shards of PostgreSQL prepares by two transactions, and notes by a third.
+ADOPTIONS = [
+    *(CrashPoint("embedded", "adopt", name) for name in both("outbox.adopt", "topic_log.take")),
+    *(CrashPoint("embedded", "adopt", name) for name in both("topic_log.append")),
+    *(CrashPoint("embedded", "adopt", name, hit=2) for name in both("outbox.adopt")),
+    *(CrashPoint("postgres", "adopt", name) for name in both("outbox.adopt", "outbox.claim")),
+    *(CrashPoint("postgres", "adopt", name, hit=2) for name in both("outbox.adopt")),
+    *(CrashPoint("postgres", "adopt", name, hit=3) for name in both("outbox.adopt")),
+    CrashPoint("postgres", "adopt", "postgres_lease.take.after_commit", hit=2),
+    CrashPoint("postgres", "adopt", "delivery.fence.after_init"),
+    CrashPoint("postgres", "adopt", "delivery.commit.before"),
+    CrashPoint("postgres", "adopt", "delivery.commit.after"),
+    CrashPoint("postgres", "adopt", "delivery.commit.after", hit=2),
+    *(CrashPoint("zookeeper", "adopt", name) for name in both("zookeeper.adopt")),
+    CrashPoint("zookeeper", "adopt", "kafka.create_topic.after"),
+]
+REMOVALS = [
+    *(CrashPoint("embedded", "remove", name) for name in both("topic_log.remove", "outbox.remove")),
+    *(CrashPoint("zookeeper", "remove", name) for name in both("outbox.remove")),
+    *(CrashPoint("zookeeper", "remove", name, hit=3) for name in both("zookeeper.remove")),
+    CrashPoint("zookeeper", "remove", "kafka.delete_topic.before"),
+    CrashPoint("zookeeper", "remove", "kafka.delete_topic.after"),
+]
 # Where a relay may hold what its successor must not have to wait for.
 PAUSES = [
     CrashPoint("postgres", "pause", "relay.take.after_lease"),
@@ -129,3 +154,5 @@ def crash_points() -> Iterator[CrashPoint]:
             if way == "relay" and name in REPEATED and stores != "postgres_to_topic_log":
                 yield CrashPoint(stores, way, name, hit=4)
     yield from PAUSES
+    yield from ADOPTIONS
+    yield from REMOVALS

@@ -49,6 +49,8 @@ class PostgresOutbox:
     """One database of the test's own on a server."""
 
     shards = 2
+    barriers = "onecommit.barrier"
+    ids_from_a_million = "select setval('onecommit.outbox_id_seq', 1000000)"
 
     def __init__(self, server: str, name: str) -> None:
         self.server = server
@@ -61,7 +63,12 @@ class PostgresOutbox:
 
     def connect(self) -> Connection:
         """A connection in which a transaction begins by itself."""
-        return psycopg.connect(self.url)
+        return psycopg.connect(self.url, prepare_threshold=None)
+
+    def execute(self, statement: str) -> None:
+        """Changes the database by hand."""
+        with self.connect() as connection:
+            connection.execute(statement.encode())
 
     def ledger(self) -> list[Committed]:
         """What the database holds as committed."""
@@ -98,6 +105,11 @@ class PostgresOutbox:
         with psycopg.connect(self.server, autocommit=True) as connection:
             drop = sql.SQL("drop database if exists {} with (force)")
             connection.execute(drop.format(sql.Identifier(self.name)))
+
+
+def connect(url: str) -> Connection:
+    """A connection in autocommit that prepares nothing: a pooler may be between."""
+    return psycopg.connect(url, autocommit=True, prepare_threshold=None)
 
 
 def url_of(server: str, name: str) -> str:
@@ -145,7 +157,7 @@ class Writers:
     def _run(self, chance: random.Random) -> None:
         while not self._stop.is_set():
             try:
-                with psycopg.connect(self.url, autocommit=True) as connection:
+                with connect(self.url) as connection:
                     connection.execute("set lock_timeout = '20s'")
                     mode = sql.Literal(self.synchronous_commit)
                     connection.execute(sql.SQL("set synchronous_commit = {}").format(mode))

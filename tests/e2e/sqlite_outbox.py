@@ -33,6 +33,8 @@ class SqliteOutbox:
     """One file of the test's own."""
 
     shards = 1
+    barriers = "onecommit_barrier"
+    ids_from_a_million = "insert into sqlite_sequence values ('onecommit_outbox', 1000000)"
 
     def __init__(self, folder: Path, name: str) -> None:
         self.path = folder / f"{name}.db"
@@ -44,6 +46,11 @@ class SqliteOutbox:
     def connect(self) -> sqlite3.Connection:
         """A connection in which transactions are begun by hand."""
         return sqlite3.connect(self.path, timeout=BUSY_S, isolation_level=None)
+
+    def execute(self, statement: str) -> None:
+        """Changes the file by hand."""
+        with closing(self.connect()) as connection:
+            connection.execute(statement)
 
     def ledger(self) -> list[Committed]:
         """What the file holds as committed."""

@@ -11,7 +11,20 @@ from pathlib import Path
 from .waiting import LIMIT_S
 
 
-def on_a_terminal(command: list[str], folder: Path) -> tuple[int, str, str]:
+def answered(command: list[str], folder: Path, answer: str) -> tuple[int, str, str]:
+    """The same for a command that asks, at a terminal where a person has typed `answer`."""
+    ours, theirs = pty.openpty()
+    try:
+        os.write(ours, f"{answer}\n".encode())
+        return on_a_terminal(command, folder, theirs)
+    finally:
+        os.close(theirs)
+        os.close(ours)
+
+
+def on_a_terminal(
+    command: list[str], folder: Path, typed: int = subprocess.DEVNULL
+) -> tuple[int, str, str]:
     """A command's exit code, what it prints, and what a terminal at its standard error gets."""
     ours, theirs = pty.openpty()
     pieces: list[bytes] = []
@@ -27,7 +40,7 @@ def on_a_terminal(command: list[str], folder: Path) -> tuple[int, str, str]:
     reader.start()
     try:
         child = subprocess.Popen(
-            command, cwd=folder, stdout=subprocess.PIPE, stderr=theirs, text=True
+            command, cwd=folder, stdin=typed, stdout=subprocess.PIPE, stderr=theirs, text=True
         )
     finally:
         os.close(theirs)

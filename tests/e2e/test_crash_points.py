@@ -6,6 +6,7 @@ The tests run a few at a time, since most of a run is waiting for a dead relay's
 from __future__ import annotations
 
 import json
+import re
 import signal
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -23,6 +24,7 @@ from .installation import (
     embedded,
     postgres_to_topic_log,
 )
+from .waiting import wait_until
 
 AT_ONCE = 4
 # More than a small window takes, so that the backlog's read path is used too.
@@ -226,6 +228,50 @@ def pause_while_something_is_aside(
     return [paused, successor]
 
 
+def kill_an_adoption(installation: Installation, point: CrashPoint) -> list[RelayProcess]:
+    """As after a restore, or with another installation in ZooKeeper. What was delivered is pruned:
+    nothing may come twice, also not by a relay that is started in between."""
+    relay = installation.relay()
+    installation.wait_delivered()
+    installation.wait_pruned()
+    relay.stop()
+    if point.stores == "zookeeper":
+        other = "update onecommit.installation set incarnation = gen_random_uuid()"
+        installation.outbox.execute(other)
+    else:
+        installation.outbox.execute(f"delete from {installation.outbox.barriers}")
+    installation.outbox.burst(installation.topic, BACKLOG)
+    kill_a_command(installation, point, "adopt", "main", "--yes")
+    between = installation.relay()
+
+    def is_settled() -> bool:
+        delivering = len(re.findall("delivers", between.text()))
+        waits = "topic is not there" in between.text()
+        return not between.running or waits or delivering == installation.outbox.shards
+
+    wait_until(is_settled, "it refuses, waits, or delivers all shards", explain=between.text)
+    between.terminate()
+    assert between.wait() in (0, 4), between.text()
+    installation.command_line.succeed("adopt", "main", "--yes")
+    return [installation.relay()]
+
+
+def kill_a_removal(installation: Installation, point: CrashPoint) -> list[RelayProcess]:
+    """It goes on where it was; what is made anew afterwards knows nothing of before."""
+    relay = installation.relay()
+    installation.wait_delivered()
+    installation.wait_pruned()
+    relay.stop()
+    kill_a_command(installation, point, "init", "--remove", "--yes")
+    installation.command_line.succeed("init", "--remove", "--yes")
+    assert "nothing is there" in installation.command_line.succeed("init", "--remove", "--yes")
+    installation.init()
+    # The checker knows a message's place by its id.
+    installation.outbox.execute(installation.outbox.ids_from_a_million)
+    installation.outbox.burst(installation.topic, BACKLOG)
+    return [installation.relay()]
+
+
 def start_again(installation: Installation, _: CrashPoint) -> list[RelayProcess]:
     return [installation.relay()]
 
@@ -255,6 +301,8 @@ RUNS: dict[Way, Callable[[Installation, CrashPoint], list[RelayProcess]]] = {
     "ask": kill_who_asks,
     "pause_aside": pause_while_something_is_aside,
     "pause": pause_past_the_lease,
+    "adopt": kill_an_adoption,
+    "remove": kill_a_removal,
 }
 
 

@@ -32,6 +32,7 @@ pub fn suite(backend: &dyn Backend) {
     a_fenced_predecessor_commits_nothing(backend);
     shards_do_not_fence_each_other(backend);
     the_order_of_sending_is_kept(backend);
+    what_is_removed_is_forgotten_and_no_message_with_it(backend);
 }
 
 struct Place<'a> {
@@ -99,6 +100,23 @@ fn progress_is_absent_until_it_is_committed(backend: &dyn Backend) {
     assert_eq!(place.delivery().peek(SHARD).unwrap(), Some(progress(1, 0)));
     drop(shard);
     assert_eq!(place.open(2).progress().unwrap(), Some(progress(1, 0)), "opened again");
+}
+
+fn what_is_removed_is_forgotten_and_no_message_with_it(backend: &dyn Backend) {
+    let place = Place::new(backend);
+    assert!(place.delivery().is_there().unwrap());
+    let mut shard = place.open(3);
+    shard.begin().unwrap();
+    shard.send(&place.messages(0..5)).unwrap();
+    shard.commit(&progress(3, 5)).unwrap();
+    drop(shard);
+    for _ in 0..2 {
+        place.delivery().remove().unwrap();
+    }
+    place.delivery().init().unwrap();
+    assert!(place.delivery().is_there().unwrap());
+    assert_eq!(place.open(1).progress().unwrap(), None);
+    assert_eq!(place.keys(), (0..5).collect::<Vec<_>>());
 }
 
 fn messages_and_progress_are_committed_together(backend: &dyn Backend) {

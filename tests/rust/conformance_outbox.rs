@@ -5,8 +5,9 @@ use std::collections::BTreeSet;
 
 use async_trait::async_trait;
 use onecommit::id::{BarrierId, Epoch, ShardIndex};
-use onecommit::outbox::{Backlog, Chunk, Delivered, Installation, Outbox, OutboxSource};
+use onecommit::outbox::{Backlog, Chunk, Contents, Delivered, Installation, Outbox, OutboxSource};
 use onecommit::protocol::position::Position;
+use onecommit::protocol::progress::Progress;
 use onecommit::protocol::slot::HASH_VERSION;
 use onecommit::{ErrorKind, Incarnation, Message, MessageId};
 
@@ -46,6 +47,8 @@ pub async fn suite(fresh: impl AsyncFn() -> Place) {
     pruning_removes_older_barriers(fresh().await).await;
     the_backlog_is_what_was_not_delivered(fresh().await).await;
     the_shard_remembers_birth_and_error(fresh().await).await;
+    what_is_adopted_is_read_from_the_beginning(fresh().await).await;
+    what_is_removed_can_be_made_anew(fresh().await).await;
 }
 
 /// An installation as `init` would write it.
@@ -306,6 +309,62 @@ async fn the_shard_remembers_birth_and_error(place: Place) {
     assert_eq!(error, "the topic is gone");
     outbox.note_error(SHARD, Epoch(3), None).await.unwrap();
     assert_eq!(outbox.shard(SHARD).await.unwrap().last_error, None);
+}
+
+async fn what_is_adopted_is_read_from_the_beginning(place: Place) {
+    let mut outbox = reading(&place, Epoch(1)).await;
+    let born = [(SHARD, Epoch(1))];
+    outbox.note_birth(SHARD, Epoch(1)).await.unwrap();
+    assert_eq!(outbox.contents(SHARD, None).await.unwrap(), Contents::default());
+    let gone = place.publisher.commit(&numbered(0..10)).await;
+    let first = drain(&mut outbox).await.pop().unwrap();
+    assert_eq!(prune_all(&mut outbox, &first, 100).await, gone.len() as u64);
+    let delivered = place.publisher.commit(&numbered(10..15)).await;
+    let last = drain(&mut outbox).await.pop().unwrap();
+    let waiting = place.publisher.commit(&numbered(15..22)).await;
+
+    let database = outbox.identity().await.unwrap();
+    let position = last.position.clone();
+    let progress = Progress {
+        barrier: last.barrier.id.map(|id| id.0),
+        ..Progress::birth(Epoch(1), 1, database, position)
+    };
+    let found = outbox.contents(SHARD, Some(&progress)).await.unwrap();
+    assert_eq!((found.messages, found.covered, found.foreign), (12, 5, 0));
+    assert!(found.newest_ms >= found.oldest_ms && found.oldest_ms.unwrap() > 1_600_000_000_000);
+    let newest = outbox.contents(SHARD, None).await.unwrap();
+    assert_eq!((newest.messages, newest.covered), (12, 0));
+
+    let mut adopting = place.source.connect_to_adopt().await.unwrap();
+    adopting.claim(SHARD, Epoch(2)).await.unwrap();
+    for _ in 0..2 {
+        fenced(outbox.prepare_adoption(&born, &[SHARD]).await);
+        fenced(outbox.note_adoption(&born, &[SHARD], "late").await);
+        adopting.prepare_adoption(&[(SHARD, Epoch(2))], &[SHARD]).await.unwrap();
+        adopting.note_adoption(&[(SHARD, Epoch(2))], &[SHARD], "delivery-2").await.unwrap();
+    }
+    let row = adopting.shard(SHARD).await.unwrap();
+    assert_eq!((row.epoch, row.born, row.pruned, row.last_error), (Epoch(2), true, false, None));
+    assert_eq!(adopting.installation().await.unwrap().delivery_id, "delivery-2");
+    assert!(!adopting.has_barrier(SHARD, last.barrier.id.unwrap()).await.unwrap());
+    let later = place.publisher.commit(&numbered(22..25)).await;
+    let mut again = place.source.connect().await.unwrap();
+    let origin = again.origin();
+    again.add(SHARD, Epoch(2), &origin, None).unwrap();
+    assert_eq!(ids(&drain(&mut again).await), [delivered, waiting, later].concat());
+}
+
+async fn what_is_removed_can_be_made_anew(place: Place) {
+    drop(reading(&place, Epoch(1)).await);
+    place.publisher.commit(&numbered(0..3)).await;
+    for _ in 0..2 {
+        place.source.remove().await.unwrap();
+        assert_eq!(place.source.found().await.unwrap(), None);
+    }
+    let mut outbox = reading(&place, Epoch(1)).await;
+    assert!(drain(&mut outbox).await.is_empty());
+    let published = place.publisher.commit(&numbered(3..5)).await;
+    assert_eq!(ids(&drain(&mut outbox).await), published);
 }
 
 /// A connection whose relay owns the shard and begins before everything.

@@ -1,6 +1,7 @@
 //! The outbox in real PostgreSQL servers: under the conformance suite on the oldest, the usual and
 //! the newest version, and what only this backend owes.
 
+mod adopt;
 mod examine;
 mod fence;
 mod publish;

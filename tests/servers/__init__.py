@@ -6,9 +6,19 @@ Linux, Java 17, Maven and apt, and on no Python package.
 """
 
 from .kafka import QUICK_RETURN, Broker, Kafka
+from .pgbouncer import PgBouncer
 from .ports import free_port
 from .postgres import Postgres
 from .process import ServerError
 from .zookeeper import ZooKeeper
 
-__all__ = ["QUICK_RETURN", "Broker", "Kafka", "Postgres", "ServerError", "ZooKeeper", "free_port"]
+__all__ = [
+    "QUICK_RETURN",
+    "Broker",
+    "Kafka",
+    "PgBouncer",
+    "Postgres",
+    "ServerError",
+    "ZooKeeper",
+    "free_port",
+]

@@ -57,6 +57,11 @@ class Postgres(Server):
         return f"127.0.0.1:{self.port}"
 
     @property
+    def programs(self) -> Path:
+        """The folder of its programs, once it has started."""
+        return self._programs
+
+    @property
     def dsn(self) -> str:
         return self.database_url("postgres")
 
@@ -102,7 +107,7 @@ class Postgres(Server):
         socket_folder = self.folder / "socket"
         socket_folder.mkdir()
         if os.geteuid() == 0:
-            self.account = _system_account()
+            self.account = system_account()
             for owned in (self.folder, socket_folder):
                 os.chown(owned, self.account.user, self.account.group)
             self._programs = self._programs_in_reach(self.account)
@@ -157,7 +162,8 @@ class Postgres(Server):
             raise ValueError("`select 1` was answered with something else")
 
 
-def _system_account() -> Account:
+def system_account() -> Account:
+    """The user that PostgreSQL and its pooler run as under root."""
     try:
         entry = pwd.getpwnam(SYSTEM_USER)
     except KeyError:

@@ -18,6 +18,9 @@ use crate::failpoint;
 const SEGMENT_BYTES: &str = "1048576";
 /// How often a fresh topic is looked at until it can be used.
 const PAUSE: Duration = Duration::from_millis(20);
+/// For so long a topic has to be denied until it counts as gone: a broker that has just started knows
+/// none.
+const DENIED_FOR: Duration = Duration::from_secs(3);
 
 /// Makes the progress topic, or checks the one that is there: a partition a shard, compacted only
 /// (a topic that deletes by time would forget what was delivered).
@@ -74,11 +77,33 @@ pub(super) fn check_progress_topic(config: &ClientConfig, scope: &DeliveryScope)
     check(&Admin::new(config)?, &scope.progress_topic(), i32::from(scope.shards))
 }
 
+/// Whether the progress topic is there, with or without leaders.
+pub(super) fn has_progress_topic(config: &ClientConfig, scope: &DeliveryScope) -> Result<bool> {
+    let (admin, topic) = (Admin::new(config)?, scope.progress_topic());
+    let deadline = Instant::now() + DENIED_FOR;
+    loop {
+        if admin.is_known(&topic)? {
+            return Ok(true);
+        }
+        if Instant::now() > deadline {
+            return Ok(false);
+        }
+        std::thread::sleep(PAUSE);
+    }
+}
+
+/// Removes the progress topic; no error where it is not there.
+pub(super) fn remove_progress_topic(config: &ClientConfig, scope: &DeliveryScope) -> Result<()> {
+    let topic = scope.progress_topic();
+    Admin::new(config)?.delete(&topic).map_err(|error| error.with("topic", topic))
+}
+
 fn check(admin: &Admin, topic: &str, partitions: i32) -> Result<()> {
     let refuse = |why: String| Error::new(ErrorKind::Refused, "check topic", why).with("topic", topic);
     let found = admin.partitions(topic)?;
     if found == 0 {
-        let why = "the progress topic is not there, or has no leader now. If it was deleted, restore it";
+        let why = "the progress topic is not there, or has no leader now. If it was deleted, restore it, or go \
+                   on without it: `onecommit adopt` with the participant's name";
         return Err(Error::new(ErrorKind::Unreachable, "check topic", why).with("topic", topic));
     }
     if found != partitions {
@@ -129,6 +154,36 @@ impl Admin {
         let metadata = metadata.map_err(|error| from_kafka("look up topic", error))?;
         let count = metadata.topics().first().map_or(0, |found| found.partitions().len());
         Ok(i32::try_from(count).unwrap_or(i32::MAX))
+    }
+
+    fn is_known(&self, topic: &str) -> Result<bool> {
+        let metadata = self.client.inner().fetch_metadata(Some(topic), REQUEST_LIMIT);
+        let metadata = metadata.map_err(|error| from_kafka("look up topic", error))?;
+        let found = metadata.topics().iter().find(|found| found.name() == topic);
+        match found.and_then(|found| found.error()).map(RDKafkaErrorCode::from) {
+            None => Ok(found.is_some_and(|found| !found.partitions().is_empty())),
+            Some(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic) => Ok(false),
+            Some(RDKafkaErrorCode::LeaderNotAvailable) => Ok(true),
+            Some(code) => Err(from_code("look up topic", code, "Kafka can't say whether the topic is there")
+                .with("topic", topic)),
+        }
+    }
+
+    fn delete(&self, topic: &str) -> Result<()> {
+        let options =
+            AdminOptions::new().operation_timeout(Some(REQUEST_LIMIT)).request_timeout(Some(REQUEST_LIMIT));
+        failpoint!("kafka.delete_topic.before")?;
+        let answers = self.runtime.block_on(self.client.delete_topics(&[topic], &options));
+        let answers = answers.map_err(|error| from_kafka("remove topic", error))?;
+        failpoint!("kafka.delete_topic.after")?;
+        match answers.into_iter().next() {
+            Some(Ok(_)) => Ok(()),
+            Some(Err((_, RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic))) => {
+                Ok(())
+            }
+            Some(Err((_, code))) => Err(from_code("remove topic", code, "Kafka did not remove the topic")),
+            None => Err(Error::new(ErrorKind::Failed, "remove topic", "Kafka gave no answer")),
+        }
     }
 
     /// Whether the topic was made now; false where it was there. It can be used when this returns.

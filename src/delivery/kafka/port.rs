@@ -86,6 +86,14 @@ impl Delivery for KafkaDelivery {
         })
     }
 
+    fn is_there(&self) -> Result<bool> {
+        admin::has_progress_topic(&self.client_config(), &self.scope)
+    }
+
+    fn remove(&self) -> Result<()> {
+        admin::remove_progress_topic(&self.client_config(), &self.scope)
+    }
+
     fn init(&self) -> Result<()> {
         admin::ensure_progress_topic(&self.client_config(), &self.scope)
     }

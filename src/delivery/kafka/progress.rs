@@ -81,7 +81,8 @@ impl Reader {
                 | RDKafkaErrorCode::UnknownTopicOrPartition,
             ) => {
                 let why = "the progress topic is not there, or has no leader now. If it was deleted, restore \
-                           it; if it never was, `onecommit init` makes it";
+                           it, or go on without it: `onecommit adopt` with the participant's name; if it \
+                           never was, `onecommit init` makes it";
                 Error::new(ErrorKind::Unreachable, OPERATION, why).caused_by(error)
             }
             _ => from_kafka(OPERATION, error),

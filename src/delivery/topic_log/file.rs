@@ -15,6 +15,8 @@ use crate::sqlite::{OwnFile, open_own};
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 
 const OPERATION: &str = "open topic log";
+const NOT_THERE: &str = "the topic log is not there: restore it, or go on without it: `onecommit adopt` with the \
+                         participant's name";
 
 const FILE: OwnFile = OwnFile {
     name: "topic log",
@@ -39,7 +41,7 @@ pub(super) fn open_existing(path: &Path) -> Result<Connection> {
     }
     // A file that was moved away, or whose disk is not there now, can come back.
     let (kind, why) = match path.parent().is_some_and(Path::exists) {
-        true => (ErrorKind::Unreachable, "the topic log is not there: restore it"),
+        true => (ErrorKind::Unreachable, NOT_THERE),
         false => (ErrorKind::Configuration, "there is no topic log here: run `onecommit init`"),
     };
     Err(Error::new(kind, OPERATION, why).with("file", path.display()))

@@ -31,6 +31,27 @@ impl Delivery for TopicLogDelivery {
         file::id(&file::open_existing(&self.path)?, &self.path)
     }
 
+    fn is_there(&self) -> Result<bool> {
+        Ok(self.path.exists())
+    }
+
+    /// The file stays: it holds the messages, and other participants' progress.
+    fn remove(&self) -> Result<()> {
+        if !self.path.exists() {
+            return Ok(());
+        }
+        let mut connection = file::open_existing(&self.path)?;
+        let transaction = begin(&mut connection, "remove progress")?;
+        for shard in (0..self.scope.shards).map(ShardIndex) {
+            let name = self.scope.transactional_id(shard);
+            let removed = transaction.execute("delete from deliverer where name = ?1", [name]);
+            removed.map_err(|error| from_sqlite("remove progress", error))?;
+        }
+        failpoint!("topic_log.remove.before_commit")?;
+        commit(transaction, "remove progress")?;
+        failpoint!("topic_log.remove.after_commit")
+    }
+
     fn init(&self) -> Result<()> {
         file::open_or_make(&self.path).map(drop)
     }

@@ -30,9 +30,7 @@ pub async fn init(
     let paths = Paths::new(settings, namespace)?;
     let connection = Connection::open(settings).await?;
     connection.create_folders(operation, &paths.root).await.map_err(|error| not_allowed(error, &paths))?;
-    let layout = Layout { version: VERSION, incarnation: incarnation.to_string() };
-    let data = serde_json::to_vec(&layout)
-        .map_err(|error| Error::new(ErrorKind::Failed, operation, "layout").caused_by(error))?;
+    let data = encode(incarnation)?;
     failpoint!("zookeeper.init.before_commit")?;
     let options = zk::CreateMode::Persistent.with_acls(connection.acls());
     let path = paths.layout();
@@ -74,6 +72,108 @@ pub async fn found_incarnation(
     Ok(found)
 }
 
+/// Makes a namespace this incarnation's, whoever's it was. Refused while any relay lives there.
+pub async fn adopt(
+    settings: &ZookeeperSettings,
+    namespace: &Namespace,
+    incarnation: Incarnation,
+) -> Result<()> {
+    const OPERATION: &str = "adopt ZooKeeper";
+    let paths = Paths::new(settings, namespace)?;
+    let connection = Connection::open(settings).await?;
+    let found = read(&connection, &paths).await?.map(|data| decode(&paths, &data)).transpose()?;
+    if found.is_none_or(|found| found == incarnation) {
+        connection.close().await?;
+        return init(settings, namespace, incarnation).await;
+    }
+    let living = living(&connection, &paths).await?;
+    if !living.is_empty() {
+        let why =
+            "relays of another installation live in this namespace: stop them, or use another namespace";
+        return Err(refused(&paths, why).with("relays", living.join(", ")));
+    }
+    let (path, data) = (paths.layout(), encode(incarnation)?);
+    failpoint!("zookeeper.adopt.before_commit")?;
+    let written = connection.call(connection.client().set_data(&path, &data, None)).await;
+    written.map_err(|error| connection.error(OPERATION, Effect::Possible, error).with("path", &path))?;
+    failpoint!("zookeeper.adopt.after_commit")?;
+    connection.close().await
+}
+
+/// Removes everything of a namespace, if it is this incarnation's. Refused while any relay lives there;
+/// idempotent.
+pub async fn remove(
+    settings: &ZookeeperSettings,
+    namespace: &Namespace,
+    incarnation: Incarnation,
+) -> Result<()> {
+    let paths = Paths::new(settings, namespace)?;
+    let connection = Connection::open(settings).await?;
+    let Some(data) = read(&connection, &paths).await? else { return connection.close().await };
+    expect(&paths, Some(&data), incarnation)?;
+    let living = living(&connection, &paths).await?;
+    if !living.is_empty() {
+        let why = "relays of this namespace live: stop them, and run this again";
+        return Err(refused(&paths, why).with("relays", living.join(", ")));
+    }
+    // The layout goes last: without it nobody could tell whose the rest is.
+    let mut nodes = below(&connection, &paths.root).await?;
+    nodes.retain(|path| *path != paths.layout());
+    nodes.extend([paths.layout(), paths.root.clone()]);
+    for path in nodes {
+        failpoint!("zookeeper.remove.before_commit")?;
+        match connection.call(connection.client().delete(&path, None)).await {
+            Ok(()) | Err(zk::Error::NoNode) => {}
+            Err(error) => {
+                let error = connection.error("remove from ZooKeeper", Effect::Possible, error);
+                return Err(error.with("path", path));
+            }
+        }
+        failpoint!("zookeeper.remove.after_commit")?;
+    }
+    connection.close().await
+}
+
+/// All nodes below one, each behind those below it.
+async fn below(connection: &Connection, root: &str) -> Result<Vec<String>> {
+    let (mut found, mut at) = (Vec::new(), 0);
+    let mut open = root.to_string();
+    loop {
+        found.extend(children(connection, &open).await?.into_iter().map(|name| format!("{open}/{name}")));
+        let Some(next) = found.get(at) else { break };
+        open.clone_from(next);
+        at += 1;
+    }
+    found.reverse();
+    Ok(found)
+}
+
+/// The relays of all participants that live in the namespace, each as `participant/relay`.
+async fn living(connection: &Connection, paths: &Paths) -> Result<Vec<String>> {
+    let mut found = Vec::new();
+    let folder = paths.all_relays();
+    for participant in children(connection, &folder).await? {
+        let relays = children(connection, &format!("{folder}/{participant}")).await?;
+        found.extend(relays.into_iter().map(|relay| format!("{participant}/{relay}")));
+    }
+    Ok(found)
+}
+
+/// The names below a node; none where it is not there.
+async fn children(connection: &Connection, path: &str) -> Result<Vec<String>> {
+    match connection.call(connection.client().list_children(path)).await {
+        Ok(found) => Ok(found),
+        Err(zk::Error::NoNode) => Ok(Vec::new()),
+        Err(error) => Err(connection.error("look at ZooKeeper", Effect::None, error).with("path", path)),
+    }
+}
+
+fn encode(incarnation: Incarnation) -> Result<Vec<u8>> {
+    let layout = Layout { version: VERSION, incarnation: incarnation.to_string() };
+    serde_json::to_vec(&layout)
+        .map_err(|error| Error::new(ErrorKind::Failed, "prepare ZooKeeper", "layout").caused_by(error))
+}
+
 /// Refuses anything but the layout of this incarnation.
 pub(super) async fn check(connection: &Connection, paths: &Paths, incarnation: Incarnation) -> Result<()> {
     expect(paths, read(connection, paths).await?.as_deref(), incarnation)
@@ -85,12 +185,14 @@ pub(super) fn expect(paths: &Paths, data: Option<&[u8]>, incarnation: Incarnatio
         Some(found) if found == incarnation => Ok(()),
         Some(found) => {
             let message = "ZooKeeper has this namespace for another incarnation: point [zookeeper] at the \
-                           servers and the chroot that belong to this installation, or use another namespace";
+                           servers and the chroot that belong to this installation; or give the namespace \
+                           to this one: `onecommit adopt` with the participant's name";
             Err(refused(paths, message).with("found", found).with("expected", incarnation))
         }
         None => {
-            let message = "ZooKeeper does not know this namespace: run `onecommit init`; if it was there \
-                           before, ask who emptied these servers, or whether they are the right ones";
+            let message = "ZooKeeper does not know this namespace: run `onecommit init`, or `onecommit \
+                           adopt` with the participant's name; if it was there before, ask who emptied these \
+                           servers, or whether they are the right ones";
             Err(refused(paths, message))
         }
     }
@@ -144,6 +246,10 @@ impl Paths {
 
     pub(super) fn layout(&self) -> String {
         format!("{}/layout", self.root)
+    }
+
+    fn all_relays(&self) -> String {
+        format!("{}/relays", self.root)
     }
 
     pub(super) fn relays(&self, participant: &ParticipantName) -> String {

@@ -10,5 +10,5 @@ mod port;
 mod read;
 
 pub use self::connection::ZookeeperSettings;
-pub use self::layout::{found_incarnation, init};
+pub use self::layout::{adopt, found_incarnation, init, remove};
 pub use self::port::ZookeeperLease;

@@ -11,6 +11,8 @@ pub use publish::Outbox;
 pub use schema::print_sql;
 
 #[cfg(feature = "relay")]
+mod adopt;
+#[cfg(feature = "relay")]
 mod backlog;
 #[cfg(feature = "relay")]
 mod barrier;
@@ -27,6 +29,8 @@ mod port;
 mod prune;
 #[cfg(feature = "relay")]
 mod read;
+#[cfg(feature = "relay")]
+mod remove;
 #[cfg(feature = "relay")]
 mod rows;
 #[cfg(feature = "relay")]

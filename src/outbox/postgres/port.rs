@@ -6,21 +6,20 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio_postgres::types::Type;
 
-use super::backlog;
 use super::connection::Connection;
-use super::init;
 use super::prune::{OutboxShape, Walk};
 use super::read::{ReadLimits, Reader, last_id_column};
 use super::rows::get;
+use super::{adopt, backlog, init, remove};
 use super::{dead_letters, set_aside};
 use crate::error::{Error, ErrorKind, Result, redact};
 use crate::failpoint;
-use crate::id::{BarrierId, Epoch, MessageId, ShardIndex};
+use crate::id::{BarrierId, Epoch, MessageId, ParticipantName, ShardIndex};
 use crate::message::StoredMessage;
 use crate::outbox::{
-    AsideCounts, Asked, Backlog, Barrier, Batch, DeadLetter, Delivered, Due, HeldTopic, Installation, Outbox,
-    OutboxSource, Pruned, Recorded, Request, Resumed, SCHEMA_VERSION, Selection, SetAside, ShardRow, Voucher,
-    tables_too_old,
+    AsideCounts, Asked, Backlog, Barrier, Batch, Contents, DeadLetter, Delivered, Due, HeldTopic,
+    Installation, Outbox, OutboxSource, Pruned, Recorded, Request, Resumed, SCHEMA_VERSION, Selection,
+    SetAside, ShardRow, Voucher, tables_too_old,
 };
 use crate::postgres::connect::{Parameter, limited};
 use crate::postgres::quoted;
@@ -42,13 +41,19 @@ pub struct PostgresSource {
 impl PostgresSource {
     /// A fresh connection that reads with other limits than the default.
     pub async fn connect_with(&self, limits: ReadLimits) -> Result<Box<dyn Outbox>> {
+        let (outbox, participant) = self.open(limits).await?;
+        check_sequence(&outbox.connection, &participant).await?;
+        check_numbers(&outbox.connection, &participant).await?;
+        Ok(Box::new(outbox))
+    }
+
+    async fn open(&self, limits: ReadLimits) -> Result<(PostgresOutbox, ParticipantName)> {
         let connection = Connection::open(&self.url, &quoted(&self.schema), self.request_limit).await?;
         let read = init::read(&**connection.client, &self.schema);
         let found = limited(self.request_limit, "open outbox", read).await?.ok_or_else(not_initialized)?;
         let shards = found.installation.shards;
         check_columns(&connection).await?;
-        check_sequence(&connection).await?;
-        Ok(Box::new(PostgresOutbox {
+        let outbox = PostgresOutbox {
             reader: Reader::new(shards, limits),
             connection,
             schema: self.schema.clone(),
@@ -56,7 +61,8 @@ impl PostgresSource {
             shards,
             walk: Walk::new(),
             unfinished: false,
-        }))
+        };
+        Ok((outbox, found.installation.participant))
     }
 }
 
@@ -74,9 +80,18 @@ impl OutboxSource for PostgresSource {
         self.connect_with(ReadLimits::default()).await
     }
 
+    async fn connect_to_adopt(&self) -> Result<Box<dyn Outbox>> {
+        Ok(Box::new(self.open(ReadLimits::default()).await?.0))
+    }
+
     async fn init(&self, wanted: &Installation) -> Result<Installation> {
         let init = init::init(&self.url, &self.schema, wanted, self.request_limit);
         limited(self.request_limit, "init outbox", init).await
+    }
+
+    async fn remove(&self) -> Result<()> {
+        let removed = remove::remove(&self.url, &self.schema, self.request_limit);
+        limited(self.request_limit, "remove outbox", removed).await
     }
 
     async fn found(&self) -> Result<Option<Installation>> {
@@ -210,6 +225,24 @@ impl Outbox for PostgresOutbox {
             return Err(wrong_position(shard));
         };
         backlog::count(&self.connection, self.shards, shard, (prev, this.as_ref(), *last)).await
+    }
+
+    async fn contents(&mut self, shard: ShardIndex, progress: Option<&Progress>) -> Result<Contents> {
+        let outbox = OutboxShape { shards: self.shards, has_set_aside: !self.is_old() };
+        adopt::contents(&self.connection, outbox, shard, progress).await
+    }
+
+    async fn prepare_adoption(&mut self, claimed: &[(ShardIndex, Epoch)], anew: &[ShardIndex]) -> Result<()> {
+        adopt::prepare(&self.connection, self.shards, claimed, anew).await
+    }
+
+    async fn note_adoption(
+        &mut self,
+        claimed: &[(ShardIndex, Epoch)],
+        anew: &[ShardIndex],
+        delivery_id: &str,
+    ) -> Result<()> {
+        adopt::note(&self.connection, claimed, anew, delivery_id).await
     }
 }
 
@@ -365,17 +398,40 @@ async fn check_columns(connection: &Connection) -> Result<()> {
 
 /// Checks that no id will come again, nor one below those that were read. Only what lies above the
 /// sequence is looked for: the highest id of all was searched among dead rows, at each connection.
-async fn check_sequence(connection: &Connection) -> Result<()> {
+async fn check_sequence(connection: &Connection, participant: &ParticipantName) -> Result<()> {
     let schema = &connection.schema;
     let sql =
         format!("select (select max(id) from {schema}.outbox where id > {}) is null", last_id_column(schema));
     if holds(connection, &sql, &[]).await? {
         return Ok(());
     }
-    let why = "the outbox's sequence was changed by hand: it stands below ids that are in the table, \
-               so that messages would be lost; set it to the highest id in the table or above";
+    let why = format!(
+        "the outbox's sequence was changed by hand: it stands below ids that are in the table, so that \
+         messages would be lost. Set it to the highest id in the table or above, or let `onecommit adopt \
+         {participant}` do it"
+    );
     Err(Error::new(ErrorKind::Refused, "check outbox", why)
         .with("sequence", format!("{schema}.outbox_id_seq")))
+}
+
+/// Checks that no row has a transaction number that this server has yet to hand out: no snapshot would
+/// see it before then. A row that this statement sees and that was written here is below its xmax.
+async fn check_numbers(connection: &Connection, participant: &ParticipantName) -> Result<()> {
+    let schema = &connection.schema;
+    // By the index, from there on: looked for in any order, it was looked for in the whole table.
+    let sql = format!(
+        "select (select xid from {schema}.outbox where xid >= pg_snapshot_xmax(pg_current_snapshot())
+           order by xid limit 1) is null"
+    );
+    if holds(connection, &sql, &[]).await? {
+        return Ok(());
+    }
+    let why = format!(
+        "messages in the outbox have transaction numbers that this server has yet to hand out: they were \
+         loaded from another one, and would wait for as long. Take them as they are: `onecommit adopt \
+         {participant}`"
+    );
+    Err(Error::new(ErrorKind::Refused, "check outbox", why).with("table", format!("{schema}.outbox")))
 }
 
 async fn holds(connection: &Connection, sql: &str, parameters: &[Parameter<'_>]) -> Result<bool> {
@@ -389,6 +445,7 @@ fn not_initialized() -> Error {
 }
 
 fn wrong_position(shard: ShardIndex) -> Error {
-    let why = "the progress was written for another kind of database";
+    let why = "the progress was written for another kind of database. Restore what was there; or \
+               `onecommit adopt` with the participant's name";
     Error::new(ErrorKind::Refused, "read outbox", why).with("shard", shard)
 }

@@ -15,6 +15,8 @@ pub use publish::{publish, publish_many};
 pub use schema::print_sql;
 
 #[cfg(feature = "relay")]
+mod adopt;
+#[cfg(feature = "relay")]
 mod dead_letters;
 #[cfg(feature = "relay")]
 mod init;
@@ -24,6 +26,8 @@ mod port;
 mod prune;
 #[cfg(feature = "relay")]
 mod read;
+#[cfg(feature = "relay")]
+mod remove;
 #[cfg(feature = "relay")]
 mod set_aside;
 #[cfg(feature = "relay")]

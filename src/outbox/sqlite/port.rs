@@ -7,18 +7,19 @@ use std::time::Duration;
 use async_trait::async_trait;
 use rusqlite::{Connection, OptionalExtension, ToSql, params};
 
+use super::adopt;
 use super::init::{self, SHARD};
 use super::prune;
 use super::read::{self, Rows};
-use super::{dead_letters, set_aside};
+use super::{dead_letters, remove, set_aside};
 use crate::error::{Error, ErrorKind, Result};
 use crate::failpoint;
 use crate::id::{BarrierId, Epoch, MessageId, ShardIndex};
 use crate::message::StoredMessage;
 use crate::outbox::{
-    AsideCounts, Asked, Backlog, Barrier, Batch, Chunk, DeadLetter, Delivered, Due, HeldTopic, Installation,
-    Outbox, OutboxSource, Pruned, Recorded, Request, Resumed, SCHEMA_VERSION, Selection, SetAside, ShardRow,
-    Voucher, tables_too_old,
+    AsideCounts, Asked, Backlog, Barrier, Batch, Chunk, Contents, DeadLetter, Delivered, Due, HeldTopic,
+    Installation, Outbox, OutboxSource, Pruned, Recorded, Request, Resumed, SCHEMA_VERSION, Selection,
+    SetAside, ShardRow, Voucher, tables_too_old,
 };
 use crate::protocol::position::Position;
 use crate::protocol::progress::{DatabaseIdentity, Progress};
@@ -56,10 +57,19 @@ impl OutboxSource for SqliteSource {
         Ok(Box::new(SqliteOutbox { connection, place, version: found.version, reading: None }))
     }
 
+    /// Its ids are in commit order whoever wrote them.
+    async fn connect_to_adopt(&self) -> Result<Box<dyn Outbox>> {
+        self.connect().await
+    }
+
     async fn init(&self, wanted: &Installation) -> Result<Installation> {
         let wanted = wanted.clone();
         let init = move |source: &SqliteSource| init::init(&source.path, source.busy_limit, &wanted);
         self.call("init outbox", init).await
+    }
+
+    async fn remove(&self) -> Result<()> {
+        self.call("remove outbox", |source| remove::remove(&source.path, source.busy_limit)).await
     }
 
     async fn found(&self) -> Result<Option<Installation>> {
@@ -253,6 +263,33 @@ impl Outbox for SqliteOutbox {
         };
         self.connection.call("count backlog", count).await
     }
+
+    async fn contents(&mut self, shard: ShardIndex, progress: Option<&Progress>) -> Result<Contents> {
+        if shard != SHARD {
+            return Err(no_such_shard("look at outbox", shard));
+        }
+        let (progress, has_set_aside) = (progress.cloned(), !self.is_old());
+        let look =
+            move |connection: &mut Connection| adopt::contents(connection, progress.as_ref(), has_set_aside);
+        self.connection.call("look at outbox", look).await
+    }
+
+    async fn prepare_adoption(&mut self, claimed: &[(ShardIndex, Epoch)], anew: &[ShardIndex]) -> Result<()> {
+        let (claimed, anew) = (claimed.to_vec(), anew.to_vec());
+        let prepare = move |connection: &mut Connection| adopt::prepare(connection, &claimed, &anew);
+        self.connection.call("adopt outbox", prepare).await
+    }
+
+    async fn note_adoption(
+        &mut self,
+        claimed: &[(ShardIndex, Epoch)],
+        anew: &[ShardIndex],
+        delivery_id: &str,
+    ) -> Result<()> {
+        let (claimed, anew, delivery_id) = (claimed.to_vec(), anew.to_vec(), delivery_id.to_string());
+        let note = move |connection: &mut Connection| adopt::note(connection, &claimed, &anew, &delivery_id);
+        self.connection.call("adopt outbox", note).await
+    }
 }
 
 #[async_trait]
@@ -412,7 +449,8 @@ fn last_id(position: &Position) -> Result<i64> {
     match position {
         Position::Sequence { last } => Ok(*last),
         Position::Snapshots { .. } => {
-            let why = "the progress was written for another kind of database";
+            let why = "the progress was written for another kind of database. Restore what was there; or \
+               `onecommit adopt` with the participant's name";
             Err(Error::new(ErrorKind::Refused, "read outbox", why).with("shard", SHARD))
         }
     }

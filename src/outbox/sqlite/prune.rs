@@ -37,7 +37,8 @@ pub(super) fn prune(
     });
     let Some((named_epoch, named_counter)) = named.optional().map_err(failed)? else {
         let why = "the barrier that the committed progress names is not in the file: it was restored, \
-                   or is another one than before; nothing was removed";
+                   or is another one than before; nothing was removed. Restore what was there; or `onecommit \
+                   adopt` with the participant's name";
         return Err(Error::new(ErrorKind::Refused, OPERATION, why).with("barrier", barrier));
     };
     let stays = match has_set_aside {

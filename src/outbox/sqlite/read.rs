@@ -57,7 +57,8 @@ fn anything_behind(connection: &Connection, last: i64) -> Result<bool> {
     let highest = highest.unwrap_or(0);
     if highest < last {
         let why = "ids behind the position are handed out again, their messages would count as delivered: \
-                   the file was restored or its sqlite_sequence was changed";
+                   the file was restored or its sqlite_sequence was changed. Restore what was there; or `onecommit \
+                   adopt` with the participant's name";
         return Err(Error::new(ErrorKind::Refused, OPERATION, why)
             .with("position", last)
             .with("highest_id", highest));

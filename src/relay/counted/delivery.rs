@@ -29,6 +29,14 @@ impl Delivery for CountedDelivery {
         self.tally.delivery.block("ask for the delivery's id", || self.inner.id())
     }
 
+    fn is_there(&self) -> Result<bool> {
+        self.inner.is_there()
+    }
+
+    fn remove(&self) -> Result<()> {
+        self.inner.remove()
+    }
+
     fn init(&self) -> Result<()> {
         self.inner.init()
     }

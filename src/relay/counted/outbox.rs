@@ -10,8 +10,8 @@ use crate::error::Result;
 use crate::id::{BarrierId, Epoch, MessageId, ShardIndex};
 use crate::message::StoredMessage;
 use crate::outbox::{
-    AsideCounts, Asked, Backlog, Batch, DeadLetter, Delivered, Due, HeldTopic, Installation, Outbox,
-    OutboxSource, Pruned, Recorded, Request, Resumed, Selection, SetAside, ShardRow, Voucher,
+    AsideCounts, Asked, Backlog, Batch, Contents, DeadLetter, Delivered, Due, HeldTopic, Installation,
+    Outbox, OutboxSource, Pruned, Recorded, Request, Resumed, Selection, SetAside, ShardRow, Voucher,
 };
 use crate::protocol::position::Position;
 use crate::protocol::progress::{DatabaseIdentity, Progress};
@@ -35,6 +35,14 @@ impl OutboxSource for CountedSource {
     async fn connect(&self) -> Result<Box<dyn Outbox>> {
         let inner = self.tally.outbox.call("connect", self.inner.connect()).await?;
         Ok(Box::new(CountedOutbox { inner, tally: Arc::clone(&self.tally) }))
+    }
+
+    async fn connect_to_adopt(&self) -> Result<Box<dyn Outbox>> {
+        self.inner.connect_to_adopt().await
+    }
+
+    async fn remove(&self) -> Result<()> {
+        self.inner.remove().await
     }
 
     async fn init(&self, wanted: &Installation) -> Result<Installation> {
@@ -111,6 +119,23 @@ impl Outbox for CountedOutbox {
 
     async fn backlog(&mut self, shard: ShardIndex, position: &Position) -> Result<Backlog> {
         self.tally.outbox.call("count backlog", self.inner.backlog(shard, position)).await
+    }
+
+    async fn contents(&mut self, shard: ShardIndex, progress: Option<&Progress>) -> Result<Contents> {
+        self.inner.contents(shard, progress).await
+    }
+
+    async fn prepare_adoption(&mut self, claimed: &[(ShardIndex, Epoch)], anew: &[ShardIndex]) -> Result<()> {
+        self.inner.prepare_adoption(claimed, anew).await
+    }
+
+    async fn note_adoption(
+        &mut self,
+        claimed: &[(ShardIndex, Epoch)],
+        anew: &[ShardIndex],
+        delivery_id: &str,
+    ) -> Result<()> {
+        self.inner.note_adoption(claimed, anew, delivery_id).await
     }
 }
 
