@@ -110,7 +110,7 @@ const SETTINGS: &str = "fsync, full_page_writes, synchronous_commit, autovacuum,
                         default_transaction_read_only";
 
 /// What a relay does with each table; the sequence is read.
-const RIGHTS: [(&str, &[&str]); 7] = [
+const RIGHTS: [(&str, &[&str]); 10] = [
     ("outbox", &["SELECT", "DELETE"]),
     ("installation", &["SELECT"]),
     ("shard", &["SELECT", "UPDATE"]),
@@ -118,6 +118,9 @@ const RIGHTS: [(&str, &[&str]); 7] = [
     ("lease", &["SELECT", "INSERT", "UPDATE"]),
     ("relay", &["SELECT", "INSERT", "UPDATE", "DELETE"]),
     ("server_life", &["SELECT", "INSERT"]),
+    ("set_aside", &["SELECT", "INSERT", "UPDATE", "DELETE"]),
+    ("held_topic", &["SELECT", "INSERT", "UPDATE", "DELETE"]),
+    ("dead_topic", &["SELECT"]),
 ];
 
 impl PostgresSource {
@@ -217,7 +220,8 @@ impl Ask<'_> {
         let sql = "select 'USAGE on schema ' || $1 where not has_schema_privilege($1, 'USAGE')
                    union all
                    select r || ' on ' || o from unnest($2, $3) as needed(o, r)
-                     where has_schema_privilege($1, 'USAGE') and not has_table_privilege(o, r)
+                     where has_schema_privilege($1, 'USAGE') and to_regclass(o) is not null
+                       and not has_table_privilege(o, r)
                    union all
                    select 'SELECT on ' || $4
                      where has_schema_privilege($1, 'USAGE') and not has_sequence_privilege($4, 'SELECT')
