@@ -19,6 +19,7 @@ mod database_url;
 mod document;
 mod environment;
 mod kafka;
+mod postgres_url;
 mod reference;
 mod relay;
 mod settings;
@@ -29,6 +30,7 @@ mod zookeeper;
 
 pub use database_url::DatabaseUrl;
 pub use kafka::KafkaProperties;
+pub use postgres_url::{PostgresUrl, Roots, SslMode, Tls};
 pub use reference::reference;
 pub use relay::Relay;
 pub use zookeeper::{Secret, Zookeeper};

@@ -92,8 +92,8 @@ pub(super) static PARTICIPANT: Table = Table {
         text(
             "url",
             REQUIRED,
-            "`postgresql://user@host:5432/database` (without TLS so far), or `sqlite:///relative.db`, or \
-             `sqlite:////absolute/path.db` (four slashes).",
+            "`postgresql://user@host:5432/database`, with libpq's parameters behind a `?` (`sslmode` and others: \
+             [Security](security.md)); or `sqlite:///relative.db`, or `sqlite:////absolute/path.db` (four slashes).",
         ),
         Setting {
             key: "outbox",

@@ -11,7 +11,8 @@ use super::init;
 use super::prune::Walk;
 use super::read::{ReadLimits, Reader, last_id_column, shard_expression};
 use super::rows::get;
-use crate::error::{Error, ErrorKind, Result, redact};
+use crate::config::PostgresUrl;
+use crate::error::{Error, ErrorKind, Result};
 use crate::failpoint;
 use crate::id::{BarrierId, Epoch, ShardIndex};
 use crate::outbox::{
@@ -26,7 +27,7 @@ use crate::protocol::progress::DatabaseIdentity;
 #[derive(Clone)]
 pub struct PostgresSource {
     /// `postgresql://user@host:port/database`.
-    pub url: String,
+    pub url: PostgresUrl,
     /// The schema's name, `onecommit` unless configured.
     pub schema: String,
     /// How long any one request may take.
@@ -55,7 +56,7 @@ impl PostgresSource {
 impl fmt::Debug for PostgresSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut shown = f.debug_struct("PostgresSource");
-        shown.field("url", &redact(&self.url)).field("schema", &self.schema);
+        shown.field("url", &self.url).field("schema", &self.schema);
         shown.field("request_limit", &self.request_limit).finish()
     }
 }
