@@ -33,7 +33,7 @@ pub use kafka::KafkaProperties;
 pub use postgres_url::{PostgresUrl, Roots, SslMode, Tls};
 pub use reference::reference;
 pub use relay::Relay;
-pub use zookeeper::{Secret, Zookeeper};
+pub use zookeeper::{Secret, Zookeeper, ZookeeperTls};
 
 use document::Document;
 use settings::SHARDS_MAX;

@@ -126,6 +126,19 @@ pub(super) static ZOOKEEPER: Table = Table {
         ),
         text("user", NONE, "User for ZooKeeper's digest authentication; `password` goes with it."),
         text("password", NONE, "Its password: better in the environment than in the file."),
+        text(
+            "tls_ca",
+            NONE,
+            "A file in PEM with the authorities that sign the servers' certificates. With it every connection is \
+             by TLS, and `servers` names the ports for it.",
+        ),
+        text(
+            "tls_cert",
+            NONE,
+            "The client's certificate in PEM, which ZooKeeper asks for unless told otherwise; `tls_key` goes \
+             with it.",
+        ),
+        text("tls_key", NONE, "Its private key in PEM, without a passphrase."),
     ],
 };
 

@@ -27,11 +27,16 @@ class Authority:
         made = ["-keyout", str(self._key), "-out", str(self.certificate), "-days", "2"]
         _openssl("req", "-x509", *NEW_KEY, *made, "-subj", f"/CN={name}")
 
-    def sign(self, name: str, *, alternative: str = "", days: int = 2) -> Certificate:
-        """A certificate, expired with -1 `days`; `alternative` names are as in `DNS:a,IP:b`."""
+    def sign(
+        self, name: str, *, alternative: str = "", days: int = 2, version_1: bool = False
+    ) -> Certificate:
+        """A certificate, expired with -1 `days`; `alternative` names are as in `DNS:a,IP:b`. Of
+        version 1 are those that PostgreSQL's manual shows how to make."""
         made = Certificate(self._folder / f"{name}.crt", self._folder / f"{name}.key")
         request = self._folder / f"{name}.csr"
-        also = ["-addext", f"subjectAltName={alternative}"] if alternative else []
+        extensions = [] if version_1 else ["basicConstraints=CA:FALSE"]
+        extensions += [f"subjectAltName={alternative}"] if alternative else []
+        also = [word for extension in extensions for word in ("-addext", extension)]
         wanted = ["-keyout", str(made.key), "-out", str(request), "-subj", f"/CN={name}", *also]
         _openssl("req", *NEW_KEY, *wanted)
         authority = ["-CA", str(self.certificate), "-CAkey", str(self._key), "-CAcreateserial"]

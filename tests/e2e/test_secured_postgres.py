@@ -38,7 +38,7 @@ def server(folder: Path) -> Iterator[SecuredPostgres]:
 
 @pytest.fixture(scope="module")
 def certificate(server: SecuredPostgres) -> Certificate:
-    return server.authority.sign("certified")
+    return server.authority.sign("certified", version_1=True)
 
 
 @pytest.fixture
