@@ -9,6 +9,7 @@ use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::message::{Headers as _, Message as _};
 use rdkafka::{Offset, TopicPartitionList};
 
+use super::contact;
 use super::failure::{from_kafka, is_passing};
 use super::settings::{REQUEST_LIMIT, base_config};
 use crate::delivery::DeliveredMessage;
@@ -35,6 +36,7 @@ impl KafkaReader {
         group: Option<&str>,
         from_beginning: bool,
     ) -> Result<Self> {
+        contact::cluster_id(&base_config(properties)).map_err(|error| error.with("topic", topic))?;
         let reader = KafkaReader::connect(properties, topic, group, from_beginning)?;
         let starts = reader.starts(from_beginning).map_err(|error| reader.failed(error))?;
         let begun = match group {

@@ -4,6 +4,7 @@
 
 mod admin;
 mod consume;
+mod contact;
 mod failure;
 mod native;
 mod port;
