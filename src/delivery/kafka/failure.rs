@@ -1,6 +1,7 @@
 //! What an error of librdkafka means to the caller.
 
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::metadata::Metadata;
 use rdkafka::types::RDKafkaRespErr;
 
 use crate::error::{Error, ErrorKind};
@@ -83,6 +84,18 @@ fn missing_right(code: RDKafkaErrorCode) -> Option<&'static str> {
 pub(super) fn is_passing(error: &KafkaError) -> bool {
     let fatal = matches!(error, KafkaError::MessageConsumptionFatal(_));
     !fatal && error.rdkafka_error_code().map(meaning) == Some(ErrorKind::Unreachable)
+}
+
+/// Whether it is about the consumer group that librdkafka wants to know also of whoever reads without one.
+pub(super) fn is_about_group(error: &KafkaError) -> bool {
+    error.rdkafka_error_code() == Some(RDKafkaErrorCode::GroupAuthorizationFailed)
+}
+
+/// The error of a topic that this user may not even look at; for others it seems not to be there.
+pub(super) fn hidden(operation: &'static str, metadata: &Metadata, topic: &str) -> Option<Error> {
+    let found = metadata.topics().iter().find(|found| found.name() == topic)?;
+    let code = found.error().map(RDKafkaErrorCode::from)?;
+    missing_right(code).map(|what| from_code(operation, code, what).with("topic", topic))
 }
 
 fn meaning(code: RDKafkaErrorCode) -> ErrorKind {
