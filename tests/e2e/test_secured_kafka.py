@@ -17,6 +17,8 @@ from .secured_kafka import PASSWORD, Properties, Right, SecuredKafka
 CONFIGURATION = 2
 UNREACHABLE = 3
 EVERYTHING = [Right("ALL", kind, "*") for kind in ("TOPIC", "GROUP", "TRANSACTIONAL_ID")]
+# Whatever is logged, no secret is in it.
+TALKATIVE = {"ONECOMMIT_LOG": "trace"}
 USERS = ["relay", "CN=relay"]
 
 
@@ -48,7 +50,7 @@ def at(installation: Installation, properties: Properties) -> CommandLine:
 
 def run(command_line: CommandLine, *words: str) -> CompletedProcess[str]:
     """Runs a command; no secret is in what it says."""
-    done = command_line.run(*words, environment={"ONECOMMIT_LOG": "debug"})
+    done = command_line.run(*words, environment=TALKATIVE)
     assert PASSWORD not in done.stdout + done.stderr
     return done
 
@@ -59,7 +61,7 @@ def deliver(installation: Installation, properties: Properties) -> None:
     done = run(command_line, "init", "--topic", installation.topic, "--partitions", "3")
     assert done.returncode == 0, done.stderr
     installation.outbox.burst(installation.topic, 50)
-    relay = command_line.relay(environment={"ONECOMMIT_LOG": "debug"})
+    relay = command_line.relay(environment=TALKATIVE)
     installation.wait_delivered()
     arguments = Path(f"/proc/{relay.pid}/cmdline").read_bytes()
     assert arguments and PASSWORD.encode() not in arguments

@@ -60,7 +60,14 @@ class Place:
         self.home.mkdir()
         self._folder = folder
         server.query(f"grant create on database {self.name} to relay, plain, certified")
-        self.environment = {**os.environ, "HOME": str(self.home), "PGPASSWORD": PASSWORD}
+        # Whatever is logged, no secret is in it.
+        talkative = {"ONECOMMIT_LOG": "trace"}
+        self.environment = {
+            **os.environ,
+            **talkative,
+            "HOME": str(self.home),
+            "PGPASSWORD": PASSWORD,
+        }
         self._relays: list[RelayProcess] = []
 
     def at(self, url: str, environment: Mapping[str, str] | None = None) -> CommandLine:

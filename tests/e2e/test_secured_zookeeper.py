@@ -15,6 +15,8 @@ from .secured_zookeeper import SecuredZooKeeper
 
 CONFIGURATION = 2
 PASSWORD = "s3cret-of-the-lease"
+# Whatever is logged, no secret is in it.
+TALKATIVE = {"ONECOMMIT_LOG": "trace"}
 Zookeeper = dict[str, str | int | bool]
 
 
@@ -58,7 +60,7 @@ def installation(tmp_path: Path) -> Iterator[Installation]:
 def run(installation: Installation, settings: Zookeeper, *words: str) -> CompletedProcess[str]:
     """Runs a command with these settings; no secret is in what it says."""
     installation.configure(other={"zookeeper": settings})
-    done = installation.command_line.run(*words)
+    done = installation.command_line.run(*words, environment=TALKATIVE)
     assert PASSWORD not in done.stdout + done.stderr
     return done
 
@@ -68,7 +70,7 @@ def test_leases_are_kept_there_and_nobody_else_gets_at_them(
 ) -> None:
     done = run(installation, settings, "init", "--topic", installation.topic)
     assert done.returncode == 0, done.stderr
-    relay = installation.relay()
+    relay = installation.command_line.relay(environment=TALKATIVE)
     installation.outbox.burst(installation.topic, 50)
     installation.wait_delivered()
     assert None not in installation.owners()
