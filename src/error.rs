@@ -132,8 +132,14 @@ impl fmt::Display for Error {
             write!(f, ")")?;
         }
         let mut source = self.source();
+        let mut said = String::new();
         while let Some(cause) = source {
-            write!(f, ": {cause}")?;
+            let text = cause.to_string();
+            // OpenSSL's errors have their own cause in their text.
+            if !said.contains(&text) {
+                write!(f, ": {text}")?;
+                said = text;
+            }
             source = cause.source();
         }
         Ok(())

@@ -1,12 +1,11 @@
-//! A participant's database. Only what tells the backends apart is decided here; what else a
-//! PostgreSQL URL may hold is its driver's business. No password is ever shown.
+//! A participant's database: which backend it is, and where. No password is ever shown.
 
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use super::value::suggest;
-use crate::error::{Error, Result, redact};
+use super::postgres_url::PostgresUrl;
+use crate::error::{Error, Result};
 
 /// Where a participant is. Shown with its password replaced by `***`.
 ///
@@ -23,33 +22,11 @@ use crate::error::{Error, Result, redact};
 pub enum DatabaseUrl {
     /// A file; a relative one begins at the directory in which the process was started.
     Sqlite(PathBuf),
-    /// The URL as it was given, password included.
-    Postgres(String),
+    /// A database of a PostgreSQL server.
+    Postgres(PostgresUrl),
 }
 
 const SQLITE: &str = "sqlite://";
-const POSTGRES: [&str; 2] = ["postgresql://", "postgres://"];
-/// What may stand behind the `?` of a PostgreSQL URL: what the driver knows, without TLS.
-const PARAMETERS: [&str; 18] = [
-    "user",
-    "password",
-    "dbname",
-    "options",
-    "application_name",
-    "sslmode",
-    "host",
-    "hostaddr",
-    "port",
-    "connect_timeout",
-    "tcp_user_timeout",
-    "keepalives",
-    "keepalives_idle",
-    "keepalives_interval",
-    "keepalives_retries",
-    "target_session_attrs",
-    "channel_binding",
-    "load_balance_hosts",
-];
 
 impl FromStr for DatabaseUrl {
     type Err = Error;
@@ -60,9 +37,8 @@ impl FromStr for DatabaseUrl {
         if let Some(path) = text.strip_prefix(SQLITE) {
             return parse_sqlite(path).map(DatabaseUrl::Sqlite).map_err(refuse);
         }
-        if let Some(rest) = POSTGRES.iter().find_map(|scheme| text.strip_prefix(scheme)) {
-            check_postgres(rest).and_then(|()| check_parameters(rest)).map_err(refuse)?;
-            return Ok(DatabaseUrl::Postgres(text.to_string()));
+        if PostgresUrl::is_meant_by(text) {
+            return text.parse().map(DatabaseUrl::Postgres);
         }
         Err(refuse(unknown_scheme(text)))
     }
@@ -97,53 +73,11 @@ fn parse_sqlite(path: &str) -> Result<PathBuf, String> {
     Ok(PathBuf::from(path))
 }
 
-/// Refuses what libpq would read otherwise than it was meant, because then a piece of the password
-/// stands where nobody looks for one, and would be shown: a bare `@` behind the host, a port that
-/// is no number, white space.
-fn check_postgres(rest: &str) -> Result<(), String> {
-    let end = rest.find(['/', '?']).unwrap_or(rest.len());
-    let (authority, behind) = rest.split_at(end);
-    let hosts = authority.rsplit_once('@').map_or(authority, |(_, hosts)| hosts);
-    let is_port = |port: &str| port.bytes().all(|byte| byte.is_ascii_digit());
-    let is_host = |host: &str| match host.rsplit_once(']') {
-        Some((_, port)) => port.is_empty() || port.strip_prefix(':').is_some_and(is_port),
-        None => host.split_once(':').is_none_or(|(_, port)| is_port(port)),
-    };
-    let blank = |c: char| c.is_whitespace() || c.is_control();
-    if behind.contains('@') || rest.contains(blank) || !hosts.split(',').all(is_host) {
-        return Err("not a URL that can be read without doubt: write %2F for / in a user's name or \
-                    password, %3F for ?, %40 for @, %3A for :, %20 for a space; a port is a number"
-            .to_string());
-    }
-    Ok(())
-}
-
-/// Refuses, by its name, what the driver would refuse without one, or could not keep: TLS.
-fn check_parameters(rest: &str) -> Result<(), String> {
-    let Some((_, parameters)) = rest.split_once('?') else { return Ok(()) };
-    for parameter in parameters.split('&') {
-        let (name, value) = parameter.split_once('=').unwrap_or((parameter, ""));
-        if name == "sslmode" && !matches!(value, "disable" | "prefer") {
-            return Err(format!(
-                "sslmode={value} can't be kept: the connection to PostgreSQL is without TLS so far; write \
-                 sslmode=disable where the network is trusted"
-            ));
-        }
-        if !PARAMETERS.contains(&name) {
-            return Err(format!(
-                "{name} is no parameter that is understood here: {}",
-                suggest(name, PARAMETERS.into_iter())
-            ));
-        }
-    }
-    Ok(())
-}
-
 impl fmt::Display for DatabaseUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             DatabaseUrl::Sqlite(path) => write!(f, "{SQLITE}/{}", path.display()),
-            DatabaseUrl::Postgres(url) => f.write_str(&redact(url)),
+            DatabaseUrl::Postgres(url) => url.fmt(f),
         }
     }
 }
@@ -164,9 +98,9 @@ mod tests {
         assert_eq!(url("sqlite:///a/b.db").unwrap(), DatabaseUrl::Sqlite(PathBuf::from("a/b.db")));
         assert_eq!(url("sqlite:////a/b.db").unwrap(), DatabaseUrl::Sqlite(PathBuf::from("/a/b.db")));
         let postgres =
-            ["postgres://", "postgresql:///x?host=/tmp", "postgresql://u:p@[::1]:5432,b:1/x?sslmode=prefer"];
+            ["postgres://h", "postgresql:///x?host=/tmp", "postgresql://u:p@[::1]:5432,b:1/x?sslmode=prefer"];
         for text in postgres {
-            assert_eq!(url(text).unwrap(), DatabaseUrl::Postgres(text.to_string()));
+            assert_eq!(url(text).unwrap(), DatabaseUrl::Postgres(text.parse().unwrap()));
         }
         for text in ["sqlite:///a.db", "sqlite:////a.db", "postgresql://u@h:1/x"] {
             assert_eq!(url(text).unwrap().to_string(), text);
@@ -185,8 +119,8 @@ mod tests {
             "postgresql://u:secret",
             "postgresql://u:sec/ret@h/x",
             "postgresql://h/x?password=a secret",
-            "postgresql://h/x?sslmode=require",
-            "postgresql://h/x?sslrootcert=ca.pem",
+            "postgres://",
+            "postgresql://h/x?sslcrl=secret.pem",
             "postgresql://h/x?passwort=secret",
         ];
         for text in wrong {

@@ -36,7 +36,8 @@ file). One that fits no setting is an error too, but for those that are no setti
 that Kubernetes makes from the names of services (`*_SERVICE_HOST`, `*_PORT_*`).
 
 Passwords are never shown, neither in errors nor in logs. A password inside a URL has its special
-characters percent-encoded (`%40` for `@`, `%2F` for `/`).
+characters percent-encoded (`%40` for `@`, `%2F` for `/`). How each server is reached by TLS, and which rights each
+command needs there: [Security](security.md).
 "#;
 
 /// The reference of all settings, in Markdown: the text of `docs/configuration.md`.

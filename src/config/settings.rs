@@ -92,8 +92,8 @@ pub(super) static PARTICIPANT: Table = Table {
         text(
             "url",
             REQUIRED,
-            "`postgresql://user@host:5432/database` (without TLS so far), or `sqlite:///relative.db`, or \
-             `sqlite:////absolute/path.db` (four slashes).",
+            "`postgresql://user@host:5432/database`, with libpq's parameters behind a `?` (`sslmode` and others: \
+             [Security](security.md)); or `sqlite:///relative.db`, or `sqlite:////absolute/path.db` (four slashes).",
         ),
         Setting {
             key: "outbox",
@@ -126,6 +126,19 @@ pub(super) static ZOOKEEPER: Table = Table {
         ),
         text("user", NONE, "User for ZooKeeper's digest authentication; `password` goes with it."),
         text("password", NONE, "Its password: better in the environment than in the file."),
+        text(
+            "tls_ca",
+            NONE,
+            "A file in PEM with the authorities that sign the servers' certificates. With it every connection is \
+             by TLS, and `servers` names the ports for it.",
+        ),
+        text(
+            "tls_cert",
+            NONE,
+            "The client's certificate in PEM, which ZooKeeper asks for unless told otherwise; `tls_key` goes \
+             with it.",
+        ),
+        text("tls_key", NONE, "Its private key in PEM, without a passphrase."),
     ],
 };
 

@@ -1,6 +1,8 @@
 //! `[zookeeper]`: where relays share out their shards.
 
 use std::fmt;
+use std::net::IpAddr;
+use std::path::PathBuf;
 
 use super::value::Section;
 use crate::error::Result;
@@ -18,6 +20,17 @@ pub struct Zookeeper {
     pub user: Option<String>,
     /// The user's password.
     pub password: Option<Secret>,
+    /// None speaks without TLS.
+    pub tls: Option<ZookeeperTls>,
+}
+
+/// What secures the connections; every file is in PEM.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ZookeeperTls {
+    /// The authorities that the servers' certificates are signed by.
+    pub ca: PathBuf,
+    /// The client's certificate and its private key.
+    pub identity: Option<(PathBuf, PathBuf)>,
 }
 
 /// A text that is never shown.
@@ -39,19 +52,30 @@ impl fmt::Debug for Secret {
 
 impl Zookeeper {
     pub(super) fn build(section: &Section) -> Result<Self> {
-        for (one, other) in [("user", "password"), ("password", "user")] {
+        for (one, other) in [
+            ("user", "password"),
+            ("password", "user"),
+            ("tls_cert", "tls_key"),
+            ("tls_key", "tls_cert"),
+            ("tls_cert", "tls_ca"),
+        ] {
             if let (Some((_, origin)), None) = (section.given_text(one), section.given_text(other)) {
                 return Err(section.refuse(one, &format!("{other} has to be given with it"), origin));
             }
         }
         let user = section.optional_text("user", check_user)?;
         let password = section.given_text("password").map(|(text, _)| Secret(text.to_string()));
+        let file = |key| section.optional_text(key, check_file).map(|file| file.map(PathBuf::from));
+        let identity = file("tls_cert")?.zip(file("tls_key")?);
+        let tls = file("tls_ca")?.map(|ca| ZookeeperTls { ca, identity });
+        let check = if tls.is_some() { check_named_servers } else { check_servers };
         Ok(Zookeeper {
-            servers: section.checked_text("servers", check_servers)?.to_string(),
+            servers: section.checked_text("servers", check)?.to_string(),
             chroot: section.optional_text("chroot", check_chroot)?.map(str::to_string),
             session_timeout_ms: section.number("session_timeout_ms"),
             user: user.map(str::to_string),
             password,
+            tls,
         })
     }
 }
@@ -71,6 +95,33 @@ fn check_servers(text: &str) -> Result<(), String> {
         return Err(format!("{text:?} is not host:port, or several with commas and no spaces"));
     }
     Ok(())
+}
+
+/// With TLS a server is known by its name: one that no certificate could be made for would end the client.
+fn check_named_servers(text: &str) -> Result<(), String> {
+    check_servers(text)?;
+    let is_label = |label: &str| {
+        let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
+        (1..=63).contains(&label.len())
+            && label.chars().all(legal)
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+    };
+    let is_name = |host: &str| {
+        let is_number = |label: &str| label.bytes().all(|byte| byte.is_ascii_digit());
+        let last = host.rsplit('.').next().unwrap_or(host);
+        host.len() <= 253 && host.split('.').all(is_label) && !is_number(last)
+    };
+    let host = |server: &'_ str| match server.rsplit_once(':') {
+        Some((host, _)) if !server.ends_with(']') => host.trim_matches(['[', ']']).to_string(),
+        _ => server.trim_matches(['[', ']']).to_string(),
+    };
+    let wrong = text.split(',').map(host).find(|host| host.parse::<IpAddr>().is_err() && !is_name(host));
+    wrong.map_or(Ok(()), |host| Err(format!("{host:?} is no host that a certificate can be made for")))
+}
+
+fn check_file(text: &str) -> Result<(), String> {
+    if text.is_empty() { Err("it is empty: give a file in PEM".to_string()) } else { Ok(()) }
 }
 
 fn check_chroot(text: &str) -> Result<(), String> {

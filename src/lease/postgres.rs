@@ -13,7 +13,8 @@ use uuid::Uuid;
 
 use super::beats::{Beats, LeaseRow, ReadAt, RelayRow, recorded};
 use super::{Lease, LeaseView};
-use crate::error::{Error, ErrorKind, Result, redact};
+use crate::config::PostgresUrl;
+use crate::error::{Error, ErrorKind, Result};
 use crate::failpoint;
 use crate::id::{Epoch, RelayId, ShardIndex};
 use crate::postgres::connect::{OwnedClient, Parameter, alone, connect, limits, within};
@@ -39,7 +40,7 @@ enum Effect {
 
 /// One relay's leases of the shards of the outbox in one schema.
 pub struct PostgresLease {
-    url: String,
+    url: PostgresUrl,
     schema: String,
     shards: u16,
     relay: RelayId,
@@ -52,14 +53,14 @@ pub struct PostgresLease {
 impl PostgresLease {
     /// Connects to the database at `url`, whose schema `onecommit init` has filled.
     pub async fn connect(
-        url: &str,
+        url: &PostgresUrl,
         schema: &str,
         shards: u16,
         relay: RelayId,
         timeout: Duration,
     ) -> Result<Self> {
         let mut lease = PostgresLease {
-            url: url.to_string(),
+            url: url.clone(),
             schema: quoted(schema),
             shards,
             relay,
@@ -102,7 +103,7 @@ impl PostgresLease {
             }
             Err(error) => error,
         };
-        Err(error.with("url", redact(&self.url)).with("schema", &self.schema))
+        Err(error.with("url", &self.url).with("schema", &self.schema))
     }
 
     async fn open(&self) -> Result<OwnedClient> {

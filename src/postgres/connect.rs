@@ -5,16 +5,24 @@ use std::future::Future;
 use std::ops::{Deref, DerefMut};
 use std::time::Duration;
 
+use postgres_openssl::{MakeTlsConnector, TlsStream};
 use tokio::sync::oneshot;
+use tokio_postgres::config::{Host, SslMode as TryTls};
 use tokio_postgres::types::{ToSql, Type};
-use tokio_postgres::{CancelToken, Client, NoTls};
+use tokio_postgres::{CancelToken, Client, Config, Connection, Socket};
 
-use super::failure::from_postgres;
-use crate::error::{Error, ErrorKind, Result, redact};
+use super::failure::{from_postgres, is_about_tls};
+use super::{password, tls};
+use crate::config::{PostgresUrl, SslMode};
+use crate::error::{Error, ErrorKind, Result};
 
 /// A value with the type that the statement gives it: nothing is prepared, so nothing is asked.
 pub(crate) type Parameter<'a> = (&'a (dyn ToSql + Sync), Type);
 
+/// What the driver gives.
+type Connected = (Client, Connection<Socket, TlsStream<Socket>>);
+
+const OPERATION: &str = "connect";
 /// A transaction of ours that waits for its relay longer than this is ended: between its statements
 /// nothing else is done, so the relay is paused or cut off.
 const IDLE_LIMIT_MS: u32 = 3000;
@@ -45,24 +53,83 @@ impl DerefMut for OwnedClient {
 }
 
 /// Connects within `limit`.
-pub(crate) async fn connect(url: &str, application: &str, limit: Duration) -> Result<OwnedClient> {
-    const OPERATION: &str = "connect";
-    let located = |error: Error| error.with("url", redact(url));
-    // The driver's own message may quote the address with its password: it is not kept.
-    let mut config: tokio_postgres::Config = url
-        .parse()
-        .map_err(|_| located(Error::new(ErrorKind::Configuration, OPERATION, "not a PostgreSQL address")))?;
-    config.application_name(application).connect_timeout(limit);
-    let (client, driver) = within(limit, OPERATION, config.connect(NoTls)).await.map_err(located)?;
+pub(crate) async fn connect(url: &PostgresUrl, application: &str, limit: Duration) -> Result<OwnedClient> {
+    let connected = async {
+        let mut config = driver_config(url, limit)?;
+        config.application_name(application);
+        let found = password::find(&config)?;
+        if let Some(password) = &found.password {
+            config.password(password);
+        }
+        let tls = tls::connector(url.tls())?;
+        let connected = in_turn(config, url.tls().mode, &tls).await;
+        let (client, driver) = connected.map_err(|error| {
+            let error = from_postgres(OPERATION, error);
+            found.ignored.into_iter().fold(error, |error, why| error.with("password file", why))
+        })?;
+        Ok((client, driver, tls))
+    };
+    let connected = limited(limit, OPERATION, connected).await;
+    let (client, driver, tls) = connected.map_err(|error| error.with("url", url))?;
     let (_dropped, dropped) = oneshot::channel();
-    tokio::spawn(drive(driver, client.cancel_token(), dropped, limit));
+    tokio::spawn(drive(driver, client.cancel_token(), tls, dropped, limit));
     Ok(OwnedClient { client, _dropped })
+}
+
+fn driver_config(url: &PostgresUrl, limit: Duration) -> Result<Config> {
+    // The driver's own message may quote the address with its password: it is not kept.
+    let parsed = url.for_driver().parse::<Config>();
+    let mut config =
+        parsed.map_err(|_| Error::new(ErrorKind::Configuration, OPERATION, "not a PostgreSQL address"))?;
+    let given = config.get_connect_timeout().copied();
+    config.connect_timeout(given.map_or(limit, |given| given.min(limit)));
+    if let Some(timeout) = url.tcp_user_timeout() {
+        config.tcp_user_timeout(timeout);
+    }
+    if config.get_hosts().is_empty() {
+        // Otherwise the driver would have no name for TLS.
+        for address in config.get_hostaddrs().to_vec() {
+            config.host(address.to_string());
+        }
+    }
+    Ok(config)
+}
+
+/// Tries with and without TLS, in the order of the mode. Where both fail, the error of the try with TLS
+/// is told: it is what the server's settings are about.
+async fn in_turn(
+    mut config: Config,
+    mode: SslMode,
+    tls: &MakeTlsConnector,
+) -> std::result::Result<Connected, tokio_postgres::Error> {
+    // On a Unix socket there is none, whatever the mode.
+    let sockets_only = config.get_hosts().iter().all(|host| !matches!(host, Host::Tcp(_)));
+    let (first, second) = match mode {
+        _ if sockets_only => (TryTls::Disable, None),
+        SslMode::Disable => (TryTls::Disable, None),
+        SslMode::Allow => (TryTls::Disable, Some(TryTls::Require)),
+        SslMode::Prefer => (TryTls::Prefer, Some(TryTls::Disable)),
+        SslMode::Require | SslMode::VerifyCa | SslMode::VerifyFull => (TryTls::Require, None),
+    };
+    let refused = match config.ssl_mode(first).connect(tls.clone()).await {
+        Err(error) if is_about_tls(&error) => error,
+        done => return done,
+    };
+    match second {
+        None => Err(refused),
+        Some(second) => match config.ssl_mode(second).connect(tls.clone()).await {
+            Err(error) if second == TryTls::Require => Err(error),
+            Err(_) => Err(refused),
+            connected => connected,
+        },
+    }
 }
 
 /// Runs the driver's half of a connection until it ends, or until the session is dropped.
 async fn drive(
     driver: impl Future<Output = std::result::Result<(), tokio_postgres::Error>>,
     cancel: CancelToken,
+    tls: MakeTlsConnector,
     dropped: oneshot::Receiver<()>,
     limit: Duration,
 ) {
@@ -77,7 +144,7 @@ async fn drive(
         _ = dropped => {}
     }
     if tokio::time::timeout(FAREWELL_LIMIT, &mut driver).await.is_err() {
-        let cancelled = tokio::time::timeout(limit, cancel.cancel_query(NoTls)).await;
+        let cancelled = tokio::time::timeout(limit, cancel.cancel_query(tls)).await;
         tracing::debug!(?cancelled, "a request to PostgreSQL was given up");
         let _ = tokio::time::timeout(limit, driver).await;
     }

@@ -4,6 +4,10 @@
 #[cfg(feature = "relay")]
 pub(crate) mod connect;
 pub(crate) mod failure;
+#[cfg(feature = "relay")]
+mod password;
+#[cfg(feature = "relay")]
+mod tls;
 
 /// An identifier in SQL, quoted.
 pub(crate) fn quoted(identifier: &str) -> String {

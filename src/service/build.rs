@@ -13,7 +13,7 @@ use crate::id::{Incarnation, ParticipantName, RelayId};
 use crate::lease::Lease;
 use crate::lease::file::FileLease;
 use crate::lease::postgres::PostgresLease;
-use crate::lease::zookeeper::{ZookeeperLease, ZookeeperSettings};
+use crate::lease::zookeeper::{ZookeeperLease, ZookeeperSettings, ZookeeperTls};
 use crate::outbox::postgres::PostgresSource;
 use crate::outbox::sqlite::SqliteSource;
 use crate::outbox::{Installation, OutboxSource};
@@ -94,6 +94,10 @@ pub(super) fn zookeeper(config: &Config) -> Option<ZookeeperSettings> {
         session_timeout: Duration::from_millis(zookeeper.session_timeout_ms),
         user: zookeeper.user.clone(),
         password: zookeeper.password.as_ref().map(|password| password.expose().to_string()),
+        tls: zookeeper
+            .tls
+            .as_ref()
+            .map(|tls| ZookeeperTls { ca: tls.ca.clone(), identity: tls.identity.clone() }),
     })
 }
 

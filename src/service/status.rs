@@ -79,7 +79,7 @@ pub(super) async fn look(
         let row = outbox.shard(shard).await?;
         let aside = outbox.count_set_aside(shard).await?;
         let delivery = delivery.clone();
-        let peek = async { blocking(move || delivery.peek(shard)).await };
+        let peek = async { blocking(move || delivery.id().and_then(|_| delivery.peek(shard))).await };
         // Asked no more once it failed: each try may take as long as a server is waited for.
         let found = if answers { known(peek.await, errors) } else { None };
         answers = found.is_some();

@@ -76,10 +76,12 @@ class CommandLine:
         failpoints: str = "",
         configuration: Path | None = None,
         words: tuple[str, ...] = ("relay",),
+        environment: Mapping[str, str] | None = None,
     ) -> RelayProcess:
         """Starts a relay, with another configuration than this one where one is given."""
         command = self.arguments(*words, configuration=configuration)
-        relay = RelayProcess(command, self.folder, len(self._started) + 1, failpoints)
+        number = len(self._started) + 1
+        relay = RelayProcess(command, self.folder, number, failpoints, environment)
         self._started.append(relay)
         return relay
 
@@ -97,10 +99,22 @@ def _shards(printed: str) -> list[dict[str, Any]]:
 class RelayProcess:
     """One run of `onecommit relay`."""
 
-    def __init__(self, words: Sequence[str], folder: Path, number: int, failpoints: str) -> None:
+    def __init__(
+        self,
+        words: Sequence[str],
+        folder: Path,
+        number: int,
+        failpoints: str,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         self.log = folder / f"relay-{number}.log"
         self.hits = folder / f"relay-{number}.failpoints"
-        environment = {**os.environ, FAILPOINTS: failpoints, FAILPOINTS_LOG: str(self.hits)}
+        environment = {
+            **os.environ,
+            **(environment or {}),
+            FAILPOINTS: failpoints,
+            FAILPOINTS_LOG: str(self.hits),
+        }
         self._process = Process(words, log=self.log, environment=environment)
         self.pid = self._process.pid
 

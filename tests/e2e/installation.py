@@ -162,6 +162,12 @@ def postgres_to_topic_log(servers: Servers, folder: Path) -> Installation:
     return Installation(name, folder, outbox, TopicLog(folder / "data"), None)
 
 
+def sqlite_to_kafka(kafka: str, folder: Path) -> Installation:
+    """SQLite to Kafka."""
+    name = fresh_name()
+    return Installation(name, folder, SqliteOutbox(folder, name), KafkaTopics(kafka), None)
+
+
 def fresh_name() -> str:
     """A namespace that nobody uses."""
     return f"t{secrets.token_hex(5)}"

@@ -99,7 +99,7 @@ impl Installation {
             let ids = match self.url() {
                 DatabaseUrl::Sqlite(path) => publish_to_sqlite(path.clone(), messages.clone(), commits).await,
                 DatabaseUrl::Postgres(url) => {
-                    publish_to_postgres(url, &self.config.schema, &messages, commits).await
+                    publish_to_postgres(&url.to_string(), &self.config.schema, &messages, commits).await
                 }
             };
             for (message, id) in messages.iter().zip(ids).filter(|_| commits) {
@@ -147,7 +147,7 @@ impl Installation {
         if let DatabaseUrl::Postgres(url) = self.url() {
             let schema = &self.config.schema;
             let sql = format!("set lock_timeout = '60s'; drop schema {schema} cascade");
-            connect(url).await.batch_execute(&sql).await.unwrap();
+            connect(&url.to_string()).await.batch_execute(&sql).await.unwrap();
         }
     }
 }

@@ -42,6 +42,7 @@ impl Place {
             session_timeout: Duration::from_secs(2),
             user: None,
             password: None,
+            tls: None,
         };
         let namespace = format!("t{}", Uuid::new_v4().simple()).parse().unwrap();
         Place { settings, namespace, incarnation: Incarnation::random() }

@@ -78,7 +78,11 @@ impl Place {
     }
 
     fn source_at(&self, url: &str) -> PostgresSource {
-        PostgresSource { url: url.to_string(), schema: self.schema.clone(), request_limit: REQUEST_LIMIT }
+        PostgresSource {
+            url: url.parse().unwrap(),
+            schema: self.schema.clone(),
+            request_limit: REQUEST_LIMIT,
+        }
     }
 
     fn publishing(&self) -> Publishing {

@@ -48,13 +48,22 @@ QUICK_RETURN = {"broker.session.timeout.ms": "3000", "broker.heartbeat.interval.
 class Broker(Server):
     """One broker, which is also a controller. Made by `Kafka`."""
 
-    def __init__(self, node: int, advertised_port: int | None, heap: str, version: str) -> None:
+    def __init__(
+        self,
+        node: int,
+        advertised_port: int | None,
+        heap: str,
+        version: str,
+        listeners: Mapping[str, str],
+    ) -> None:
         super().__init__(f"Kafka broker {node}")
         self.node = node
         self.port = free_port()
         self.internal_port = free_port()
         self.controller_port = free_port()
         self.advertised_port = self.port if advertised_port is None else advertised_port
+        self.ports = {name: free_port() for name in listeners}
+        self._listeners = listeners
         self._heap = heap
         self._version = version
         self._jars = Path()
@@ -69,6 +78,8 @@ class Broker(Server):
         """Says which cluster this broker belongs to; before its first start."""
         copies = str(min(3, len(fellows)))
         in_sync = "2" if copies == "3" else "1"
+        others = "".join(f",{name}://localhost:{port}" for name, port in self.ports.items())
+        protocols = "".join(f",{name}:{kind}" for name, kind in self._listeners.items())
         self._cluster_id = cluster_id
         self._properties = {
             "process.roles": "broker,controller",
@@ -78,14 +89,14 @@ class Broker(Server):
             ),
             "listeners": (
                 f"CLIENT://127.0.0.1:{self.port},INTERNAL://127.0.0.1:{self.internal_port},"
-                f"CONTROLLER://127.0.0.1:{self.controller_port}"
+                f"CONTROLLER://127.0.0.1:{self.controller_port}{others}"
             ),
             "advertised.listeners": (
                 f"CLIENT://127.0.0.1:{self.advertised_port},"
-                f"INTERNAL://127.0.0.1:{self.internal_port}"
+                f"INTERNAL://127.0.0.1:{self.internal_port}{others}"
             ),
             "listener.security.protocol.map": (
-                "CLIENT:PLAINTEXT,INTERNAL:PLAINTEXT,CONTROLLER:PLAINTEXT"
+                f"CLIENT:PLAINTEXT,INTERNAL:PLAINTEXT,CONTROLLER:PLAINTEXT{protocols}"
             ),
             "inter.broker.listener.name": "INTERNAL",
             "controller.listener.names": "CONTROLLER",
@@ -140,6 +151,7 @@ class Kafka:
     `properties` are added to, or replace, each broker's; `QUICK_RETURN` is for tests that kill.
     `address` lists the clients' listeners. `internal_address` lists those that are never
     advertised under another port, for a test that watches a cluster behind a fault proxy.
+    `listeners` are more of them, at `localhost`: each one's name, and what is spoken there.
     """
 
     def __init__(
@@ -150,12 +162,14 @@ class Kafka:
         version: str = KAFKA,
         properties: Mapping[str, str] | None = None,
         advertised_ports: Sequence[int] | None = None,
+        listeners: Mapping[str, str] | None = None,
     ) -> None:
         ports: Sequence[int | None] = advertised_ports or [None] * brokers
         if len(ports) != brokers:
             raise ValueError(f"{len(ports)} advertised ports for {brokers} brokers")
         self.brokers = [
-            Broker(node, port, heap, version) for node, port in enumerate(ports, start=1)
+            Broker(node, port, heap, version, listeners or {})
+            for node, port in enumerate(ports, start=1)
         ]
         cluster_id = _new_cluster_id()
         for broker in self.brokers:

@@ -7,7 +7,7 @@ use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
 use rdkafka::error::RDKafkaErrorCode;
 
-use super::failure::{from_code, from_kafka};
+use super::failure::{from_code, from_kafka, hidden};
 use super::settings::REQUEST_LIMIT;
 use crate::delivery::DeliveryScope;
 use crate::error::{Error, ErrorKind, Result};
@@ -152,6 +152,9 @@ impl Admin {
     fn partitions(&self, topic: &str) -> Result<i32> {
         let metadata = self.client.inner().fetch_metadata(Some(topic), REQUEST_LIMIT);
         let metadata = metadata.map_err(|error| from_kafka("look up topic", error))?;
+        if let Some(error) = hidden("look up topic", &metadata, topic) {
+            return Err(error);
+        }
         let count = metadata.topics().first().map_or(0, |found| found.partitions().len());
         Ok(i32::try_from(count).unwrap_or(i32::MAX))
     }
@@ -211,6 +214,9 @@ impl Admin {
         let client = self.client.inner();
         let metadata = client.fetch_metadata(Some(topic), REQUEST_LIMIT);
         let metadata = metadata.map_err(|error| from_kafka("look up topic", error))?;
+        if let Some(error) = hidden("look up topic", &metadata, topic) {
+            return Err(error);
+        }
         let found = metadata.topics().iter().find(|found| found.name() == topic);
         let Some(found) = found.filter(|found| found.error().is_none() && !found.partitions().is_empty())
         else {

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 
 use rdkafka::error::RDKafkaErrorCode as Code;
 
+use super::failure::reason;
 use super::native::Failure;
 use crate::delivery::{Blame, Fault};
 
@@ -40,7 +41,7 @@ pub(super) fn blame(failures: &[Failure], code: Option<Code>) -> Blame {
     let mut faults: Vec<Fault> = Vec::new();
     for ((topic, _), batch) in &batches {
         if let Some((code, _)) = batch.iter().find(|(code, _)| TOPIC.contains(code)) {
-            faults.push(Fault::Topic { topic: (*topic).to_string(), reason: code.to_string() });
+            faults.push(Fault::Topic { topic: (*topic).to_string(), reason: reason(*code) });
             continue;
         }
         let named = batch.len() == 1 || batch.iter().any(|(code, _)| *code == Code::InvalidDifferentRecord);
@@ -54,14 +55,14 @@ pub(super) fn blame(failures: &[Failure], code: Option<Code>) -> Blame {
     }
     let reported = batches.values().flatten().map(|(code, _)| *code);
     match reported.chain(code).find(|code| MESSAGE.contains(code) || TOPIC.contains(code)) {
-        Some(code) => Blame::Somebody { of_topic: TOPIC.contains(&code), reason: code.to_string() },
+        Some(code) => Blame::Somebody { of_topic: TOPIC.contains(&code), reason: reason(code) },
         None => Blame::Nobody,
     }
 }
 
 fn message_fault(code: Code, failure: &Failure) -> Option<Fault> {
     let message_id = failure.message_id.filter(|_| MESSAGE.contains(&code))?;
-    Some(Fault::Message { message_id, reason: code.to_string() })
+    Some(Fault::Message { message_id, reason: reason(code) })
 }
 
 #[cfg(test)]

@@ -9,13 +9,17 @@ use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::message::{Headers as _, Message as _};
 use rdkafka::{Offset, TopicPartitionList};
 
-use super::failure::{from_kafka, is_passing};
+use super::contact;
+use super::failure::{from_kafka, hidden, is_about_group, is_passing};
 use super::settings::{REQUEST_LIMIT, base_config};
 use crate::delivery::DeliveredMessage;
 use crate::error::{Error, ErrorKind, Result};
 
 const OPERATION: &str = "consume";
 const PAUSE: Duration = Duration::from_millis(20);
+/// How long the group is waited for until it is looked whether it may be used.
+const GROUP_LIMIT: Duration = Duration::from_secs(3);
+const TOLD_AT_MOST: usize = 100;
 
 /// A `read_committed` reader of one topic.
 pub struct KafkaReader {
@@ -35,6 +39,7 @@ impl KafkaReader {
         group: Option<&str>,
         from_beginning: bool,
     ) -> Result<Self> {
+        contact::cluster_id(&base_config(properties)).map_err(|error| error.with("topic", topic))?;
         let reader = KafkaReader::connect(properties, topic, group, from_beginning)?;
         let starts = reader.starts(from_beginning).map_err(|error| reader.failed(error))?;
         let begun = match group {
@@ -70,6 +75,9 @@ impl KafkaReader {
             .filter(|found| found.name() == topic)
             .flat_map(|found| found.partitions().iter().map(|partition| (partition.id(), false)))
             .collect();
+        if let Some(error) = hidden(OPERATION, &metadata, topic) {
+            return Err(error);
+        }
         if ends.is_empty() {
             let why = format!("there is no such topic: `onecommit init --topic {topic}` makes it");
             return Err(Error::new(ErrorKind::Configuration, OPERATION, why).with("topic", topic));
@@ -96,7 +104,10 @@ impl KafkaReader {
         loop {
             match self.try_store_where_new(starts) {
                 // The first group of a cluster finds no coordinator for moments.
-                Err(error) if is_passing(&error) && Instant::now() < deadline => std::thread::sleep(PAUSE),
+                Err(error) if is_passing(&error) && Instant::now() < deadline => {
+                    self.check_group_right()?;
+                    std::thread::sleep(PAUSE);
+                }
                 // The group has members at work: where it begins is theirs to say.
                 Err(KafkaError::ConsumerCommit(RDKafkaErrorCode::UnknownMemberId)) => return Ok(()),
                 done => return done,
@@ -104,8 +115,20 @@ impl KafkaReader {
         }
     }
 
+    /// That the group may not be used is told only in passing; what waits for it times out.
+    fn check_group_right(&self) -> KafkaResult<()> {
+        for _ in 0..TOLD_AT_MOST {
+            if let Some(Err(error)) = self.consumer.poll(Duration::ZERO)
+                && is_about_group(&error)
+            {
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
     fn try_store_where_new(&self, starts: &TopicPartitionList) -> KafkaResult<()> {
-        let stored = self.consumer.committed_offsets(starts.clone(), REQUEST_LIMIT)?;
+        let stored = self.consumer.committed_offsets(starts.clone(), GROUP_LIMIT)?;
         let mut new = TopicPartitionList::new();
         for start in starts.elements() {
             let found = stored.find_partition(&self.topic, start.partition());
@@ -131,6 +154,7 @@ impl KafkaReader {
                     self.ends.insert(partition, true);
                 }
                 Some(Err(error)) if is_passing(&error) => self.tell_away(&error),
+                Some(Err(error)) if !self.grouped && is_about_group(&error) => {}
                 Some(Err(error)) => return Err(self.failed(error)),
                 None => {}
             }

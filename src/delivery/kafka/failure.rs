@@ -1,6 +1,7 @@
 //! What an error of librdkafka means to the caller.
 
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::metadata::Metadata;
 use rdkafka::types::RDKafkaRespErr;
 
 use crate::error::{Error, ErrorKind};
@@ -17,7 +18,8 @@ impl Outcome {
     /// As our error.
     pub(super) fn into_error(self) -> Error {
         let code = RDKafkaErrorCode::from(self.code);
-        Error::new(meaning(code), self.operation, self.text).with("kafka", code.to_string())
+        let what = missing_right(code).map_or(self.text, str::to_string);
+        Error::new(meaning(code), self.operation, what).with("kafka", code.to_string())
     }
 
     /// As the error of a call that may have taken effect: whatever it says, what is committed has
@@ -36,19 +38,69 @@ impl Outcome {
 /// Turns a code of librdkafka into our error.
 pub(super) fn from_code(operation: &'static str, code: impl Into<RDKafkaErrorCode>, what: &str) -> Error {
     let code = code.into();
-    Error::new(meaning(code), operation, what).with("kafka", code.to_string())
+    Error::new(meaning(code), operation, missing_right(code).unwrap_or(what)).with("kafka", code.to_string())
 }
 
 /// Turns an error of the safe wrapper into ours.
 pub(super) fn from_kafka(operation: &'static str, error: KafkaError) -> Error {
-    let kind = error.rdkafka_error_code().map_or(ErrorKind::Configuration, meaning);
-    Error::new(kind, operation, "Kafka reported an error").caused_by(error)
+    // The value of a property stays out: it may be a password.
+    if let KafkaError::ClientConfig(_, why, name, _) = error {
+        return Error::new(ErrorKind::Configuration, operation, format!("[kafka] {name}: {why}"));
+    }
+    if let KafkaError::ClientCreation(why) = error {
+        let what = "librdkafka can't make a client with the properties under [kafka]";
+        return Error::new(ErrorKind::Configuration, operation, what).caused_by(why);
+    }
+    let code = error.rdkafka_error_code();
+    let kind = code.map_or(ErrorKind::Configuration, meaning);
+    let what = code.and_then(missing_right).unwrap_or("Kafka reported an error");
+    Error::new(kind, operation, what).caused_by(error)
+}
+
+/// What a code says of a topic or a message, and what to do where that is known.
+pub(super) fn reason(code: RDKafkaErrorCode) -> String {
+    missing_right(code).map_or_else(|| code.to_string(), str::to_string)
+}
+
+/// What to do where Kafka has the user, and no ACL that lets it do this.
+fn missing_right(code: RDKafkaErrorCode) -> Option<&'static str> {
+    use RDKafkaErrorCode as Code;
+    Some(match code {
+        Code::TopicAuthorizationFailed => {
+            "Kafka does not let this user do that with the topic: a relay needs Write on the topics of messages, \
+             and Read and Write on those that begin with kafka_prefix"
+        }
+        Code::TransactionalIdAuthorizationFailed => {
+            "Kafka does not let this user use the transactional.id: give it Write on all that begin with \
+             kafka_prefix"
+        }
+        Code::GroupAuthorizationFailed => {
+            "Kafka does not let this user use the consumer group: give it Read on the group"
+        }
+        Code::ClusterAuthorizationFailed => {
+            "Kafka does not let this user do that in the cluster: `onecommit init` needs Create on the topics that \
+             it makes"
+        }
+        _ => return None,
+    })
 }
 
 /// Whether librdkafka reports this while it connects again by itself.
 pub(super) fn is_passing(error: &KafkaError) -> bool {
     let fatal = matches!(error, KafkaError::MessageConsumptionFatal(_));
     !fatal && error.rdkafka_error_code().map(meaning) == Some(ErrorKind::Unreachable)
+}
+
+/// Whether it is about the consumer group that librdkafka wants to know also of whoever reads without one.
+pub(super) fn is_about_group(error: &KafkaError) -> bool {
+    error.rdkafka_error_code() == Some(RDKafkaErrorCode::GroupAuthorizationFailed)
+}
+
+/// The error of a topic that this user may not even look at; for others it seems not to be there.
+pub(super) fn hidden(operation: &'static str, metadata: &Metadata, topic: &str) -> Option<Error> {
+    let found = metadata.topics().iter().find(|found| found.name() == topic)?;
+    let code = found.error().map(RDKafkaErrorCode::from)?;
+    missing_right(code).map(|what| from_code(operation, code, what).with("topic", topic))
 }
 
 fn meaning(code: RDKafkaErrorCode) -> ErrorKind {
@@ -60,6 +112,7 @@ fn meaning(code: RDKafkaErrorCode) -> ErrorKind {
         | Code::TopicAuthorizationFailed
         | Code::ClusterAuthorizationFailed
         | Code::TransactionalIdAuthorizationFailed
+        | Code::GroupAuthorizationFailed
         | Code::UnknownTopic
         | Code::UnknownTopicOrPartition => ErrorKind::Configuration,
         Code::MessageSizeTooLarge | Code::InvalidRecord | Code::InvalidTopic => ErrorKind::Invalid,

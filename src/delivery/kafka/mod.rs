@@ -5,6 +5,7 @@
 mod admin;
 mod blame;
 mod consume;
+mod contact;
 mod examine;
 mod failure;
 mod native;

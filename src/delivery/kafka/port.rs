@@ -3,13 +3,11 @@
 use std::collections::BTreeMap;
 
 use rdkafka::config::ClientConfig;
-use rdkafka::consumer::{BaseConsumer, Consumer};
 
-use super::failure::from_kafka;
 use super::native::Partitioner;
-use super::settings::{REQUEST_LIMIT, base_config};
+use super::settings::base_config;
 use super::shard::KafkaShard;
-use super::{admin, progress};
+use super::{admin, contact, progress};
 use crate::delivery::{Delivery, DeliveryScope, ShardDelivery};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{Epoch, ShardIndex};
@@ -76,14 +74,7 @@ impl KafkaDelivery {
 
 impl Delivery for KafkaDelivery {
     fn id(&self) -> Result<String> {
-        let client: BaseConsumer =
-            self.client_config().create().map_err(|error| from_kafka("connect to Kafka", error))?;
-        client.client().fetch_cluster_id(REQUEST_LIMIT).ok_or_else(|| {
-            Error::new(ErrorKind::Unreachable, "connect to Kafka", "no broker answered").with(
-                "bootstrap.servers",
-                self.properties.get("bootstrap.servers").map_or("", String::as_str),
-            )
-        })
+        contact::cluster_id(&self.client_config())
     }
 
     fn is_there(&self) -> Result<bool> {
@@ -95,6 +86,7 @@ impl Delivery for KafkaDelivery {
     }
 
     fn init(&self) -> Result<()> {
+        self.id()?;
         admin::ensure_progress_topic(&self.client_config(), &self.scope)
     }
 

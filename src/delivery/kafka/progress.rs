@@ -13,7 +13,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::Message as _;
 use rdkafka::{Offset, TopicPartitionList};
 
-use super::failure::{from_kafka, is_passing};
+use super::failure::{from_kafka, hidden, is_about_group, is_passing};
 use super::settings::REQUEST_LIMIT;
 use crate::delivery::DeliveryScope;
 use crate::error::{Error, ErrorKind, Result};
@@ -80,10 +80,14 @@ impl Reader {
                 | RDKafkaErrorCode::UnknownTopic
                 | RDKafkaErrorCode::UnknownTopicOrPartition,
             ) => {
-                let why = "the progress topic is not there, or has no leader now. If it was deleted, restore \
-                           it, or go on without it: `onecommit adopt` with the participant's name; if it \
-                           never was, `onecommit init` makes it";
-                Error::new(ErrorKind::Unreachable, OPERATION, why).caused_by(error)
+                let metadata = self.consumer.fetch_metadata(Some(&self.topic), REQUEST_LIMIT).ok();
+                let hidden = metadata.and_then(|metadata| hidden(OPERATION, &metadata, &self.topic));
+                hidden.unwrap_or_else(|| {
+                    let why = "the progress topic is not there, or has no leader now. If it was deleted, restore \
+                               it, or go on without it: `onecommit adopt` with the participant's name; if it \
+                               never was, `onecommit init` makes it";
+                    Error::new(ErrorKind::Unreachable, OPERATION, why).caused_by(error)
+                })
             }
             _ => from_kafka(OPERATION, error),
         })
@@ -119,7 +123,9 @@ impl Reader {
                 Some(Ok(record)) => found = record.payload().map(<[u8]>::to_vec),
                 // Sent when a fetch came back empty at the end that this reader's isolation sees.
                 Some(Err(KafkaError::PartitionEOF(_))) => return Ok(found),
-                Some(Err(error)) if !is_passing(&error) => return Err(from_kafka(OPERATION, error)),
+                Some(Err(error)) if !is_passing(&error) && !is_about_group(&error) => {
+                    return Err(from_kafka(OPERATION, error));
+                }
                 Some(Err(_)) | None => {}
             }
         }

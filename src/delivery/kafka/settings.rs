@@ -4,10 +4,9 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use rdkafka::config::ClientConfig;
-use rdkafka::error::KafkaError;
 
 use super::failure::from_kafka;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::Result;
 
 /// How long any one request to Kafka may take, transactions included. Above the broker's limit for
 /// an open transaction, so that a predecessor's is always ended within it.
@@ -19,13 +18,8 @@ const AUTO_CREATE: (&str, &str) = ("allow.auto.create.topics", "false");
 
 /// Refuses a value that librdkafka does not take, before a relay waits for a server that it can't ask.
 pub fn check_properties(properties: &BTreeMap<String, String>) -> Result<()> {
-    base_config(properties).create_native_config().map(drop).map_err(|error| match error {
-        // The value stays out: it may be a password.
-        KafkaError::ClientConfig(_, why, name, _) => {
-            Error::new(ErrorKind::Configuration, "read configuration", format!("[kafka] {name}: {why}"))
-        }
-        error => from_kafka("read configuration", error),
-    })
+    let taken = base_config(properties).create_native_config().map(drop);
+    taken.map_err(|error| from_kafka("read configuration", error))
 }
 
 /// What every client of ours begins with: the user's properties.

@@ -8,7 +8,7 @@ use rdkafka::config::ClientConfig;
 use rdkafka::error::RDKafkaErrorCode;
 
 use super::blame::blame;
-use super::failure::from_code;
+use super::failure::{from_code, reason};
 use super::native::{Partitioner, Producer, Record};
 use super::progress;
 use super::settings::REQUEST_LIMIT;
@@ -107,9 +107,7 @@ impl KafkaShard {
             None | Some(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic) => {
                 Ok(held(format!("it is not there. Make it: `onecommit init --topic {topic}`")))
             }
-            Some(RDKafkaErrorCode::TopicAuthorizationFailed) => {
-                Ok(held("Kafka's ACLs don't let this user see it".to_string()))
-            }
+            Some(code @ RDKafkaErrorCode::TopicAuthorizationFailed) => Ok(held(reason(code))),
             Some(_) => {
                 let code = problem.expect("matched above");
                 Err(from_code("look up topic", code, "Kafka can't say where the topic is")

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use zookeeper_client as zk;
 
+use super::tls::ZookeeperTls;
 use crate::error::{Error, ErrorKind, Result};
 
 /// Every call ends after this part of the session timeout: an answer that comes later finds leases
@@ -30,6 +31,8 @@ pub struct ZookeeperSettings {
     pub user: Option<String>,
     /// The user's password.
     pub password: Option<String>,
+    /// None speaks without TLS.
+    pub tls: Option<ZookeeperTls>,
 }
 
 impl fmt::Debug for ZookeeperSettings {
@@ -40,6 +43,7 @@ impl fmt::Debug for ZookeeperSettings {
             .field("session_timeout", &self.session_timeout)
             .field("user", &self.user)
             .field("password", &self.password.as_ref().map(|_| "***"))
+            .field("tls", &self.tls)
             .finish()
     }
 }
@@ -75,8 +79,14 @@ impl Connection {
                 Error::new(ErrorKind::Configuration, operation, message).with("servers", &settings.servers)
             );
         }
-        let opened = tokio::time::timeout(settings.session_timeout, connector.connect(&settings.servers));
-        match opened.await.unwrap_or(Err(zk::Error::Timeout)) {
+        let opening = async {
+            match &settings.tls {
+                None => Ok(connector.connect(&settings.servers).await),
+                Some(tls) => Ok(connector.with_tls(tls.options()?).secure_connect(&settings.servers).await),
+            }
+        };
+        let opened = tokio::time::timeout(settings.session_timeout, opening);
+        match opened.await.unwrap_or(Ok(Err(zk::Error::Timeout)))? {
             Ok(client) => {
                 let has_user = settings.user.is_some();
                 Ok(Connection { client, servers: settings.servers.clone(), has_user })
@@ -87,7 +97,14 @@ impl Connection {
                     .with("servers", &settings.servers)
                     .caused_by(error))
             }
-            Err(error) => Err(describe(operation, Effect::None, error).with("servers", &settings.servers)),
+            Err(error) => {
+                let obstacle = match &settings.tls {
+                    None => None,
+                    Some(tls) => tls.obstacle(&settings.servers, &error).await,
+                };
+                let error = obstacle.unwrap_or_else(|| describe(operation, Effect::None, error));
+                Err(error.with("servers", &settings.servers))
+            }
         }
     }
 

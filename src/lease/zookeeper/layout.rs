@@ -286,6 +286,7 @@ mod tests {
             session_timeout: Duration::from_secs(2),
             user: None,
             password: None,
+            tls: None,
         };
         Ok(Paths::new(&settings, &"shop".parse()?)?.layout())
     }

@@ -8,7 +8,9 @@ mod connection;
 mod layout;
 mod port;
 mod read;
+mod tls;
 
 pub use self::connection::ZookeeperSettings;
 pub use self::layout::{adopt, found_incarnation, init, remove};
 pub use self::port::ZookeeperLease;
+pub use self::tls::ZookeeperTls;

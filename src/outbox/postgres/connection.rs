@@ -9,6 +9,7 @@ use tokio_postgres::Row;
 use tokio_postgres::types::{FromSql, Type};
 use uuid::Uuid;
 
+use crate::config::PostgresUrl;
 use crate::error::{Error, ErrorKind, Result};
 use crate::postgres::connect::{OwnedClient, Parameter, alone, connect, limits, within};
 use crate::postgres::failure::from_postgres;
@@ -46,7 +47,7 @@ impl<'a> FromSql<'a> for Xid8 {
 
 impl Connection {
     /// Connects and reads the server's life. `schema` is quoted already.
-    pub(super) async fn open(url: &str, schema: &str, request_limit: Duration) -> Result<Self> {
+    pub(super) async fn open(url: &PostgresUrl, schema: &str, request_limit: Duration) -> Result<Self> {
         let client = connect(url, "onecommit relay", request_limit).await?;
         let client = Arc::new(client);
         let mut connection =

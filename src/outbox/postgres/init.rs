@@ -8,6 +8,7 @@ use tokio_postgres::{Row, Transaction};
 
 use super::rows::get;
 use super::schema::print_sql;
+use crate::config::PostgresUrl;
 use crate::error::{Error, ErrorKind, Result};
 use crate::failpoint;
 use crate::id::{Incarnation, ShardIndex};
@@ -30,7 +31,7 @@ pub(super) struct Found {
 /// Makes what is missing, and brings tables of an earlier release up to date; returns what is written
 /// there now.
 pub(super) async fn init(
-    url: &str,
+    url: &PostgresUrl,
     schema: &str,
     wanted: &Installation,
     limit: Duration,
@@ -59,7 +60,7 @@ pub(super) async fn init(
 }
 
 /// What an earlier `init` wrote, None where there is nothing.
-pub(super) async fn found(url: &str, schema: &str, limit: Duration) -> Result<Option<Installation>> {
+pub(super) async fn found(url: &PostgresUrl, schema: &str, limit: Duration) -> Result<Option<Installation>> {
     let client = connect(url, "onecommit init", limit).await?;
     if !has_table(&*client, schema, "installation").await? {
         return Ok(None);

@@ -20,6 +20,7 @@ mod barrier;
 mod connection;
 #[cfg(feature = "relay")]
 mod dead_letters;
+#[cfg(feature = "relay")]
 mod examine;
 #[cfg(feature = "relay")]
 mod init;
@@ -35,6 +36,7 @@ mod remove;
 mod rows;
 #[cfg(feature = "relay")]
 mod set_aside;
+#[cfg(feature = "relay")]
 pub use examine::{LongTransaction, PostgresFacts, PreparedTransaction, SlotFacts, TableFacts};
 #[cfg(feature = "relay")]
 pub use port::PostgresSource;

@@ -12,7 +12,8 @@ use super::read::{ReadLimits, Reader, last_id_column};
 use super::rows::get;
 use super::{adopt, backlog, init, remove};
 use super::{dead_letters, set_aside};
-use crate::error::{Error, ErrorKind, Result, redact};
+use crate::config::PostgresUrl;
+use crate::error::{Error, ErrorKind, Result};
 use crate::failpoint;
 use crate::id::{BarrierId, Epoch, MessageId, ParticipantName, ShardIndex};
 use crate::message::StoredMessage;
@@ -31,7 +32,7 @@ use crate::protocol::sieve::Aside;
 #[derive(Clone)]
 pub struct PostgresSource {
     /// `postgresql://user@host:port/database`.
-    pub url: String,
+    pub url: PostgresUrl,
     /// The schema's name, `onecommit` unless configured.
     pub schema: String,
     /// How long any one request may take.
@@ -69,7 +70,7 @@ impl PostgresSource {
 impl fmt::Debug for PostgresSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut shown = f.debug_struct("PostgresSource");
-        shown.field("url", &redact(&self.url)).field("schema", &self.schema);
+        shown.field("url", &self.url).field("schema", &self.schema);
         shown.field("request_limit", &self.request_limit).finish()
     }
 }

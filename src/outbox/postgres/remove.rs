@@ -5,6 +5,7 @@ use std::time::Duration;
 use tokio_postgres::types::Type;
 
 use super::rows::get;
+use crate::config::PostgresUrl;
 use crate::error::{Error, ErrorKind, Result};
 use crate::failpoint;
 use crate::postgres::connect::{connect, limits};
@@ -29,7 +30,7 @@ const FUNCTIONS: &[&str] = &["publish", "publish_bytes"];
 
 /// Removes the tables and functions, and the schema where nothing else is in it. What somebody has
 /// built on them, such as a view, stands against it. Idempotent.
-pub(super) async fn remove(url: &str, schema: &str, limit: Duration) -> Result<()> {
+pub(super) async fn remove(url: &PostgresUrl, schema: &str, limit: Duration) -> Result<()> {
     let mut client = connect(url, "onecommit init", limit).await?;
     let transaction = client.transaction().await.map_err(failed)?;
     transaction.batch_execute(&limits(limit)).await.map_err(failed)?;

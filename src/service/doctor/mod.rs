@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use super::build;
 use super::init::blocking;
-use crate::config::{Config, DatabaseUrl, Participant};
+use crate::config::{Config, DatabaseUrl, Participant, PostgresUrl};
 use crate::delivery::kafka::KafkaDelivery;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::ParticipantName;
@@ -73,11 +73,11 @@ async fn examine(
 /// Judges a PostgreSQL database; returns the topics of waiting messages.
 async fn database(
     config: &Config,
-    url: &str,
+    url: &PostgresUrl,
     place: &str,
     findings: &mut Findings,
 ) -> Result<Vec<(String, u64)>> {
-    let (url, schema) = (url.to_string(), config.schema.clone());
+    let (url, schema) = (url.clone(), config.schema.clone());
     let source = PostgresSource { url, schema, request_limit: build::request_limit(config) };
     let facts = source.examine(ORDINARY).await?;
     postgres::judge(findings, place, &facts);

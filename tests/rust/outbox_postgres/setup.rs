@@ -140,16 +140,6 @@ async fn no_error_shows_a_password() {
         (with_password.clone(), ErrorKind::Configuration, "onecommit init"),
         (format!("postgresql://app:secret-1@{closed}/db"), ErrorKind::Unreachable, "connection"),
         (format!("postgresql://{closed}/db?user=a&password=secret-1"), ErrorKind::Unreachable, "connection"),
-        (
-            format!("host=127.0.0.1 port={} user=a password=secret-1", closed.port()),
-            ErrorKind::Unreachable,
-            "",
-        ),
-        (
-            "postgresql://app:secret-1@h/db?nonsense=x".to_string(),
-            ErrorKind::Configuration,
-            "not a PostgreSQL",
-        ),
     ];
     for (url, kind, what) in cases {
         let source = place.source_at(&url);
@@ -166,6 +156,7 @@ async fn no_error_shows_a_password() {
 async fn a_server_that_does_not_answer_is_given_up_in_time() {
     let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("postgresql://app:secret-1@{}/db", silent.local_addr().unwrap());
+    let url = url.parse().unwrap();
     let request_limit = REQUEST_LIMIT / 600;
     let source = PostgresSource { url, schema: "onecommit".to_string(), request_limit };
     let error = source.connect().await.err().unwrap();

@@ -34,7 +34,7 @@ impl Database {
 
     pub fn source(&self) -> PostgresSource {
         let request_limit = Duration::from_secs(60);
-        PostgresSource { url: self.url.clone(), schema: "onecommit".to_string(), request_limit }
+        PostgresSource { url: self.url.parse().unwrap(), schema: "onecommit".to_string(), request_limit }
     }
 
     /// Makes the outbox's tables.
