@@ -9,6 +9,7 @@ use tokio::sync::oneshot;
 use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{CancelToken, Client, NoTls};
 
+use super::cancel::cancel;
 use super::failure::from_postgres;
 use crate::error::{Error, ErrorKind, Result, redact};
 
@@ -55,14 +56,14 @@ pub(crate) async fn connect(url: &str, application: &str, limit: Duration) -> Re
     config.application_name(application).connect_timeout(limit);
     let (client, driver) = within(limit, OPERATION, config.connect(NoTls)).await.map_err(located)?;
     let (_dropped, dropped) = oneshot::channel();
-    tokio::spawn(drive(driver, client.cancel_token(), dropped, limit));
+    tokio::spawn(drive(driver, (client.cancel_token(), config), dropped, limit));
     Ok(OwnedClient { client, _dropped })
 }
 
 /// Runs the driver's half of a connection until it ends, or until the session is dropped.
 async fn drive(
     driver: impl Future<Output = std::result::Result<(), tokio_postgres::Error>>,
-    cancel: CancelToken,
+    (token, config): (CancelToken, tokio_postgres::Config),
     dropped: oneshot::Receiver<()>,
     limit: Duration,
 ) {
@@ -77,7 +78,7 @@ async fn drive(
         _ = dropped => {}
     }
     if tokio::time::timeout(FAREWELL_LIMIT, &mut driver).await.is_err() {
-        let cancelled = tokio::time::timeout(limit, cancel.cancel_query(NoTls)).await;
+        let cancelled = tokio::time::timeout(limit, cancel(&token, &config)).await;
         tracing::debug!(?cancelled, "a request to PostgreSQL was given up");
         let _ = tokio::time::timeout(limit, driver).await;
     }
