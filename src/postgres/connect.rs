@@ -9,8 +9,9 @@ use postgres_openssl::{MakeTlsConnector, TlsStream};
 use tokio::sync::oneshot;
 use tokio_postgres::config::{Host, SslMode as TryTls};
 use tokio_postgres::types::{ToSql, Type};
-use tokio_postgres::{CancelToken, Client, Config, Connection, Socket};
+use tokio_postgres::{Client, Config, Connection, Socket};
 
+use super::cancel::Cancelling;
 use super::failure::{from_postgres, is_about_tls};
 use super::{password, tls};
 use crate::config::{PostgresUrl, SslMode};
@@ -62,17 +63,18 @@ pub(crate) async fn connect(url: &PostgresUrl, application: &str, limit: Duratio
             config.password(password);
         }
         let tls = tls::connector(url.tls())?;
-        let connected = in_turn(config, url.tls().mode, &tls).await;
+        let connected = in_turn(config.clone(), url.tls().mode, &tls).await;
         let (client, driver) = connected.map_err(|error| {
             let error = from_postgres(OPERATION, error);
             found.ignored.into_iter().fold(error, |error, why| error.with("password file", why))
         })?;
-        Ok((client, driver, tls))
+        Ok((client, driver, config, tls))
     };
     let connected = limited(limit, OPERATION, connected).await;
-    let (client, driver, tls) = connected.map_err(|error| error.with("url", url))?;
+    let (client, driver, config, tls) = connected.map_err(|error| error.with("url", url))?;
     let (_dropped, dropped) = oneshot::channel();
-    tokio::spawn(drive(driver, client.cancel_token(), tls, dropped, limit));
+    let cancelling = Cancelling { token: client.cancel_token(), config, tls };
+    tokio::spawn(drive(driver, cancelling, dropped, limit));
     Ok(OwnedClient { client, _dropped })
 }
 
@@ -128,8 +130,7 @@ async fn in_turn(
 /// Runs the driver's half of a connection until it ends, or until the session is dropped.
 async fn drive(
     driver: impl Future<Output = std::result::Result<(), tokio_postgres::Error>>,
-    cancel: CancelToken,
-    tls: MakeTlsConnector,
+    cancelling: Cancelling,
     dropped: oneshot::Receiver<()>,
     limit: Duration,
 ) {
@@ -144,7 +145,7 @@ async fn drive(
         _ = dropped => {}
     }
     if tokio::time::timeout(FAREWELL_LIMIT, &mut driver).await.is_err() {
-        let cancelled = tokio::time::timeout(limit, cancel.cancel_query(tls)).await;
+        let cancelled = tokio::time::timeout(limit, cancelling.cancel()).await;
         tracing::debug!(?cancelled, "a request to PostgreSQL was given up");
         let _ = tokio::time::timeout(limit, driver).await;
     }

@@ -2,6 +2,8 @@
 //! request may take, and what its errors mean.
 
 #[cfg(feature = "relay")]
+mod cancel;
+#[cfg(feature = "relay")]
 pub(crate) mod connect;
 pub(crate) mod failure;
 #[cfg(feature = "relay")]

@@ -18,12 +18,14 @@ from tests.servers.process import tail
 from .adoption import Adoption
 from .conftest import MakeInstallation, OwnServers
 from .installation import PostgresInstallation, Servers
+from .postgres_crash import signal_all
 from .postgres_outbox import ledger_of, publish
 from .waiting import wait_until
 
 BACKLOG = 1200
 SOME = 60
 CRASHES = 10
+CANCELS = 10
 ENTER = """
 insert into ledger (message_id, topic, key, digest, place)
 select message_id, topic, key, md5(value), id from onecommit.outbox where message_id = %s
@@ -92,6 +94,33 @@ def test_python_publishes_by_sql_and_by_the_package(pooled: PostgresInstallation
     for other in others:
         other.close()
     pooled.finish(pooled.relay(), at_least=40)
+
+
+def test_requests_that_are_given_up_are_cancelled_and_the_pooler_lives(
+    pooled: PostgresInstallation, pooler: PgBouncer, own_servers: OwnServers
+) -> None:
+    """PgBouncer 1.18 dies of a client that asks to cancel and is gone at once."""
+    relay = pooled.relay()
+    relay.wait_for("delivers", times=2)
+
+    backends = f"select pid from pg_stat_activity where datname = '{pooled.name}'"
+    frozen: set[int] = set()
+
+    def are_cancelled() -> bool:
+        """Whatever backend the pooler opens next does not answer, either."""
+        found = {int(str(pid)) for (pid,) in own_servers.postgres.query(backends)}
+        signal_all(list(found - frozen), signal.SIGSTOP)
+        frozen.update(found)
+        said = pooler.log.read_text()
+        assert pooler.running, said
+        return said.count("successfully sent cancel request") >= CANCELS
+
+    try:
+        wait_until(are_cancelled, f"{CANCELS} are cancelled", explain=relay.text)
+    finally:
+        signal_all(list(frozen), signal.SIGCONT)
+    pooled.outbox.burst(pooled.topic, SOME)
+    pooled.finish(relay, at_least=SOME)
 
 
 def test_adopting_and_removing(pooled: PostgresInstallation) -> None:
