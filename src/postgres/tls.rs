@@ -2,6 +2,7 @@
 //! the client's own certificate. Files are read for each connection, so that renewed ones count.
 
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use openssl::error::ErrorStack;
 use openssl::pkey::{PKey, Private};
@@ -16,23 +17,59 @@ const OPERATION: &str = "connect";
 /// Where libpq looks unless told otherwise, below the home directory.
 const FOLDER: &str = ".postgresql";
 
+/// What nothing is read for: a connection that checks no certificate, and shows none. Made once, as
+/// OpenSSL reads all the certificates that the machine trusts whenever it makes one: as long as all the
+/// rest of a connection.
+static UNCHECKED: OnceLock<SslConnector> = OnceLock::new();
+
 /// What a connection is secured with. Without TLS no file is looked at.
 pub(super) fn connector(tls: &Tls) -> Result<MakeTlsConnector> {
-    let mut builder = SslConnector::builder(SslMethod::tls_client()).map_err(failed)?;
-    let mut checks_certificate = false;
-    if tls.mode != SslMode::Disable {
-        builder.set_min_proto_version(Some(SslVersion::TLS1_2)).map_err(failed)?;
-        checks_certificate = add_roots(&mut builder, tls)?;
-        add_client_certificate(&mut builder, tls)?;
+    if needs_no_file(tls) {
+        let known = match UNCHECKED.get() {
+            Some(known) => known.clone(),
+            None => {
+                let mut builder = builder()?;
+                builder.set_verify(SslVerifyMode::NONE);
+                UNCHECKED.get_or_init(|| builder.build()).clone()
+            }
+        };
+        return Ok(without_host_check(known));
     }
+    let mut builder = builder()?;
+    let checks_certificate = add_roots(&mut builder, tls)?;
+    add_client_certificate(&mut builder, tls)?;
     builder.set_verify(if checks_certificate { SslVerifyMode::PEER } else { SslVerifyMode::NONE });
-    let mut connector = MakeTlsConnector::new(builder.build());
-    let checks_host = tls.mode == SslMode::VerifyFull;
-    connector.set_callback(move |connection, _| {
-        connection.set_verify_hostname(checks_host);
+    Ok(match tls.mode {
+        SslMode::VerifyFull => MakeTlsConnector::new(builder.build()),
+        _ => without_host_check(builder.build()),
+    })
+}
+
+fn builder() -> Result<SslConnectorBuilder> {
+    let mut builder = SslConnector::builder(SslMethod::tls_client()).map_err(failed)?;
+    builder.set_min_proto_version(Some(SslVersion::TLS1_2)).map_err(failed)?;
+    Ok(builder)
+}
+
+fn without_host_check(connector: SslConnector) -> MakeTlsConnector {
+    let mut connector = MakeTlsConnector::new(connector);
+    connector.set_callback(|connection, _| {
+        connection.set_verify_hostname(false);
         Ok(())
     });
-    Ok(connector)
+    connector
+}
+
+/// Whether no certificate is checked, and none shown.
+fn needs_no_file(tls: &Tls) -> bool {
+    let asks_for_none = match tls.mode {
+        SslMode::Disable => return true,
+        SslMode::VerifyCa | SslMode::VerifyFull => false,
+        SslMode::Allow | SslMode::Prefer | SslMode::Require => true,
+    };
+    let (certificate, key) = (&tls.certificate, &tls.key);
+    let shows_none = certificate.is_none() && key.is_none() && in_home("postgresql.crt").is_none();
+    asks_for_none && shows_none && matches!(tls.roots, Roots::Default) && in_home("root.crt").is_none()
 }
 
 /// Whether there are any. Where there are, libpq checks certificates also in a mode that does not ask for it.

@@ -155,7 +155,7 @@ async fn who_only_looks_is_not_among_the_living() {
 #[tokio::test]
 async fn rows_of_dead_relays_are_removed_and_missing_shards_are_added() {
     let place = Place::new().await;
-    let timeout = Duration::from_millis(200);
+    let timeout = Duration::from_secs(1);
     let (mut lease, relay) = place.relay(timeout).await;
     place.sql("insert into {s}.relay select gen_random_uuid(), n from generate_series(1, 100) n").await;
     place.sql("delete from {s}.lease where shard > 2").await;

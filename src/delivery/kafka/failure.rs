@@ -18,7 +18,7 @@ impl Outcome {
     /// As our error.
     pub(super) fn into_error(self) -> Error {
         let code = RDKafkaErrorCode::from(self.code);
-        let what = missing_right(code).map_or(self.text, str::to_string);
+        let what = what_to_do(code).map_or(self.text, str::to_string);
         Error::new(meaning(code), self.operation, what).with("kafka", code.to_string())
     }
 
@@ -38,7 +38,7 @@ impl Outcome {
 /// Turns a code of librdkafka into our error.
 pub(super) fn from_code(operation: &'static str, code: impl Into<RDKafkaErrorCode>, what: &str) -> Error {
     let code = code.into();
-    Error::new(meaning(code), operation, missing_right(code).unwrap_or(what)).with("kafka", code.to_string())
+    Error::new(meaning(code), operation, what_to_do(code).unwrap_or(what)).with("kafka", code.to_string())
 }
 
 /// Turns an error of the safe wrapper into ours.
@@ -53,17 +53,17 @@ pub(super) fn from_kafka(operation: &'static str, error: KafkaError) -> Error {
     }
     let code = error.rdkafka_error_code();
     let kind = code.map_or(ErrorKind::Configuration, meaning);
-    let what = code.and_then(missing_right).unwrap_or("Kafka reported an error");
+    let what = code.and_then(what_to_do).unwrap_or("Kafka reported an error");
     Error::new(kind, operation, what).caused_by(error)
 }
 
 /// What a code says of a topic or a message, and what to do where that is known.
 pub(super) fn reason(code: RDKafkaErrorCode) -> String {
-    missing_right(code).map_or_else(|| code.to_string(), str::to_string)
+    what_to_do(code).map_or_else(|| code.to_string(), str::to_string)
 }
 
-/// What to do where Kafka has the user, and no ACL that lets it do this.
-fn missing_right(code: RDKafkaErrorCode) -> Option<&'static str> {
+/// What is to be done about a code, where that is known: give a right, raise a limit.
+fn what_to_do(code: RDKafkaErrorCode) -> Option<&'static str> {
     use RDKafkaErrorCode as Code;
     Some(match code {
         Code::TopicAuthorizationFailed => {
@@ -80,6 +80,10 @@ fn missing_right(code: RDKafkaErrorCode) -> Option<&'static str> {
         Code::ClusterAuthorizationFailed => {
             "Kafka does not let this user do that in the cluster: `onecommit init` needs Create on the topics that \
              it makes"
+        }
+        Code::InvalidTransactionTimeout => {
+            "the broker's transaction.max.timeout.ms is below the 10000 ms that a relay's transactions may take: \
+             raise it"
         }
         _ => return None,
     })
@@ -100,7 +104,7 @@ pub(super) fn is_about_group(error: &KafkaError) -> bool {
 pub(super) fn hidden(operation: &'static str, metadata: &Metadata, topic: &str) -> Option<Error> {
     let found = metadata.topics().iter().find(|found| found.name() == topic)?;
     let code = found.error().map(RDKafkaErrorCode::from)?;
-    missing_right(code).map(|what| from_code(operation, code, what).with("topic", topic))
+    what_to_do(code).map(|what| from_code(operation, code, what).with("topic", topic))
 }
 
 fn meaning(code: RDKafkaErrorCode) -> ErrorKind {
@@ -113,6 +117,7 @@ fn meaning(code: RDKafkaErrorCode) -> ErrorKind {
         | Code::ClusterAuthorizationFailed
         | Code::TransactionalIdAuthorizationFailed
         | Code::GroupAuthorizationFailed
+        | Code::InvalidTransactionTimeout
         | Code::UnknownTopic
         | Code::UnknownTopicOrPartition => ErrorKind::Configuration,
         Code::MessageSizeTooLarge | Code::InvalidRecord | Code::InvalidTopic => ErrorKind::Invalid,

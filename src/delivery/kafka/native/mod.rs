@@ -54,8 +54,11 @@ const REPORT_LIMIT: Duration = Duration::from_millis(500);
 const MARKERS_PAUSE: Duration = Duration::from_millis(5);
 /// How long a transaction that has failed may take to say why.
 const WHY_LIMIT: Duration = Duration::from_secs(5);
-/// How often it is looked whether all messages of a transaction are taken.
+/// How often it is looked whether all messages of a transaction are taken; less often once that takes
+/// longer than it ever does while the brokers answer: each look wakes all of librdkafka's threads.
 const SENT_LOOK: Duration = Duration::from_millis(1);
+const SLOW_LOOK: Duration = Duration::from_millis(20);
+const SLOW_AFTER: Duration = Duration::from_millis(100);
 
 /// A message as the producer takes it.
 pub(super) struct Record<'a> {
@@ -263,10 +266,12 @@ impl Producer {
     /// Waits until every message is taken or has failed; returns what is left of the limit.
     /// librdkafka's own wait looks every 10 ms, which is as long as all the rest of a commit.
     fn wait_sent(&self, limit: Duration) -> Duration {
-        let deadline = Instant::now() + limit;
+        let began = Instant::now();
+        let deadline = began + limit;
         loop {
+            let look = if began.elapsed() < SLOW_AFTER { SENT_LOOK } else { SLOW_LOOK };
             // SAFETY: as above.
-            let code = unsafe { rd::rd_kafka_flush(self.client.native_ptr(), millis(SENT_LOOK)) };
+            let code = unsafe { rd::rd_kafka_flush(self.client.native_ptr(), millis(look)) };
             let left = deadline.saturating_duration_since(Instant::now());
             if code != RDKafkaRespErr::RD_KAFKA_RESP_ERR__TIMED_OUT || left.is_zero() {
                 return left;
