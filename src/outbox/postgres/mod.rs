@@ -20,6 +20,7 @@ mod barrier;
 mod connection;
 #[cfg(feature = "relay")]
 mod dead_letters;
+#[cfg(feature = "relay")]
 mod examine;
 #[cfg(feature = "relay")]
 mod init;
@@ -35,8 +36,11 @@ mod remove;
 mod rows;
 #[cfg(feature = "relay")]
 mod set_aside;
+#[cfg(feature = "relay")]
 pub use examine::{LongTransaction, PostgresFacts, PreparedTransaction, SlotFacts, TableFacts};
 #[cfg(feature = "relay")]
 pub use port::PostgresSource;
 #[cfg(feature = "relay")]
 pub use read::ReadLimits;
+#[cfg(all(fuzzing, feature = "relay"))]
+pub(crate) use rows::from_binary;
