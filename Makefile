@@ -7,7 +7,7 @@ BIN := $(CURDIR)/$(VENV)/bin
 # One target folder and one profile for cargo and pip: librdkafka is compiled once.
 FEATURES := --features failpoints
 
-.PHONY: demo test lint unit servers packages bench audit headers system clean
+.PHONY: demo test lint unit servers packages soak bench audit headers system clean
 
 # Builds, installs into .venv and shows the main job, with no server.
 demo: headers $(VENV)/made
@@ -43,6 +43,14 @@ servers: system $(VENV)/ready $(VENV)/develop
 # The wheel, the source distribution and the crate are built, installed elsewhere and used.
 packages: system $(VENV)/ready
 	$(BIN)/python -m tests.packages
+
+# Relays and servers killed, paused and cut off at random, as in the tests and for longer:
+# make soak SECONDS=3600 SEED=7
+SECONDS ?= 900
+SEED ?=
+soak: system $(VENV)/ready
+	cargo build --locked $(FEATURES)
+	$(BIN)/python -m tests.e2e.random_run --seconds $(SECONDS) $(if $(SEED),--seed $(SEED))
 
 # Ours beside a bare transactional producer, on real servers.
 bench: system $(VENV)/ready

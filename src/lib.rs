@@ -52,3 +52,21 @@ pub use outbox::postgres::Outbox;
 #[cfg(all(doctest, feature = "cli"))]
 #[doc = include_str!("../docs/rust.md")]
 mod documents {}
+
+/// Decoders that `fuzz/` reaches in no other way. Only cargo-fuzz compiles this.
+#[cfg(fuzzing)]
+#[doc(hidden)]
+#[allow(missing_docs)]
+pub mod fuzzing {
+    pub fn headers(bytes: &[u8]) -> Option<Vec<crate::Header>> {
+        crate::sqlite::headers::decode(Some(bytes)).ok()
+    }
+
+    pub fn encoded_headers(headers: &[crate::Header]) -> Option<Vec<u8>> {
+        crate::sqlite::headers::encode(headers)
+    }
+
+    pub fn row(xid: &[u8], at: &[u8], names: Option<&[u8]>, values: Option<&[u8]>) -> bool {
+        crate::outbox::postgres::from_binary(xid, at, names, values).is_ok()
+    }
+}

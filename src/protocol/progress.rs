@@ -155,7 +155,62 @@ mod tests {
         assert!(Progress::decode(b"").is_err());
     }
 
+    fn snapshot() -> impl Strategy<Value = crate::protocol::snapshot::Snapshot> {
+        (3u64..u64::MAX / 2, 0u64..40, any::<u64>()).prop_map(|(xmin, ahead, running)| {
+            let running = (0..ahead).filter(|n| running >> n & 1 == 1).map(|n| (xmin + n).to_string());
+            let running: Vec<String> = running.collect();
+            format!("{xmin}:{}:{}", xmin + ahead, running.join(",")).parse().unwrap()
+        })
+    }
+
+    fn position() -> impl Strategy<Value = Position> {
+        prop_oneof![
+            any::<i64>().prop_map(|last| Position::Sequence { last }),
+            (snapshot(), prop::option::of(snapshot()), any::<i64>())
+                .prop_map(|(prev, this, last)| Position::Snapshots { prev, this, last }),
+        ]
+    }
+
+    prop_compose! {
+        fn any_record()(
+            position in position(), epoch in any::<i64>(), shards in any::<u16>(), hash in any::<u8>(),
+            names in any::<(String, String, Option<String>)>(), barrier in any::<Option<u128>>(),
+            cleared in prop::collection::vec(any::<u128>(), 0..5)
+        ) -> Progress {
+            let (system, database, timeline) = names;
+            let database = DatabaseIdentity { system, database, timeline };
+            let cleared = cleared.into_iter().map(Uuid::from_u128).collect();
+            let barrier = barrier.map(Uuid::from_u128);
+            Progress { epoch, shards, hash, database, position, barrier, cleared }
+        }
+    }
+
     proptest! {
+        #[test]
+        fn every_record_comes_back(record in any_record()) {
+            let bytes = record.encode();
+            prop_assert_eq!(bytes[0] == VERSION_CLEARS, !record.cleared.is_empty());
+            prop_assert_eq!(Progress::decode(&bytes).unwrap(), record);
+        }
+
+        #[test]
+        fn a_record_that_was_cut_is_refused(record in any_record(), cut in any::<prop::sample::Index>()) {
+            let bytes = record.encode();
+            prop_assert!(Progress::decode(&bytes[..cut.index(bytes.len())]).is_err());
+        }
+
+        #[test]
+        fn a_record_with_a_changed_byte_is_read_or_refused(
+            record in any_record(), at in any::<prop::sample::Index>(), byte in any::<u8>()
+        ) {
+            let mut bytes = record.encode();
+            let at = at.index(bytes.len());
+            bytes[at] = byte;
+            if let Ok(found) = Progress::decode(&bytes) {
+                prop_assert_eq!(Progress::decode(&found.encode()).unwrap(), found);
+            }
+        }
+
         #[test]
         fn any_bytes_are_read_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..80)) {
             let _ = Progress::decode(&bytes);

@@ -134,6 +134,8 @@ class Writers:
 
     threads = 3
     pause_s = 0.002
+    # Errors behind which they come back on another connection, as a user's would.
+    away: tuple[type[Exception], ...] = (psycopg.OperationalError,)
 
     def __init__(self, url: str, topic: str, seed: int, synchronous_commit: str) -> None:
         self.url = url
@@ -165,9 +167,9 @@ class Writers:
                         self._transaction(connection, chance)
             except psycopg.errors.LockNotAvailable:
                 raise
-            except psycopg.OperationalError:
+            except self.away:
                 self.lost_connections += 1
-                self._stop.wait(0.05)  # the server is away: writers come back, as a user's would
+                self._stop.wait(0.05)
 
     def _transaction(self, connection: Connection, chance: random.Random) -> None:
         keys: list[bytes | None] = [

@@ -5,6 +5,7 @@
 Linux, Java 17, Maven and apt, and on no Python package.
 """
 
+from .ensemble import Ensemble
 from .kafka import QUICK_RETURN, Broker, Kafka
 from .pgbouncer import PgBouncer
 from .ports import free_port
@@ -15,6 +16,7 @@ from .zookeeper import ZooKeeper
 __all__ = [
     "QUICK_RETURN",
     "Broker",
+    "Ensemble",
     "Kafka",
     "PgBouncer",
     "Postgres",

@@ -12,6 +12,9 @@ from pathlib import Path
 
 from .process import ServerError
 
+# The quickest start, for what runs for seconds, or beside many others on few cores.
+QUICK = ("-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC")
+
 
 def java(jars: Path, folder: Path, heap: str, options: Sequence[str], main_class: str) -> list[str]:
     """The command up to the main class; its arguments follow."""

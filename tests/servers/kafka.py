@@ -22,7 +22,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from .fetch import KAFKA, kafka_jars
-from .java import java
+from .java import QUICK, java
 from .kafka_wire import ask_cluster
 from .ports import free_port
 from .process import ServerError, tail
@@ -68,6 +68,7 @@ class Broker(Server):
         self._version = version
         self._jars = Path()
         self._cluster_id = ""
+        self._is_one_of_several = False
         self._properties: dict[str, str] = {}
 
     @property
@@ -81,6 +82,7 @@ class Broker(Server):
         others = "".join(f",{name}://localhost:{port}" for name, port in self.ports.items())
         protocols = "".join(f",{name}:{kind}" for name, kind in self._listeners.items())
         self._cluster_id = cluster_id
+        self._is_one_of_several = len(fellows) > 1
         self._properties = {
             "process.roles": "broker,controller",
             "node.id": str(self.node),
@@ -120,16 +122,16 @@ class Broker(Server):
         (self.folder / "server.properties").write_text("".join(lines))
         (self.folder / "log4j2.properties").write_text(LOGGING)
         log = self.folder / "format.log"
-        # the quickest Java for a second's work
-        quick = ["-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC"]
-        command = java(self._jars, self.folder, "256m", quick, "kafka.tools.StorageTool")
+        command = java(self._jars, self.folder, "256m", QUICK, "kafka.tools.StorageTool")
         command += ["format", "-t", self._cluster_id, "-c", "server.properties"]
         if self._run(command, log, self.farewell).wait() != 0:
             raise ServerError(f"formatting the storage of {self.title} failed\n{tail(log)}")
 
     def _command(self) -> Sequence[str]:
-        logging = f"-Dlog4j2.configurationFile={self.folder / 'log4j2.properties'}"
-        start = java(self._jars, self.folder, self._heap, [logging], "kafka.Kafka")
+        options = [f"-Dlog4j2.configurationFile={self.folder / 'log4j2.properties'}"]
+        if self._is_one_of_several:
+            options += QUICK
+        start = java(self._jars, self.folder, self._heap, options, "kafka.Kafka")
         return [*start, "server.properties"]
 
     def _ask(self) -> None:

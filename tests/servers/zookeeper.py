@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from .fetch import zookeeper_jars
-from .java import java
+from .java import QUICK, java
 from .ports import free_port
 from .server import Server
 
@@ -26,6 +26,9 @@ LOGGING = """<configuration>
 
 class ZooKeeper(Server):
     """One ZooKeeper server. `settings` are added to, or replace, those of zoo.cfg."""
+
+    # As what it answers that it works, once it is ready.
+    modes: tuple[str, ...] = ("standalone",)
 
     def __init__(self, settings: Mapping[str, str] | None = None, heap: str = "256m") -> None:
         super().__init__("ZooKeeper")
@@ -65,9 +68,9 @@ class ZooKeeper(Server):
         self._logging.write_text(LOGGING)
 
     def _command(self) -> Sequence[str]:
-        logging = f"-Dlogback.configurationFile={self._logging}"
+        options = [f"-Dlogback.configurationFile={self._logging}", *QUICK]
         main_class = "org.apache.zookeeper.server.quorum.QuorumPeerMain"
-        start = java(self._jars, self.folder, self._heap, [logging], main_class)
+        start = java(self._jars, self.folder, self._heap, options, main_class)
         return [*start, str(self._configuration)]
 
     def _ask(self) -> None:
@@ -75,5 +78,5 @@ class ZooKeeper(Server):
         if answer != "imok":
             raise ValueError(f"ruok was answered with {answer!r}")
         status = self.four_letters("srvr")
-        if "Mode: standalone" not in status:
+        if not any(f"Mode: {mode}" in status for mode in self.modes):
             raise ValueError(f"srvr was answered with {status!r}")

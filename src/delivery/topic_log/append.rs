@@ -145,13 +145,14 @@ fn append(transaction: &Transaction<'_>, batch: &[StoredMessage]) -> Result<()> 
         let place = (topic.id, topic.next_offset, partition);
         let row = params![place.0, place.1, place.2, key, value, headers, stored.created_at_ms];
         insert.execute(row).map_err(failed)?;
-        topic.next_offset += 1;
+        topic.next_offset = topic.next_offset.checked_add(1).ok_or_else(|| damaged(topic))?;
     }
     for topic in topics.values() {
         let sql = "update topic set next_offset = ?2 where id = ?1";
         transaction.execute(sql, [topic.id, topic.next_offset]).map_err(failed)?;
         let sql = "delete from message where topic = ?1 and offset < ?2";
-        transaction.execute(sql, [topic.id, topic.next_offset - TOPIC_MESSAGES_MAX]).map_err(failed)?;
+        let keep_from = topic.next_offset.checked_sub(TOPIC_MESSAGES_MAX).ok_or_else(|| damaged(topic))?;
+        transaction.execute(sql, [topic.id, keep_from]).map_err(failed)?;
     }
     Ok(())
 }
@@ -160,6 +161,11 @@ fn find_or_make(connection: &Connection, name: &str) -> rusqlite::Result<Topic> 
     let sql = "insert into topic (name) values (?1) on conflict (name) do update set name = name
                returning id, next_offset";
     connection.query_row(sql, [name], |row| Ok(Topic { id: row.get(0)?, next_offset: row.get(1)? }))
+}
+
+fn damaged(topic: &Topic) -> Error {
+    Error::new(ErrorKind::Refused, APPEND, "the file is damaged: a topic's next offset can't be")
+        .with("next_offset", topic.next_offset)
 }
 
 fn fenced(operation: &'static str) -> Error {

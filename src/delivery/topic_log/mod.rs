@@ -12,6 +12,8 @@ mod append;
 mod file;
 mod port;
 mod read;
+#[cfg(test)]
+mod tests;
 
 pub use self::append::TOPIC_MESSAGES_MAX;
 pub use self::port::TopicLogDelivery;

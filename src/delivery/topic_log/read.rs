@@ -89,7 +89,10 @@ impl TopicLogReader {
             }
             self.at_end = self.piece.is_empty();
             if let Some(message) = self.piece.pop_front() {
-                self.next_offset = message.offset + 1;
+                let Some(next) = message.offset.checked_add(1) else {
+                    return Err(self.unreadable("its offset can't be", message.offset));
+                };
+                self.next_offset = next;
                 return Ok(Some(message));
             }
             let left = limit.saturating_sub(started.elapsed());
@@ -148,12 +151,14 @@ impl TopicLogReader {
         let failed = |error| from_sqlite(OPERATION, error).with("file", self.path.display());
         let (offset, bytes): (i64, Option<Vec<u8>>) =
             (row.get(0).map_err(failed)?, row.get(6).map_err(failed)?);
-        decode(bytes.as_deref()).map_err(|what| {
-            Error::new(ErrorKind::Refused, OPERATION, format!("a message can't be read, {what}"))
-                .with("topic", &self.topic)
-                .with("offset", offset)
-                .with("file", self.path.display())
-        })
+        decode(bytes.as_deref()).map_err(|what| self.unreadable(what, offset))
+    }
+
+    fn unreadable(&self, what: &str, offset: i64) -> Error {
+        Error::new(ErrorKind::Refused, OPERATION, format!("a message can't be read, {what}"))
+            .with("topic", &self.topic)
+            .with("offset", offset)
+            .with("file", self.path.display())
     }
 }
 

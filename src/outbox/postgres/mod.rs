@@ -42,3 +42,5 @@ pub use examine::{LongTransaction, PostgresFacts, PreparedTransaction, SlotFacts
 pub use port::PostgresSource;
 #[cfg(feature = "relay")]
 pub use read::ReadLimits;
+#[cfg(all(fuzzing, feature = "relay"))]
+pub(crate) use rows::from_binary;

@@ -155,8 +155,15 @@ pub(super) async fn complete(connection: &Connection, mut rows: Rows) -> Result<
 }
 
 fn headers(row: &Row, first: usize, id: i64) -> Result<Vec<Header>> {
-    let names: Vec<Option<String>> = get::<Option<_>>(row, first)?.unwrap_or_default();
-    let values: Vec<Option<Vec<u8>>> = get::<Option<_>>(row, first + 1)?.unwrap_or_default();
+    paired(get(row, first)?, get(row, first + 1)?, id)
+}
+
+type Names = Option<Elements<String>>;
+type Values = Option<Elements<Vec<u8>>>;
+
+fn paired(names: Names, values: Values, id: i64) -> Result<Vec<Header>> {
+    let (names, values) =
+        (names.map_or_else(Vec::new, |all| all.0), values.map_or_else(Vec::new, |all| all.0));
     let damaged = |why: &str| Error::new(ErrorKind::Failed, "read outbox", why).with("id", id);
     if names.len() != values.len() {
         return Err(damaged("a message has another number of header names than of header values"));
@@ -171,6 +178,27 @@ pub(super) fn get<'a, T: FromSql<'a>>(row: &'a Row, index: usize) -> Result<T> {
         Error::new(ErrorKind::Failed, "read outbox", "a column has another type than `init` gave it")
             .caused_by(error)
     })
+}
+
+/// An array's elements. The driver reserves memory for as many as the array's head tells, unchecked.
+struct Elements<T>(Vec<Option<T>>);
+
+impl<'a, T: FromSql<'a>> FromSql<'a> for Elements<T> {
+    fn from_sql(
+        kind: &Type,
+        raw: &'a [u8],
+    ) -> std::result::Result<Self, Box<dyn std::error::Error + Sync + Send>> {
+        // Dimensions, flags and type, then the first dimension's length; each element has its own.
+        let told = raw.get(12..16).and_then(|length| length.try_into().ok()).map_or(0, i32::from_be_bytes);
+        if usize::try_from(told)? > raw.len() / size_of::<i32>() {
+            return Err("an array has fewer elements than its head tells".into());
+        }
+        Vec::from_sql(kind, raw).map(Elements)
+    }
+
+    fn accepts(kind: &Type) -> bool {
+        <Vec<Option<T>> as FromSql>::accepts(kind)
+    }
 }
 
 struct TimestampMs(i64);
@@ -188,5 +216,91 @@ impl<'a> FromSql<'a> for TimestampMs {
 
     fn accepts(kind: &Type) -> bool {
         *kind == Type::TIMESTAMPTZ
+    }
+}
+
+/// What binary columns hold: `xid`, `created_at`, `header_names` and `header_values`. The driver has no
+/// way to make a row of them.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn from_binary(
+    xid: &[u8],
+    created_at: &[u8],
+    names: Option<&[u8]>,
+    values: Option<&[u8]>,
+) -> std::result::Result<(u64, i64, Vec<Header>), Box<dyn std::error::Error + Sync + Send>> {
+    let xid = Xid8::from_sql(&Type::XID8, xid)?.0;
+    let created_at_ms = TimestampMs::from_sql(&Type::TIMESTAMPTZ, created_at)?.0;
+    let names = names.map(|raw| FromSql::from_sql(&Type::TEXT_ARRAY, raw)).transpose()?;
+    let values = values.map(|raw| FromSql::from_sql(&Type::BYTEA_ARRAY, raw)).transpose()?;
+    Ok((xid, created_at_ms, paired(names, values, 1)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use tokio_postgres::types::ToSql;
+
+    use super::*;
+
+    fn binary(kind: &Type, value: &impl ToSql) -> BytesMut {
+        let mut bytes = BytesMut::new();
+        value.to_sql(kind, &mut bytes).unwrap();
+        bytes
+    }
+
+    proptest! {
+        #[test]
+        fn columns_come_back(
+            xid in any::<u64>(), micros in any::<i64>(),
+            headers in prop::collection::vec(any::<(String, Option<Vec<u8>>)>(), 0..6)
+        ) {
+            let (names, values): (Vec<_>, Vec<_>) = headers.iter().cloned().unzip();
+            let names = binary(&Type::TEXT_ARRAY, &names);
+            let values = binary(&Type::BYTEA_ARRAY, &values);
+            let (raw_xid, raw_at) = (xid.to_be_bytes(), micros.to_be_bytes());
+            let found = from_binary(&raw_xid, &raw_at, Some(&names), Some(&values)).unwrap();
+            prop_assert_eq!((found.0, found.2), (xid, headers));
+            let since_1970 = i128::from(micros) + 946_684_800_000_000;
+            prop_assert_eq!(i128::from(found.1), since_1970.div_euclid(1000));
+        }
+
+        #[test]
+        fn any_bytes_of_a_server_are_read_or_refused(
+            xid in prop::collection::vec(any::<u8>(), 6..10),
+            at in prop::collection::vec(any::<u8>(), 6..10),
+            names in prop::option::of(prop::collection::vec(any::<u8>(), 0..40)),
+            values in prop::option::of(prop::collection::vec(any::<u8>(), 0..40))
+        ) {
+            let _ = from_binary(&xid, &at, names.as_deref(), values.as_deref());
+        }
+
+        #[test]
+        fn columns_that_were_cut_or_changed_are_read_or_refused(
+            headers in prop::collection::vec(any::<(String, Option<Vec<u8>>)>(), 1..5),
+            at in any::<prop::sample::Index>(), byte in any::<u8>(), cut in any::<bool>()
+        ) {
+            let (names, values): (Vec<_>, Vec<_>) = headers.into_iter().unzip();
+            let names = binary(&Type::TEXT_ARRAY, &names);
+            let mut values = binary(&Type::BYTEA_ARRAY, &values);
+            let at = at.index(values.len());
+            if cut { values.truncate(at) } else { values[at] = byte }
+            let _ = from_binary(&[0; 8], &[0; 8], Some(&names), Some(&values));
+        }
+    }
+
+    #[test]
+    fn names_and_values_that_do_not_pair_are_refused() {
+        let one = |name: Option<&str>| Some(Elements(vec![name.map(str::to_string)]));
+        assert!(paired(one(Some("a")), None, 1).unwrap_err().to_string().contains("another number"));
+        let error = paired(one(None), Some(Elements(vec![None])), 1).unwrap_err();
+        assert!(error.to_string().contains("NULL"), "{error}");
+    }
+
+    #[test]
+    fn an_array_that_claims_more_than_it_has_reserves_no_memory_for_it() {
+        let mut values = binary(&Type::BYTEA_ARRAY, &vec![Some(b"a".to_vec())]);
+        values[12..16].copy_from_slice(&i32::MAX.to_be_bytes());
+        let error = from_binary(&[0; 8], &[0; 8], None, Some(&values)).unwrap_err();
+        assert!(error.to_string().contains("fewer elements"), "{error}");
     }
 }
