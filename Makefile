@@ -7,7 +7,7 @@ BIN := $(CURDIR)/$(VENV)/bin
 # One target folder and one profile for cargo and pip: librdkafka is compiled once.
 FEATURES := --features failpoints
 
-.PHONY: demo test lint unit servers packages bench audit headers system clean
+.PHONY: demo test lint unit servers packages planted bench audit headers system clean
 
 # Builds, installs into .venv and shows the main job, with no server.
 demo: headers $(VENV)/made
@@ -25,7 +25,7 @@ lint: system $(VENV)/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy python/onecommit
-	$(BIN)/mypy tests/servers tests/e2e tests/shape tests/examples tests/documents tests/packages.py examples
+	$(BIN)/mypy tests/servers tests/e2e tests/shape tests/examples tests/documents tests/planted tests/packages.py examples
 
 # What needs no server.
 unit: system $(VENV)/ready
@@ -43,6 +43,10 @@ servers: system $(VENV)/ready $(VENV)/develop
 # The wheel, the source distribution and the crate are built, installed elsewhere and used.
 packages: system $(VENV)/ready
 	$(BIN)/python -m tests.packages
+
+# Each rule that keeps messages safe is left out once, in a copy of the tree: a test has to notice.
+planted: system $(VENV)/ready
+	$(BIN)/python -m tests.planted
 
 # Ours beside a bare transactional producer, on real servers.
 bench: system $(VENV)/ready

@@ -89,6 +89,7 @@ def _run(command: Sequence[str], limit_s: float) -> subprocess.CompletedProcess[
         **os.environ,
         "CARGO_TARGET_DIR": str(TARGET),
         "ONECOMMIT_TEST_BINARY": str(TARGET / "debug" / "onecommit"),
+        "RUST_BACKTRACE": "0",
     }
     process = subprocess.Popen(
         command,
