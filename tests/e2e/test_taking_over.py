@@ -88,6 +88,6 @@ def test_who_begins_anew_behind_its_successor_delivers_nothing(
     new = one_shard.relay()
     small.wait_delivered(*ids)
     old.resume()
-    old.wait_for(GIVES_UP)
+    old.wait_for(f"{GIVES_UP}|the lease is another relay's now")
     small.commit((b"k", SMALL), (b"other", SMALL))
     one_shard.finish(old, new, at_least=4)

@@ -41,9 +41,9 @@ BUGS = [
     ),
     Bug(
         "aside-by-any-epoch",
-        "Who takes a shard up removes and records only under the epoch that the shard's row has.",
+        "Who takes a shard looks at what is set aside only under the epoch that the row has.",
         CONFORMS,
-        "attempt 2",
+        "called `Result::unwrap_err()` on an `Ok` value",
         [
             Edit(
                 ASIDE,
