@@ -7,7 +7,7 @@ BIN := $(CURDIR)/$(VENV)/bin
 # One target folder and one profile for cargo and pip: librdkafka is compiled once.
 FEATURES := --features failpoints
 
-.PHONY: demo test lint unit servers packages soak bench audit headers system clean
+.PHONY: demo test lint unit servers packages soak planted bench audit headers system clean
 
 # Builds, installs into .venv and shows the main job, with no server.
 demo: headers $(VENV)/made
@@ -25,7 +25,7 @@ lint: system $(VENV)/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy python/onecommit
-	$(BIN)/mypy tests/servers tests/e2e tests/shape tests/examples tests/documents tests/packages.py examples
+	$(BIN)/mypy tests/servers tests/e2e tests/shape tests/examples tests/documents tests/planted tests/packages.py examples
 
 # What needs no server.
 unit: system $(VENV)/ready
@@ -51,6 +51,10 @@ SEED ?=
 soak: system $(VENV)/ready
 	cargo build --locked $(FEATURES)
 	$(BIN)/python -m tests.e2e.random_run --seconds $(SECONDS) $(if $(SEED),--seed $(SEED))
+
+# Each rule that keeps messages safe is left out once, in a copy of the tree: a test has to notice.
+planted: system $(VENV)/ready
+	$(BIN)/python -m tests.planted
 
 # Ours beside a bare transactional producer, on real servers.
 bench: system $(VENV)/ready

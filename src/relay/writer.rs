@@ -94,6 +94,7 @@ impl ShardWriter {
     /// Gives up the open transaction, in which a message failed, and begins anew. Fails with `Fenced`
     /// where another relay has taken over: before it would be fenced by this, and again behind that.
     pub(super) fn renew(&mut self) -> Result<()> {
+        failpoint!("relay.renew.before")?;
         self.asides.check_epoch()?;
         let found = self.taken.delivery.renew()?;
         if found.as_ref() == Some(&self.taken.progress) {

@@ -97,6 +97,7 @@ GROUPS: list[tuple[Stores, Way, list[str]]] = [
     ("postgres", "stop", [*both("postgres_lease.leave"), "relay.leave.before"]),
     ("postgres", "error", both("outbox.note_error")),
     ("postgres", "aside", [*both("outbox.set_aside", "outbox.clear"), "relay.aside.committed"]),
+    ("postgres", "aside", ["relay.renew.before"]),
     ("postgres", "ask", both("outbox.ask", "outbox.declare_topic")),
     ("postgres", "outlive", both("postgres_lease.remove")),
     ("postgres_to_topic_log", "relay", both("outbox.barrier", "topic_log.append")),
@@ -128,6 +129,8 @@ REMOVALS = [
     CrashPoint("zookeeper", "remove", "kafka.delete_topic.before"),
     CrashPoint("zookeeper", "remove", "kafka.delete_topic.after"),
 ]
+# Those at which nothing is recorded yet.
+BEFORE_RECORDS = ("relay.renew", "outbox.set_aside")
 # Where a relay may hold what its successor must not have to wait for.
 PAUSES = [
     CrashPoint("postgres", "pause", "relay.take.after_lease"),
@@ -138,6 +141,7 @@ PAUSES = [
     CrashPoint("postgres", "pause", "relay.batch.sent", hit=2),
     CrashPoint("postgres", "pause", "delivery.commit.before", hit=4),
     CrashPoint("postgres", "pause", "outbox.prune.before_commit", hit=2),
+    CrashPoint("postgres", "pause_aside", "relay.renew.before"),
     CrashPoint("postgres", "pause_aside", "outbox.set_aside.before_commit"),
     CrashPoint("postgres", "pause_aside", "outbox.clear.before_commit"),
     CrashPoint("postgres", "pause_aside", "relay.aside.committed"),

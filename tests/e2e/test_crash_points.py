@@ -15,7 +15,14 @@ from pathlib import Path
 import pytest
 
 from .command_line import FAILPOINTS, FAILPOINTS_LOG, KILLED, RelayProcess
-from .crash_points import CrashPoint, Stores, Way, crash_points, names_in_sources
+from .crash_points import (
+    BEFORE_RECORDS,
+    CrashPoint,
+    Stores,
+    Way,
+    crash_points,
+    names_in_sources,
+)
 from .dead_letters import TOO_LARGE, SmallTopic
 from .installation import (
     Installation,
@@ -180,7 +187,7 @@ def kill_while_something_is_aside(
 ) -> list[RelayProcess]:
     poisoned = Poisoned(installation)
     relay = installation.relay(point.failpoints)
-    if point.name.startswith("outbox.set_aside"):
+    if point.name.startswith(BEFORE_RECORDS):
         expect_killed(relay, point)
         relay = installation.relay()
         poisoned.small.wait_dead(poisoned.dead, waiting=2)
@@ -211,7 +218,7 @@ def pause_while_something_is_aside(
     """What a paused relay has still to record, or to remove, is its successor's by then."""
     poisoned = Poisoned(installation)
     paused = installation.relay(point.failpoints)
-    if point.name.startswith("outbox.set_aside"):
+    if point.name.startswith(BEFORE_RECORDS):
         paused.wait_hit(point.name)
         successor = installation.relay()
         poisoned.small.wait_dead(poisoned.dead, waiting=2)

@@ -309,3 +309,17 @@ def test_a_failover_that_lost_something_is_refused(
         deliver(made)
         standby.promote()
         refuses(relay_of(made, configuration_on(made, standby)), "barrier row", "failed over")
+
+
+def test_a_failover_that_lost_only_the_last_window_is_refused(
+    on_own_postgres: PostgresInstallation, own_servers: OwnServers
+) -> None:
+    """The barriers of the windows before are there, and vouch for nothing that came later."""
+    made = on_own_postgres
+    deliver(made)
+    with standby_of(own_servers) as standby:
+        standby.catch_up()
+        standby.cut_off()
+        deliver(made)
+        standby.promote()
+        refuses(relay_of(made, configuration_on(made, standby)), "barrier row", "failed over")

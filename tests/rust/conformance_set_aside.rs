@@ -227,14 +227,18 @@ async fn an_older_epoch_changes_nothing(place: Place) {
     at.outbox.claim(SHARD, Epoch(2)).await.unwrap();
     let mut progress = at.progress(at.last.position.clone(), Some(voucher.id)).await;
     progress.cleared = vec![at.id(0).0];
+    // One that names no barrier needs none: nothing but the epoch keeps it out.
+    let origin = at.outbox.origin();
+    let birth = at.progress(origin, None).await;
     let late = [at.dead(1)];
-    for attempt in 0..3 {
+    for attempt in 0..4 {
         // After an error a connection is worth nothing.
         let mut old = at.place.source.connect().await.unwrap();
         let error = match attempt {
             0 => old.set_aside(SHARD, EPOCH, &late, &[]).await.map(drop),
             1 => old.clear(SHARD, EPOCH, &[at.id(0)], &[]).await.map(drop),
-            _ => old.resume(SHARD, EPOCH, &progress).await.map(drop),
+            2 => old.resume(SHARD, EPOCH, &progress).await.map(drop),
+            _ => old.resume(SHARD, EPOCH, &birth).await.map(drop),
         };
         assert_eq!(error.unwrap_err().kind(), ErrorKind::Fenced, "attempt {attempt}");
     }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use onecommit::ErrorKind;
 use onecommit::id::{Epoch, ShardIndex};
 use onecommit::outbox::postgres::ReadLimits;
-use onecommit::outbox::{Chunk, Outbox, OutboxSource};
+use onecommit::outbox::{Chunk, Delivered, Outbox, OutboxSource};
 
 use super::chance::Chance;
 use super::database::{Database, connect};
@@ -14,7 +14,10 @@ const EPOCH: Epoch = Epoch(1);
 
 /// Windows of ten messages are a backlog.
 pub async fn reader(database: &Database) -> Box<dyn Outbox> {
-    let limits = ReadLimits { small_window_rows: 10, ..ReadLimits::default() };
+    reader_with(database, ReadLimits { small_window_rows: 10, ..ReadLimits::default() }).await
+}
+
+async fn reader_with(database: &Database, limits: ReadLimits) -> Box<dyn Outbox> {
     let mut outbox = database.source().connect_with(limits).await.expect("connect");
     add(&mut outbox, 0).await;
     outbox
@@ -53,6 +56,20 @@ pub fn messages(chunks: &[Chunk]) -> usize {
     chunks.iter().map(|chunk| chunk.messages.len()).sum()
 }
 
+fn ids(chunks: &[Chunk]) -> Vec<i64> {
+    chunks.iter().flat_map(|chunk| &chunk.messages).map(|stored| stored.id).collect()
+}
+
+/// Begins to read a backlog in pieces of ten; returns the first.
+async fn first_piece(database: &Database) -> (Box<dyn Outbox>, Vec<Chunk>) {
+    let limits = ReadLimits { small_window_rows: 10, piece_rows: 10, ..ReadLimits::default() };
+    let mut outbox = reader_with(database, limits).await;
+    assert!(outbox.read().await.expect("open").backlog);
+    let first = outbox.read().await.expect("piece").chunks;
+    assert_eq!(messages(&first), 10);
+    (outbox, first)
+}
+
 /// Lets a part of the time pass that a read takes; no timer is fine enough for it.
 async fn within_a_read(chance: &mut Chance) {
     let until = Instant::now() + Duration::from_micros(chance.next() % 3000);
@@ -75,6 +92,59 @@ async fn an_id_that_was_never_handed_out_is_no_floor() {
     insert(&database, 50).await;
     assert_eq!(messages(&drain(&mut outbox).await), 50);
     drop(outbox);
+    database.drop().await;
+}
+
+/// What is in progress at one window is in the next one, however small both are.
+#[tokio::test]
+async fn a_late_commit_comes_in_a_small_window() {
+    let database = Database::create().await;
+    database.init(1).await;
+    let late = connect(&database.url).await;
+    late.batch_execute(&format!("begin; {}", insert_sql(1))).await.expect("insert");
+    let mut outbox = reader(&database).await;
+    insert(&database, 1).await;
+    assert_eq!(ids(&drain(&mut outbox).await), [2]);
+    late.batch_execute("commit").await.expect("commit");
+    assert_eq!(ids(&drain(&mut outbox).await), [1], "the late one");
+    drop((outbox, late));
+    database.drop().await;
+}
+
+/// It belongs to the next window, although it is visible while this one is read.
+#[tokio::test]
+async fn a_commit_between_two_pieces_is_read_once() {
+    let database = Database::create().await;
+    database.init(1).await;
+    insert(&database, 30).await;
+    let (mut outbox, mut chunks) = first_piece(&database).await;
+    insert(&database, 30).await;
+    chunks.extend(drain(&mut outbox).await);
+    assert_eq!(ids(&chunks), (1..=60).collect::<Vec<_>>(), "each once, in order");
+    drop(outbox);
+    database.drop().await;
+}
+
+/// Its id is below those that were delivered, and it was not.
+#[tokio::test]
+async fn a_late_commit_is_not_pruned_by_its_id() {
+    let database = Database::create().await;
+    database.init(1).await;
+    let late = connect(&database.url).await;
+    late.batch_execute(&format!("begin; {}", insert_sql(1))).await.expect("insert");
+    insert(&database, 30).await;
+    let (mut outbox, first) = first_piece(&database).await;
+    late.batch_execute("commit").await.expect("commit");
+    let last = first.last().expect("ten messages");
+    last.barrier.wait().await.expect("barrier");
+    let (position, barrier) = (last.position.clone(), last.barrier.id);
+    let delivered = Delivered { shard: ShardIndex(0), epoch: EPOCH, position, barrier };
+    let mut pruner = database.source().connect().await.expect("connect");
+    let pruned = pruner.prune(&[delivered], 100).await.expect("prune");
+    assert_eq!(pruned.messages, 10, "only what was delivered goes");
+    let rest = ids(&drain(&mut outbox).await);
+    assert_eq!(rest, (12..=31).chain([1]).collect::<Vec<_>>());
+    drop((outbox, pruner, late));
     database.drop().await;
 }
 

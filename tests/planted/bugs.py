@@ -1,0 +1,14 @@
+"""All planted bugs."""
+
+from __future__ import annotations
+
+from . import in_delivery, in_outbox, in_protocol, in_relay, in_set_aside
+from .bug import Bug
+
+BUGS: list[Bug] = [
+    *in_protocol.BUGS,
+    *in_outbox.BUGS,
+    *in_set_aside.BUGS,
+    *in_delivery.BUGS,
+    *in_relay.BUGS,
+]
