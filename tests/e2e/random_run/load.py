@@ -77,14 +77,14 @@ class AllKinds(Writers):
     def _transaction(self, connection: Connection, chance: random.Random) -> None:
         self._stop.wait(chance.random() * PAUSE_S)
         kind = chance.random()
-        if kind < 0.02:
+        if kind < 0.03:
             self._prepare(connection, chance)
-        elif kind < 0.05 and self._prepared:
+        elif kind < 0.08 and self._prepared:
             with self._lock:
                 gid = self._prepared.pop(chance.randrange(len(self._prepared)))
             self._end_prepared(connection, chance, gid)
         else:
-            self._ordinary(connection, chance, is_long=kind > 0.99)
+            self._ordinary(connection, chance, is_long=kind > 0.98)
 
     def _ordinary(self, connection: Connection, chance: random.Random, *, is_long: bool) -> None:
         numbers = sorted(chance.sample(range(1, ACCOUNTS + 1), chance.randint(1, 3)))
