@@ -69,7 +69,13 @@ BUGS = [
                 PROGRESS,
                 'return Err(Error::new(ErrorKind::Unreachable, OPERATION, why).with("end", end));',
                 "tracing::debug!(why);\n                return Ok(());",
-            )
+            ),
+            Edit(
+                PROGRESS,
+                '        let why = "the end of the progress topic was not reached in time";\n'
+                "        Err(Error::new(ErrorKind::Unreachable, OPERATION, why))",
+                "        Ok(found)",
+            ),
         ],
     ),
     Bug(
