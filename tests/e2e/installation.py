@@ -101,11 +101,14 @@ class Installation:
         """Waits until the shards are shared out among so many relays; returns their ids."""
 
         def shared() -> set[str | None]:
-            found = self.owners()
+            # A busy ZooKeeper does not always answer in time.
+            shards = self.command_line.status_if_reached()
+            found = {shard["owner"] for shard in shards}
             return found if None not in found and len(found) == relays else set()
 
         what = f"shards shared among {relays}"
-        return wait_until(shared, what, explain=lambda: str(self.command_line.status()))
+        explain = self.command_line.status_if_reached
+        return wait_until(shared, what, explain=lambda: str(explain()))
 
     def report(self) -> Report:
         """The checker's verdict on the topics as they are now."""

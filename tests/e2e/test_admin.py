@@ -15,6 +15,7 @@ from tests.servers import free_port
 
 from .admin_client import Admin, watched_relay
 from .command_line import CommandLine
+from .dead_letters import TOO_LARGE, SmallTopic
 from .installation import Installation, PostgresInstallation, Table, embedded
 from .tcp_proxy import TcpProxy
 from .waiting import wait_until
@@ -58,20 +59,34 @@ def test_metrics_count_what_is_delivered(installation: PostgresInstallation) -> 
 
 
 def test_what_waits_and_why_is_seen(installation: PostgresInstallation) -> None:
-    relay, admin = watched_relay(installation)
+    small = SmallTopic(installation)
+    stops: dict[str, Table] = {f'topics."{small.name}"': {"on_poison": "stop"}}
+    relay, admin = watched_relay(installation, stops)
     admin.wait_ready()
-    absent = f"{installation.name}.absent"
-    installation.outbox.burst(absent, 5)
+    small.commit(*((b"k", TOO_LARGE) for _ in range(5)))
     admin.wait_sum("onecommit_backlog_messages", 5)
     first = max(admin.samples("onecommit_oldest_undelivered_age_seconds"))
     assert first > 0
     wait_until(
         lambda: max(admin.samples("onecommit_oldest_undelivered_age_seconds")) > first, "it ages"
     )
-    labels = {"store": "delivery", "kind": "configuration"}
+    labels = {"store": "delivery", "kind": "invalid"}
     assert sum(admin.samples("onecommit_errors_total", labels)) > 0
     assert sum(admin.samples("onecommit_commit_failures_total")) > 0
     assert admin.health("/readyz") == (200, []), "what keeps a shard is no reason for a probe"
+    relay.stop()
+
+
+def test_what_is_set_aside_is_seen(installation: PostgresInstallation) -> None:
+    small = SmallTopic(installation)
+    relay, admin = watched_relay(installation)
+    small.commit((b"k", TOO_LARGE), (b"k", b"1"), (b"k", b"2"))
+    installation.outbox.burst(f"{installation.name}.absent", 5)
+    admin.wait_sum("onecommit_dead_letters", 1)
+    admin.wait_sum("onecommit_set_aside_waiting_messages", 2 + 5)
+    assert sum(admin.samples("onecommit_held_topics")) >= 1
+    admin.wait_sum("onecommit_backlog_messages", 0)
+    assert admin.health("/readyz") == (200, [])
     relay.stop()
 
 

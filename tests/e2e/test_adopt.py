@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from contextlib import closing
 from dataclasses import replace
@@ -170,6 +171,14 @@ def test_a_progress_topic_that_was_set_back(delivered: PostgresInstallation) -> 
     for _ in range(3):
         made.outbox.burst(made.topic, 20 * BACKLOG)
     made.wait_delivered()
+    barriers = [json.loads(value[1:])["barrier"] for _, value in old.values()]
+
+    def are_gone() -> bool:
+        with made.postgres.connect() as connection:
+            sql = "select 1 from onecommit.barrier where id = any(%s::uuid[])"
+            return connection.execute(sql, (barriers,)).fetchone() is None
+
+    wait_until(are_gone, "the barriers that the old records name are pruned")
     relay.kill()
     producer = Producer({"bootstrap.servers": kafka})
     for partition, (key, value) in old.items():
