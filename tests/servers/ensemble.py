@@ -7,14 +7,10 @@ started alone; with three, one at a time.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from types import TracebackType
-from typing import TYPE_CHECKING
 
 from .ports import free_port
+from .started import Started
 from .zookeeper import ZooKeeper
-
-if TYPE_CHECKING:  # for the type checker alone: at run time there is no Python package
-    from typing_extensions import Self
 
 # In ticks of 500 ms: how long a member may take to find its leader, and to answer it.
 LIMITS = {"initLimit": "20", "syncLimit": "10"}
@@ -41,7 +37,7 @@ class Member(ZooKeeper):
         (data / "myid").write_text(str(self.number))
 
 
-class Ensemble:
+class Ensemble(Started):
     """The members; `address` lists them all."""
 
     def __init__(self, members: int = 3, heap: str = "128m") -> None:
@@ -69,19 +65,3 @@ class Ensemble:
     def close(self) -> None:
         for member in self.members:
             member.close()
-
-    def __enter__(self) -> Self:
-        try:
-            self.start()
-        except BaseException:
-            self.close()
-            raise
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()

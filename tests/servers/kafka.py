@@ -18,8 +18,6 @@ import os
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING
 
 from .fetch import KAFKA, kafka_jars
 from .java import QUICK, java
@@ -27,9 +25,7 @@ from .kafka_wire import ask_cluster
 from .ports import free_port
 from .process import ServerError, tail
 from .server import Server
-
-if TYPE_CHECKING:  # for the type checker alone: at run time there is no Python package
-    from typing_extensions import Self
+from .started import Started
 
 LOGGING = """status = WARN
 appender.out.type = Console
@@ -147,7 +143,7 @@ class Broker(Server):
             raise ValueError("no controller is elected yet")
 
 
-class Kafka:
+class Kafka(Started):
     """A cluster. Its methods act on all brokers; `brokers[n]` can be stopped or killed alone.
 
     `properties` are added to, or replace, each broker's; `QUICK_RETURN` is for tests that kill.
@@ -218,22 +214,6 @@ class Kafka:
     def close(self) -> None:
         for broker in self.brokers:
             broker.close()
-
-    def __enter__(self) -> Self:
-        try:
-            self.start()
-        except BaseException:
-            self.close()
-            raise
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def _new_cluster_id() -> str:

@@ -16,23 +16,19 @@ import signal
 import subprocess
 import threading
 import time
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING
 
 from .process import Account, Process, ServerError, keep, tail
+from .started import Started
 
 START_LIMIT = 180.0
 STOP_LIMIT = 60.0
 ASK_EVERY = 0.05
 
-if TYPE_CHECKING:  # for the type checker alone: at run time there is no Python package
-    from typing_extensions import Self
 
-
-class Server(ABC):
+class Server(Started):
     """One server process with its own folder. Use as a context manager, or call `close`."""
 
     # what ends the server when it is closed, or the test process is gone
@@ -193,19 +189,3 @@ class Server(ABC):
         for process in (self._process, self._keeper):
             if process is not None:
                 process.end()
-
-    def __enter__(self) -> Self:
-        try:
-            self.start()
-        except BaseException:
-            self.close()
-            raise
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()

@@ -88,3 +88,27 @@ impl Findings {
         self.all.push(Finding { severity, what, place: place.to_string(), todo });
     }
 }
+
+/// What is planted into healthy facts, how bad it is, and a word of what is said.
+#[cfg(test)]
+pub(super) type Case<Planted> = (fn(&mut Planted), Severity, &'static str);
+
+/// Fails unless each case has the one finding it is to have, and none where all is healthy.
+#[cfg(test)]
+pub(super) fn assert_each_found<Planted>(
+    cases: impl IntoIterator<Item = Case<Planted>>,
+    judged: fn(fn(&mut Planted)) -> Findings,
+) {
+    let healthy = judged(|_| {});
+    assert!(healthy.all.iter().all(|finding| finding.severity == Severity::Ok), "{healthy:?}");
+    for (number, (plant, severity, said)) in cases.into_iter().enumerate() {
+        let findings = judged(plant);
+        let bad: Vec<_> = findings.all.iter().filter(|one| one.severity != Severity::Ok).collect();
+        let of = if severity == Severity::Ok { findings.all.iter().collect() } else { bad.clone() };
+        let told = |one: &Finding| {
+            format!("{} {}", one.what, one.todo.as_deref().unwrap_or_default()).contains(said)
+        };
+        assert_eq!(bad.len(), usize::from(severity != Severity::Ok), "case {number}: {bad:?}");
+        assert!(of.iter().any(|one| one.severity == severity && told(one)), "case {number}: {of:?}");
+    }
+}

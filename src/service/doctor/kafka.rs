@@ -220,6 +220,7 @@ fn number(settings: &BTreeMap<String, String>, name: &str) -> Option<i64> {
 #[cfg(test)]
 mod tests {
     use super::super::Severity;
+    use super::super::finding::{Case, assert_each_found};
     use super::*;
     use crate::id::Incarnation;
     use crate::protocol::slot::HASH_VERSION;
@@ -298,9 +299,7 @@ mod tests {
         }
     }
 
-    type Case = (fn(&mut Planted), Severity, &'static str);
-
-    const CASES: [Case; 21] = [
+    const CASES: [Case<Planted>; 21] = [
         (|one| one.facts.cluster = "other".to_string(), Severity::Problem, "set up with cluster"),
         (|one| one.facts.brokers = 1, Severity::Warning, "KAFKA-20734"),
         (|one| one.facts.broker = None, Severity::Warning, "DescribeConfigs on the cluster"),
@@ -372,17 +371,6 @@ mod tests {
 
     #[test]
     fn each_fault_is_found_and_nothing_else() {
-        let healthy = judged(|_| {});
-        assert!(healthy.all.iter().all(|finding| finding.severity == Severity::Ok), "{healthy:?}");
-        for (number, (plant, severity, said)) in CASES.into_iter().enumerate() {
-            let findings = judged(plant);
-            let bad: Vec<_> = findings.all.iter().filter(|one| one.severity != Severity::Ok).collect();
-            let of = if severity == Severity::Ok { findings.all.iter().collect() } else { bad.clone() };
-            let told = |one: &super::super::Finding| {
-                format!("{} {}", one.what, one.todo.as_deref().unwrap_or_default()).contains(said)
-            };
-            assert_eq!(bad.len(), usize::from(severity != Severity::Ok), "case {number}: {bad:?}");
-            assert!(of.iter().any(|one| one.severity == severity && told(one)), "case {number}: {of:?}");
-        }
+        assert_each_found(CASES, judged);
     }
 }

@@ -208,6 +208,7 @@ fn judge_slots(findings: &mut Findings, place: &str, facts: &PostgresFacts) {
 #[cfg(test)]
 mod tests {
     use super::super::Severity;
+    use super::super::finding::{Case, assert_each_found};
     use super::*;
     use crate::outbox::postgres::{LongTransaction, PreparedTransaction, SlotFacts};
 
@@ -241,10 +242,7 @@ mod tests {
         LongTransaction { pid: 7, who: "app".to_string(), state: "idle in transaction".to_string(), age_s }
     }
 
-    /// What is planted, how bad it is, and a word of what is said.
-    type Case = (fn(&mut PostgresFacts), Severity, &'static str);
-
-    const CASES: [Case; 25] = [
+    const CASES: [Case<PostgresFacts>; 25] = [
         (|facts| facts.version = 120_000, Severity::Problem, "13 or later"),
         (|facts| facts.standby = true, Severity::Problem, "primary"),
         (|facts| facts.connections = (95, 100), Severity::Warning, "max_connections"),
@@ -307,17 +305,6 @@ mod tests {
 
     #[test]
     fn each_fault_is_found_and_nothing_else() {
-        let healthy = judged(|_| {});
-        assert!(healthy.all.iter().all(|finding| finding.severity == Severity::Ok), "{healthy:?}");
-        for (number, (plant, severity, said)) in CASES.into_iter().enumerate() {
-            let findings = judged(plant);
-            let bad: Vec<_> = findings.all.iter().filter(|one| one.severity != Severity::Ok).collect();
-            let of = if severity == Severity::Ok { findings.all.iter().collect() } else { bad.clone() };
-            let told = |one: &super::super::Finding| {
-                format!("{} {}", one.what, one.todo.as_deref().unwrap_or_default()).contains(said)
-            };
-            assert_eq!(bad.len(), usize::from(severity != Severity::Ok), "case {number}: {bad:?}");
-            assert!(of.iter().any(|one| one.severity == severity && told(one)), "case {number}: {of:?}");
-        }
+        assert_each_found(CASES, judged);
     }
 }

@@ -10,18 +10,14 @@ import os
 import random
 import signal
 import time
-from types import TracebackType
-from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from tests.servers import Postgres, free_port
+from tests.servers.started import Started
 
 from ..standby import Standby
 from ..tcp_proxy import TcpProxy
 from ..waiting import wait_until
-
-if TYPE_CHECKING:  # for the type checker alone: at run time there is no Python package
-    from typing_extensions import Self
 
 # A primary that comes back after a crash still has what its standby lacks.
 SETTINGS = {"wal_keep_size": "512MB", "wal_retrieve_retry_interval": "500ms"}
@@ -31,7 +27,7 @@ where backend_type = 'client backend' and datname <> 'postgres' order by pid
 """
 
 
-class PostgresPair:
+class PostgresPair(Started):
     """The primary and its standby; `address` stays the same when they change."""
 
     def __init__(self) -> None:
@@ -54,6 +50,10 @@ class PostgresPair:
     def servers(self) -> list[Postgres]:
         """All that there are and were."""
         return [*self._gone, self.primary, *([self.standby] if self.standby else [])]
+
+    def start(self) -> None:
+        self.primary.start()
+        self._follow()
 
     def crash(self, down_s: float) -> None:
         """Every process of the primary dies; it recovers."""
@@ -106,20 +106,3 @@ class PostgresPair:
         self._front.__exit__(None, None, None)
         for server in self.servers:
             server.close()
-
-    def __enter__(self) -> Self:
-        try:
-            self.primary.start()
-            self._follow()
-        except BaseException:
-            self.close()
-            raise
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
