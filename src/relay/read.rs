@@ -59,14 +59,19 @@ impl Flow {
 
 /// What the supervisor tells the reader.
 pub(super) enum Command {
-    Add {
-        shard: ShardIndex,
-        epoch: Epoch,
-        position: Position,
-        barrier: Option<BarrierId>,
-        chunks: mpsc::Sender<Queued>,
-    },
+    /// All that begin together: added one by one, a read may begin between them, and each of them would
+    /// have the whole backlog read once more.
+    Add(Vec<Begin>),
     Remove(ShardIndex),
+}
+
+/// A shard that was taken, and where it begins.
+pub(super) struct Begin {
+    pub(super) shard: ShardIndex,
+    pub(super) epoch: Epoch,
+    pub(super) position: Position,
+    pub(super) barrier: Option<BarrierId>,
+    pub(super) chunks: mpsc::Sender<Queued>,
 }
 
 /// A reader and the deliverers it serves.
@@ -119,9 +124,11 @@ impl Reader {
         deliverers: &mut BTreeMap<ShardIndex, mpsc::Sender<Queued>>,
     ) -> Result<()> {
         match command {
-            Command::Add { shard, epoch, position, barrier, chunks } => {
-                self.outbox.add(shard, epoch, &position, barrier)?;
-                deliverers.insert(shard, chunks);
+            Command::Add(all) => {
+                for Begin { shard, epoch, position, barrier, chunks } in all {
+                    self.outbox.add(shard, epoch, &position, barrier)?;
+                    deliverers.insert(shard, chunks);
+                }
             }
             Command::Remove(shard) => {
                 self.outbox.remove(shard);

@@ -19,7 +19,7 @@ use super::deliver::Deliverer;
 use super::keeper::Keeper;
 use super::part::Part;
 use super::prune;
-use super::read::{CHUNKS, Command, Flow, Reader};
+use super::read::{Begin, CHUNKS, Command, Flow, Reader};
 use super::settings::RelaySettings;
 use super::take::{Taken, Taker};
 use super::told::{Told, note_error};
@@ -83,7 +83,7 @@ pub(super) struct Session<'a> {
     part: &'a mut Part,
     checking: JoinSet<Result<()>>,
     /// Taken, but not yet added to what the reader reads for; since when the first of them is.
-    to_begin: BTreeMap<ShardIndex, Command>,
+    to_begin: BTreeMap<ShardIndex, Begin>,
     to_begin_since: Instant,
     failures: BTreeMap<ShardIndex, Failure>,
 }
@@ -251,15 +251,16 @@ impl<'a> Session<'a> {
         if self.to_begin.is_empty() {
             self.to_begin_since = Instant::now();
         }
-        self.to_begin.insert(shard, Command::Add { shard, epoch, position, barrier, chunks });
+        self.to_begin.insert(shard, Begin { shard, epoch, position, barrier, chunks });
     }
 
     async fn begin_taken(&mut self) {
         if !self.being_taken.is_empty() && self.to_begin_since.elapsed() < BEGIN_TOGETHER {
             return;
         }
-        while let Some((_, command)) = self.to_begin.pop_first() {
-            self.command(command).await;
+        if !self.to_begin.is_empty() {
+            let all = std::mem::take(&mut self.to_begin).into_values().collect();
+            self.command(Command::Add(all)).await;
         }
     }
 
