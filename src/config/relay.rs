@@ -22,6 +22,10 @@ pub struct Relay {
     pub buffer_bytes: usize,
     /// Delivered messages removed in one piece.
     pub prune_messages: u32,
+    /// From this size on PostgreSQL's table is emptied at once when everything in it is delivered.
+    pub truncate_bytes: u64,
+    /// Longest wait for the table's lock to do that.
+    pub truncate_lock_ms: u64,
     /// Most messages set aside in one shard.
     pub set_aside_max: u64,
     /// Longest wait before the first retry.
@@ -54,6 +58,8 @@ impl Relay {
             poll_idle_ms: section.number("poll_idle_ms"),
             buffer_bytes: size("buffer_bytes"),
             prune_messages: u32::try_from(section.number("prune_messages")).unwrap_or(u32::MAX),
+            truncate_bytes: section.number("truncate_bytes"),
+            truncate_lock_ms: section.number("truncate_lock_ms"),
             set_aside_max: section.number("set_aside_max"),
             retry_first_ms: section.number("retry_first_ms"),
             retry_limit_ms: section.number("retry_limit_ms"),

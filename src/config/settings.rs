@@ -164,6 +164,19 @@ pub(super) static RELAY: Table = Table {
         ),
         number("prune_messages", 10_000, (1, 1_000_000), "Delivered messages removed in one piece."),
         number(
+            "truncate_bytes",
+            64 * MIB,
+            (1, i64::MAX as u64),
+            "From this size on PostgreSQL's table is emptied at once when everything in it is delivered, where \
+             the relay has the right to truncate it.",
+        ),
+        number(
+            "truncate_lock_ms",
+            20,
+            (1, 1_000),
+            "Longest wait for the table's lock to do that; who publishes waits as long.",
+        ),
+        number(
             "set_aside_max",
             100_000,
             (1, 10_000_000),

@@ -149,7 +149,7 @@ pub struct Delivered {
 /// What one [`Outbox::prune`] did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pruned {
-    /// How many messages went.
+    /// How many messages went; about, where a large table was emptied at once.
     pub messages: u64,
     /// Whether all is gone that was delivered before. Where it is not and fewer messages went than
     /// were asked for, the rest is left for a later call: it would cost too much to look for it now.

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::config::{Config, DatabaseUrl, Participant};
+use crate::config::{Config, DatabaseUrl, Participant, PostgresUrl};
 use crate::delivery::kafka::{self, KafkaDelivery};
 use crate::delivery::topic_log::TopicLogDelivery;
 use crate::delivery::{Delivery, DeliveryScope};
@@ -14,7 +14,7 @@ use crate::lease::Lease;
 use crate::lease::file::FileLease;
 use crate::lease::postgres::PostgresLease;
 use crate::lease::zookeeper::{ZookeeperLease, ZookeeperSettings, ZookeeperTls};
-use crate::outbox::postgres::PostgresSource;
+use crate::outbox::postgres::{Limits, PostgresSource};
 use crate::outbox::sqlite::SqliteSource;
 use crate::outbox::{Installation, OutboxSource};
 
@@ -53,11 +53,15 @@ pub(super) fn source_within(
     request_limit: Duration,
 ) -> Arc<dyn OutboxSource> {
     match &participant.url {
-        DatabaseUrl::Postgres(url) => {
-            Arc::new(PostgresSource { url: url.clone(), schema: config.schema.clone(), request_limit })
-        }
+        DatabaseUrl::Postgres(url) => Arc::new(postgres_source(config, url, request_limit)),
         DatabaseUrl::Sqlite(path) => Arc::new(SqliteSource { path: path.clone(), busy_limit: request_limit }),
     }
+}
+
+pub(super) fn postgres_source(config: &Config, url: &PostgresUrl, request_limit: Duration) -> PostgresSource {
+    let (truncate_bytes, truncate_lock_ms) = (config.relay.truncate_bytes, config.relay.truncate_lock_ms);
+    let limits = Limits { truncate_bytes, truncate_lock_ms, ..Limits::default() };
+    PostgresSource { url: url.clone(), schema: config.schema.clone(), request_limit, limits }
 }
 
 /// The topic log's file, where no Kafka is configured.

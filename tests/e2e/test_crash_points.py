@@ -127,6 +127,14 @@ def kill_at_the_end(installation: Installation, point: CrashPoint) -> list[Relay
     return [installation.relay()]
 
 
+def kill_while_emptying(installation: Installation, point: CrashPoint) -> list[RelayProcess]:
+    """The table is emptied once everything is delivered."""
+    installation.relay_settings["truncate_bytes"] = 1
+    installation.configure()
+    expect_killed(installation.relay(point.failpoints), point)
+    return [installation.relay()]
+
+
 def kill_while_sharing(installation: Installation, point: CrashPoint) -> list[RelayProcess]:
     """A relay that joins makes another give up a shard. A single shard goes to the lowest id: one
     that joins with a higher id becomes the owner itself, and another joins."""
@@ -305,6 +313,7 @@ RUNS: dict[Way, Callable[[Installation, CrashPoint], list[RelayProcess]]] = {
     "outlive": kill_an_heir,
     "consume": kill_a_consumer,
     "aside": kill_while_something_is_aside,
+    "empty": kill_while_emptying,
     "ask": kill_who_asks,
     "pause_aside": pause_while_something_is_aside,
     "pause": pause_past_the_lease,

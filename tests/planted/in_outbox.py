@@ -8,6 +8,7 @@ CONNECTION = "src/outbox/postgres/connection.rs"
 BARRIER = "src/outbox/postgres/barrier.rs"
 READ = "src/outbox/postgres/read.rs"
 PRUNE = "src/outbox/postgres/prune.rs"
+TRUNCATE = "src/outbox/postgres/truncate.rs"
 PORT = "src/outbox/postgres/port.rs"
 ADOPT = "src/outbox/postgres/adopt.rs"
 CONFORMS = rust("outbox_postgres::postgresql_conforms")
@@ -95,6 +96,45 @@ BUGS = [
         WRITER_WAITS,
         "panicked at tests/rust/outbox_postgres/fence.rs",
         [Edit(PRUNE, "b.shard = s.shard\n           for share of s", "b.shard = s.shard")],
+    ),
+    Bug(
+        "emptied-without-a-second-look",
+        "Before the table is emptied it is looked at again, under its lock.",
+        rust("outbox_postgres::truncate::what_is_committed_while_the_lock_is_waited_for_stays"),
+        "assertion `left == right` failed",
+        [Edit(TRUNCATE, "select 1 / (not ({undelivered}))::int;", "")],
+    ),
+    Bug(
+        "emptied-by-the-snapshot-alone",
+        "Of a window that is under way, what comes behind its last id is undelivered.",
+        rust("outbox_postgres::truncate::what_is_not_passed_inside_a_window_stays"),
+        "assertion `left == right` failed",
+        [Edit(TRUNCATE, "last = last.min(*up_to);", "")],
+    ),
+    Bug(
+        "emptied-with-what-is-set-aside",
+        "A table that holds messages that are set aside is not emptied.",
+        rust("outbox_postgres::truncate::messages_that_are_set_aside_stay"),
+        "assertion `left == right` failed",
+        [Edit(TRUNCATE, "match outbox.has_set_aside {", "match false {")],
+    ),
+    Bug(
+        "emptied-for-another-relay",
+        "Only a relay that delivers every shard may empty the table.",
+        rust("outbox_postgres::truncate::the_messages_of_another_relays_shard_stay"),
+        "assertion `left == right` failed",
+        [
+            Edit(
+                TRUNCATE,
+                "delivered.len() < usize::from(outbox.shards) || ",
+                "",
+            ),
+            Edit(
+                TRUNCATE,
+                "count(*) filter (where ({}) is not true)",
+                "count(*) filter (where ({}) is false)",
+            ),
+        ],
     ),
     Bug(
         "barrier-on-its-own",

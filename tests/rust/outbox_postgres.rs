@@ -6,13 +6,14 @@ mod examine;
 mod fence;
 mod publish;
 mod setup;
+mod truncate;
 
 use std::time::Duration;
 
 use async_trait::async_trait;
 use onecommit::id::{Epoch, ShardIndex};
 use onecommit::message::StoredMessage;
-use onecommit::outbox::postgres::{Outbox as Publishing, PostgresSource};
+use onecommit::outbox::postgres::{Limits, Outbox as Publishing, PostgresSource};
 use onecommit::outbox::{Outbox, OutboxSource};
 use onecommit::{Message, MessageId};
 use tokio::sync::Mutex;
@@ -82,6 +83,7 @@ impl Place {
             url: url.parse().unwrap(),
             schema: self.schema.clone(),
             request_limit: REQUEST_LIMIT,
+            limits: Limits::default(),
         }
     }
 

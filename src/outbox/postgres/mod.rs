@@ -23,6 +23,8 @@ mod dead_letters;
 #[cfg(feature = "relay")]
 mod examine;
 #[cfg(feature = "relay")]
+mod glance;
+#[cfg(feature = "relay")]
 mod init;
 #[cfg(feature = "relay")]
 mod port;
@@ -37,10 +39,12 @@ mod rows;
 #[cfg(feature = "relay")]
 mod set_aside;
 #[cfg(feature = "relay")]
+mod truncate;
+#[cfg(feature = "relay")]
 pub use examine::{LongTransaction, PostgresFacts, PreparedTransaction, SlotFacts, TableFacts};
 #[cfg(feature = "relay")]
 pub use port::PostgresSource;
 #[cfg(feature = "relay")]
-pub use read::ReadLimits;
+pub use read::Limits;
 #[cfg(all(fuzzing, feature = "relay"))]
 pub(crate) use rows::from_binary;

@@ -8,8 +8,9 @@ use tokio_postgres::types::Type;
 
 use super::connection::Connection;
 use super::prune::{OutboxShape, Walk};
-use super::read::{ReadLimits, Reader, last_id_column};
+use super::read::{Limits, Reader, last_id_column};
 use super::rows::get;
+use super::truncate::Truncation;
 use super::{adopt, backlog, init, remove};
 use super::{dead_letters, set_aside};
 use crate::config::PostgresUrl;
@@ -37,30 +38,24 @@ pub struct PostgresSource {
     pub schema: String,
     /// How long any one request may take.
     pub request_limit: Duration,
+    /// What bounds a read, and when pruning empties the table.
+    pub limits: Limits,
 }
 
 impl PostgresSource {
-    /// A fresh connection that reads with other limits than the default.
-    pub async fn connect_with(&self, limits: ReadLimits) -> Result<Box<dyn Outbox>> {
-        let (outbox, participant) = self.open(limits).await?;
-        check_sequence(&outbox.connection, &participant).await?;
-        check_numbers(&outbox.connection, &participant).await?;
-        Ok(Box::new(outbox))
-    }
-
-    async fn open(&self, limits: ReadLimits) -> Result<(PostgresOutbox, ParticipantName)> {
+    async fn open(&self) -> Result<(PostgresOutbox, ParticipantName)> {
         let connection = Connection::open(&self.url, &quoted(&self.schema), self.request_limit).await?;
         let read = init::read(&**connection.client, &self.schema);
         let found = limited(self.request_limit, "open outbox", read).await?.ok_or_else(not_initialized)?;
         let shards = found.installation.shards;
         check_columns(&connection).await?;
         let outbox = PostgresOutbox {
-            reader: Reader::new(shards, limits),
+            reader: Reader::new(shards, self.limits),
             connection,
             schema: self.schema.clone(),
             version: found.version,
             shards,
-            walk: Walk::new(),
+            walk: Walk::new(Truncation::new(self.limits)),
             unfinished: false,
         };
         Ok((outbox, found.installation.participant))
@@ -78,11 +73,14 @@ impl fmt::Debug for PostgresSource {
 #[async_trait]
 impl OutboxSource for PostgresSource {
     async fn connect(&self) -> Result<Box<dyn Outbox>> {
-        self.connect_with(ReadLimits::default()).await
+        let (outbox, participant) = self.open().await?;
+        check_sequence(&outbox.connection, &participant).await?;
+        check_numbers(&outbox.connection, &participant).await?;
+        Ok(Box::new(outbox))
     }
 
     async fn connect_to_adopt(&self) -> Result<Box<dyn Outbox>> {
-        Ok(Box::new(self.open(ReadLimits::default()).await?.0))
+        Ok(Box::new(self.open().await?.0))
     }
 
     async fn init(&self, wanted: &Installation) -> Result<Installation> {

@@ -11,6 +11,7 @@ use tokio_postgres::types::Type;
 use super::connection::Connection;
 use super::read::shard_expression;
 use super::rows::get;
+use super::truncate::Truncation;
 use crate::error::{Error, ErrorKind, Result};
 use crate::failpoint;
 use crate::outbox::{Delivered, Pruned};
@@ -48,14 +49,15 @@ pub(super) struct Walk {
     /// The highest id that was removed: a walk from here on finds what has come since.
     highest: i64,
     from_bottom_at: Instant,
+    truncation: Truncation,
 }
 
 impl Walk {
-    pub(super) fn new() -> Self {
-        Walk { after: None, highest: 0, from_bottom_at: Instant::now() }
+    pub(super) fn new(truncation: Truncation) -> Self {
+        Walk { after: None, highest: 0, from_bottom_at: Instant::now(), truncation }
     }
 
-    /// Prunes at most `limit` messages, in as many steps as that takes.
+    /// Prunes at most `limit` messages, in as many steps as that takes; or all there are.
     pub(super) async fn prune(
         &mut self,
         connection: &Connection,
@@ -63,6 +65,10 @@ impl Walk {
         outbox: OutboxShape,
         limit: u32,
     ) -> Result<Pruned> {
+        if let Some(messages) = self.truncation.empty(connection, delivered, outbox).await? {
+            self.after = None;
+            return Ok(Pruned { messages, all: true });
+        }
         let limit = u64::from(limit);
         let due = Instant::now() >= self.from_bottom_at;
         let mut after = self.after.unwrap_or(if due { 0 } else { self.highest });
@@ -110,7 +116,7 @@ async fn prune(
     after: i64,
     limit: u64,
 ) -> Result<Step> {
-    connection.execute("prune", &format!("{BEGIN}; {}", connection.limits())).await?;
+    connection.execute("prune", &begin(connection)).await?;
     check_epochs(connection, delivered).await?;
     let step = delete_messages(connection, delivered, outbox, after, limit).await?;
     delete_barriers(connection, delivered).await?;
@@ -120,12 +126,16 @@ async fn prune(
     Ok(step)
 }
 
+pub(super) fn begin(connection: &Connection) -> String {
+    format!("{BEGIN}; {}", connection.limits())
+}
+
 /// Locks the shards' rows until the transaction ends: after a takeover nothing of an older epoch
 /// may land, not even between the check and the commit. And this must be the database that the
 /// progress speaks of: the pruner's own connection may lead to a server that was promoted or
 /// restored without the barrier, where the position's snapshots see transactions that were never
 /// delivered.
-async fn check_epochs(connection: &Connection, delivered: &[Delivered]) -> Result<()> {
+pub(super) async fn check_epochs(connection: &Connection, delivered: &[Delivered]) -> Result<()> {
     let numbers: Vec<i32> = delivered.iter().map(|shard| i32::from(shard.shard.0)).collect();
     let epochs: Vec<i64> = delivered.iter().map(|shard| shard.epoch.0).collect();
     let barriers: Vec<_> = delivered.iter().map(|shard| shard.barrier.map(|barrier| barrier.0)).collect();
@@ -156,7 +166,7 @@ async fn delete_messages(
 ) -> Result<Step> {
     let schema = &connection.schema;
     let snapshots: Vec<String> = delivered.iter().flat_map(snapshots_of).collect();
-    let mut condition = condition(delivered, outbox.shards);
+    let mut condition = condition(delivered, outbox.shards, "$2");
     if outbox.has_set_aside {
         let set_aside = format!("select 1 from {schema}.set_aside a where a.id = walked.id");
         condition = format!("({condition}) and not exists ({set_aside})");
@@ -192,7 +202,7 @@ async fn delete_messages(
 }
 
 /// The two snapshots of a shard's position, at places 2n + 1 and 2n + 2 of the array.
-fn snapshots_of(shard: &Delivered) -> [String; 2] {
+pub(super) fn snapshots_of(shard: &Delivered) -> [String; 2] {
     match &shard.position {
         Position::Snapshots { prev, this, .. } => {
             [prev.to_string(), this.as_ref().unwrap_or(prev).to_string()]
@@ -202,11 +212,14 @@ fn snapshots_of(shard: &Delivered) -> [String; 2] {
 }
 
 /// Whether a row is delivered, by the position of its own shard; the key is hashed once a row.
-fn condition(delivered: &[Delivered], shards: u16) -> String {
+/// `snapshots` is the array of [`snapshots_of`] in SQL.
+pub(super) fn condition(delivered: &[Delivered], shards: u16, snapshots: &str) -> String {
     let mut cases = String::new();
     for (index, shard) in delivered.iter().enumerate() {
         let Position::Snapshots { this, last, .. } = &shard.position else { continue };
-        let seen = |place: usize| format!("pg_visible_in_snapshot(xid, ($2::text[])[{place}]::pg_snapshot)");
+        let seen = |place: usize| {
+            format!("pg_visible_in_snapshot(xid, ({snapshots}::text[])[{place}]::pg_snapshot)")
+        };
         let mut passed = seen(2 * index + 1);
         if this.is_some() {
             passed = format!("({passed} or (id <= {last} and {}))", seen(2 * index + 2));
@@ -221,7 +234,7 @@ fn condition(delivered: &[Delivered], shards: u16) -> String {
 
 /// Barrier rows older than the one that the progress names go with the messages: whoever finds an
 /// older progress later does not find its barrier, and stops instead of passing over what is gone.
-async fn delete_barriers(connection: &Connection, delivered: &[Delivered]) -> Result<()> {
+pub(super) async fn delete_barriers(connection: &Connection, delivered: &[Delivered]) -> Result<()> {
     let schema = &connection.schema;
     let named: Vec<_> = delivered.iter().filter_map(|shard| shard.barrier.map(|barrier| barrier.0)).collect();
     let sql = format!(

@@ -13,6 +13,7 @@ use tokio_postgres::types::Type;
 
 use super::barrier;
 use super::connection::{Connection, DURABLE};
+use super::glance::glance;
 use super::rows::{self, Rows, get};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{BarrierId, Epoch, ShardIndex};
@@ -26,9 +27,9 @@ use crate::protocol::window::{Next, Piece, Windows};
 /// What a message of the first piece is expected to take.
 const ROW_BYTES: usize = 2048;
 
-/// What bounds one read, and so the memory it takes.
+/// What bounds one read, and so the memory it takes; and from where on pruning goes another way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ReadLimits {
+pub struct Limits {
     /// A window with this many messages or more is a backlog, and is read in pieces.
     pub small_window_rows: usize,
     /// Messages in one piece of a backlog.
@@ -38,11 +39,23 @@ pub struct ReadLimits {
     /// Ids that one piece walks over, found or not. After a restart nothing says from which id on a
     /// window's messages are, and a statement over millions of delivered ones would outlive its limit.
     pub walk_ids: i64,
+    /// A table of this many bytes is emptied at once where nothing in it is undelivered: below it rows
+    /// are deleted as fast.
+    pub truncate_bytes: u64,
+    /// How long that may wait for the table's lock, while new writers wait behind it.
+    pub truncate_lock_ms: u64,
 }
 
-impl Default for ReadLimits {
+impl Default for Limits {
     fn default() -> Self {
-        ReadLimits { small_window_rows: 1000, piece_rows: 50_000, bytes: READ_BYTES, walk_ids: 500_000 }
+        Limits {
+            small_window_rows: 1000,
+            piece_rows: 50_000,
+            bytes: READ_BYTES,
+            walk_ids: 500_000,
+            truncate_bytes: 64 * 1024 * 1024,
+            truncate_lock_ms: 20,
+        }
     }
 }
 
@@ -55,9 +68,11 @@ pub(super) struct Reader {
     windows: Windows<Barrier>,
     epochs: BTreeMap<ShardIndex, Epoch>,
     shards: u16,
-    limits: ReadLimits,
+    limits: Limits,
     /// What a message took in the last piece.
     row_bytes: usize,
+    /// The last poll found nothing.
+    quiet: bool,
 }
 
 /// What a transaction that takes a window's snapshot reads first.
@@ -68,13 +83,14 @@ struct Begun {
 }
 
 impl Reader {
-    pub(super) fn new(shards: u16, limits: ReadLimits) -> Self {
+    pub(super) fn new(shards: u16, limits: Limits) -> Self {
         Reader {
             windows: Windows::new(shards),
             epochs: BTreeMap::new(),
             shards,
             limits,
             row_bytes: ROW_BYTES,
+            quiet: false,
         }
     }
 
@@ -110,6 +126,13 @@ impl Reader {
         let limit = self.limits.small_window_rows;
         let (columns, schema, filter) =
             (rows::columns(), &connection.schema, self.filter(self.epochs.keys()));
+        if self.quiet
+            && let Some(this) = glance(connection, prev, &filter).await?
+        {
+            self.windows.polled(this, Vec::new(), &Barriers::new());
+            let open = self.windows.has_open();
+            return Ok(Batch { chunks: Vec::new(), more: open, backlog: open });
+        }
         let sql = format!(
             "select {}, {} from (select 1) one left join lateral (
                (select {columns} from {schema}.outbox where xid >= $1::text::xid8 {filter}
@@ -126,6 +149,7 @@ impl Reader {
         let begun = begun(connection, &answer)?;
         let found = present(answer, BEGUN_COLUMNS)?;
         let rows = self.decode(&found, BEGUN_COLUMNS)?;
+        self.quiet = found.is_empty();
         if found.len() >= limit || rows.cut {
             connection.execute("end poll", "rollback").await?;
             return self.open(connection).await;
@@ -321,7 +345,7 @@ pub(super) fn last_id_column(schema: &str) -> String {
     format!("(select last_value - (not is_called)::int from {schema}.outbox_id_seq)")
 }
 
-fn life_column(schema: &str) -> String {
+pub(super) fn life_column(schema: &str) -> String {
     format!("(select id from {schema}.server_life)")
 }
 

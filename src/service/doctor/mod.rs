@@ -16,7 +16,6 @@ use crate::delivery::kafka::KafkaDelivery;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::ParticipantName;
 use crate::outbox::Installation;
-use crate::outbox::postgres::PostgresSource;
 
 pub use self::finding::{Finding, Findings, Severity};
 
@@ -77,9 +76,7 @@ async fn database(
     place: &str,
     findings: &mut Findings,
 ) -> Result<Vec<(String, u64)>> {
-    let (url, schema) = (url.clone(), config.schema.clone());
-    let source = PostgresSource { url, schema, request_limit: build::request_limit(config) };
-    let facts = source.examine(ORDINARY).await?;
+    let facts = build::postgres_source(config, url, build::request_limit(config)).examine(ORDINARY).await?;
     postgres::judge(findings, place, &facts);
     Ok(facts.topics)
 }

@@ -18,7 +18,7 @@ fn fenced<T>(outcome: Result<T>) {
 }
 
 /// Waits until a statement on the place's tables waits for a lock.
-async fn until_one_waits(place: &Place) {
+pub(super) async fn until_one_waits(place: &Place) {
     let looker = connect(&place.url).await;
     let sql = format!(
         "select count(*) from pg_stat_activity where wait_event_type = 'Lock'

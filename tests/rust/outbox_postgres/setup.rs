@@ -3,7 +3,7 @@
 
 use onecommit::id::Epoch;
 use onecommit::outbox::OutboxSource;
-use onecommit::outbox::postgres::{PostgresSource, print_sql};
+use onecommit::outbox::postgres::{Limits, PostgresSource, print_sql};
 use onecommit::{Error, ErrorKind, Message};
 
 use super::{Place, REQUEST_LIMIT, SHARD, USUAL, connect, unique};
@@ -158,7 +158,8 @@ async fn a_server_that_does_not_answer_is_given_up_in_time() {
     let url = format!("postgresql://app:secret-1@{}/db", silent.local_addr().unwrap());
     let url = url.parse().unwrap();
     let request_limit = REQUEST_LIMIT / 600;
-    let source = PostgresSource { url, schema: "onecommit".to_string(), request_limit };
+    let limits = Limits::default();
+    let source = PostgresSource { url, schema: "onecommit".to_string(), request_limit, limits };
     let error = source.connect().await.err().unwrap();
     assert_eq!(error.kind(), ErrorKind::Unreachable, "{error}");
     assert!(error.to_string().contains("within 100 ms") && error.to_string().contains("app:***@"), "{error}");

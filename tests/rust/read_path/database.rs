@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use onecommit::outbox::OutboxSource;
-use onecommit::outbox::postgres::PostgresSource;
+use onecommit::outbox::postgres::{Limits, PostgresSource};
 use tokio_postgres::{Client, NoTls};
 use uuid::Uuid;
 
@@ -33,8 +33,12 @@ impl Database {
     }
 
     pub fn source(&self) -> PostgresSource {
-        let request_limit = Duration::from_secs(60);
-        PostgresSource { url: self.url.parse().unwrap(), schema: "onecommit".to_string(), request_limit }
+        self.source_with(Limits::default())
+    }
+
+    pub fn source_with(&self, limits: Limits) -> PostgresSource {
+        let (url, schema) = (self.url.parse().unwrap(), "onecommit".to_string());
+        PostgresSource { url, schema, request_limit: Duration::from_secs(60), limits }
     }
 
     /// Makes the outbox's tables.

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use onecommit::ErrorKind;
 use onecommit::id::{Epoch, ShardIndex};
-use onecommit::outbox::postgres::ReadLimits;
+use onecommit::outbox::postgres::Limits;
 use onecommit::outbox::{Chunk, Delivered, Outbox, OutboxSource};
 
 use super::chance::Chance;
@@ -14,11 +14,11 @@ const EPOCH: Epoch = Epoch(1);
 
 /// Windows of ten messages are a backlog.
 pub async fn reader(database: &Database) -> Box<dyn Outbox> {
-    reader_with(database, ReadLimits { small_window_rows: 10, ..ReadLimits::default() }).await
+    reader_with(database, Limits { small_window_rows: 10, ..Limits::default() }).await
 }
 
-async fn reader_with(database: &Database, limits: ReadLimits) -> Box<dyn Outbox> {
-    let mut outbox = database.source().connect_with(limits).await.expect("connect");
+async fn reader_with(database: &Database, limits: Limits) -> Box<dyn Outbox> {
+    let mut outbox = database.source_with(limits).connect().await.expect("connect");
     add(&mut outbox, 0).await;
     outbox
 }
@@ -62,7 +62,7 @@ fn ids(chunks: &[Chunk]) -> Vec<i64> {
 
 /// Begins to read a backlog in pieces of ten; returns the first.
 async fn first_piece(database: &Database) -> (Box<dyn Outbox>, Vec<Chunk>) {
-    let limits = ReadLimits { small_window_rows: 10, piece_rows: 10, ..ReadLimits::default() };
+    let limits = Limits { small_window_rows: 10, piece_rows: 10, ..Limits::default() };
     let mut outbox = reader_with(database, limits).await;
     assert!(outbox.read().await.expect("open").backlog);
     let first = outbox.read().await.expect("piece").chunks;

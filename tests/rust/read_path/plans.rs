@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use onecommit::id::{Epoch, ShardIndex};
-use onecommit::outbox::postgres::ReadLimits;
+use onecommit::outbox::postgres::Limits;
 use onecommit::outbox::{Chunk, Delivered, Outbox, OutboxSource};
 use onecommit::protocol::position::Position;
 use onecommit::protocol::snapshot::Snapshot;
@@ -161,8 +161,8 @@ async fn a_piece_walks_over_no_more_than_its_limit() {
     let database = Database::create().await;
     database.init(1).await;
     insert(&database, 20 * WALK).await;
-    let limits = ReadLimits { small_window_rows: 10, walk_ids: WALK as i64, ..ReadLimits::default() };
-    let mut outbox = database.source().connect_with(limits).await.expect("connect");
+    let limits = Limits { small_window_rows: 10, walk_ids: WALK as i64, ..Limits::default() };
+    let mut outbox = database.source_with(limits).connect().await.expect("connect");
     outbox.claim(ShardIndex(0), Epoch(1)).await.expect("claim");
     move_to_now(&database, &mut outbox).await;
     insert(&database, 50).await;

@@ -4,8 +4,8 @@
 
 use onecommit::ErrorKind;
 use onecommit::id::{Epoch, ShardIndex};
-use onecommit::outbox::postgres::{PostgresSource, ReadLimits};
-use onecommit::outbox::{Barrier, Batch, Delivered, Outbox};
+use onecommit::outbox::postgres::{Limits, PostgresSource};
+use onecommit::outbox::{Barrier, Batch, Delivered, Outbox, OutboxSource as _};
 use onecommit::protocol::position::Position;
 use onecommit::protocol::progress::Progress;
 
@@ -23,6 +23,7 @@ pub struct Counts {
     pub inherited: usize,
     pub fenced: usize,
     pub pruned: u64,
+    pub emptied: usize,
     pub messages: usize,
     pub late_commits: usize,
     pub large_messages: usize,
@@ -38,6 +39,7 @@ impl Counts {
         self.inherited += other.inherited;
         self.fenced += other.fenced;
         self.pruned += other.pruned;
+        self.emptied += other.emptied;
         self.messages += other.messages;
         self.late_commits += other.late_commits;
         self.large_messages += other.large_messages;
@@ -53,6 +55,7 @@ impl Counts {
             self.inherited,
             self.fenced,
             self.pruned as usize,
+            self.emptied,
             self.late_commits,
             self.large_messages,
         ];
@@ -107,13 +110,15 @@ impl Relays {
     }
 
     async fn connect(&self, chance: &mut Chance) -> Relay {
-        let limits = ReadLimits {
+        let limits = Limits {
             small_window_rows: *chance.pick(&[10, 100, 1000]),
             piece_rows: *chance.pick(&[20, 300, 4000]),
             bytes: *chance.pick(&[20_000, 500_000, 8 * 1024 * 1024]),
             walk_ids: *chance.pick(&[50, 3000, 500_000]),
+            truncate_bytes: *chance.pick(&[0, u64::MAX]),
+            truncate_lock_ms: 20,
         };
-        let outbox = self.source.connect_with(limits).await.expect("connect");
+        let outbox = PostgresSource { limits, ..self.source.clone() }.connect().await.expect("connect");
         Relay { outbox, robbed: false, backlog: false }
     }
 
