@@ -13,6 +13,7 @@ mod port;
 mod progress;
 mod settings;
 mod shard;
+mod token;
 
 pub use self::consume::KafkaReader;
 pub use self::examine::{KafkaFacts, TopicFacts};
