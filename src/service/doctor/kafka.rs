@@ -46,11 +46,13 @@ pub(super) fn judge_id(findings: &mut Findings, place: &str, found: &str, instal
     if found == installation.delivery_id {
         return findings.ok(place, format!("it is the one that the outbox was set up with ({found})"));
     }
-    findings.problem(
-        place,
-        format!("its id is {found}, the outbox was set up with {}", installation.delivery_id),
-        "give the old one's address, or begin a new namespace: relays refuse it (docs/refusals.md)",
+    let todo = format!(
+        "give the old one's address, or take this one with `onecommit adopt {}`: relays refuse it \
+         (docs/refusals.md)",
+        installation.participant
     );
+    let what = format!("its id is {found}, the outbox was set up with {}", installation.delivery_id);
+    findings.problem(place, what, todo);
 }
 
 fn judge_cluster(findings: &mut Findings, facts: &KafkaFacts) {
@@ -300,7 +302,7 @@ mod tests {
     }
 
     const CASES: [Case<Planted>; 21] = [
-        (|one| one.facts.cluster = "other".to_string(), Severity::Problem, "set up with cluster"),
+        (|one| one.facts.cluster = "other".to_string(), Severity::Problem, "onecommit adopt orders"),
         (|one| one.facts.brokers = 1, Severity::Warning, "KAFKA-20734"),
         (|one| one.facts.broker = None, Severity::Warning, "DescribeConfigs on the cluster"),
         (|one| one.set_broker("transaction.max.timeout.ms", "9999"), Severity::Problem, "10000 or more"),
