@@ -216,10 +216,14 @@ impl Asides {
         Ok(())
     }
 
-    /// Removes the records of `cleared` messages, and ends the holds of topics that took theirs.
-    pub(super) fn clear(&mut self, due: &[Due], cleared: &[MessageId]) -> Result<Voucher> {
+    /// Removes the records of `cleared` messages, and ends the holds of topics that took theirs. None
+    /// where there is neither: no record has changed, so no progress needs another barrier for it.
+    pub(super) fn clear(&mut self, due: &[Due], cleared: &[MessageId]) -> Result<Option<Voucher>> {
         let on_trial = self.holds.iter().filter(|(_, hold)| hold.on_trial);
         let released: Vec<String> = on_trial.map(|(topic, _)| topic.clone()).collect();
+        if cleared.is_empty() && released.is_empty() {
+            return Ok(None);
+        }
         let (shard, epoch) = (self.shard, self.epoch);
         let voucher =
             self.with_outbox(async |outbox| outbox.clear(shard, epoch, cleared, &released).await)?;
@@ -230,7 +234,7 @@ impl Asides {
             tracing::info!(%shard, topic, "the topic takes messages again");
             self.holds.remove(&topic);
         }
-        Ok(voucher)
+        Ok(Some(voucher))
     }
 
     /// Records verdicts on messages that were set aside before.
