@@ -31,6 +31,12 @@ struct Hold {
     on_trial: bool,
 }
 
+impl Hold {
+    fn new(until: Instant) -> Self {
+        Hold { failures: 0, until, on_trial: false }
+    }
+}
+
 /// What a look found.
 pub(super) enum Look {
     /// Nothing is to be done.
@@ -62,19 +68,17 @@ impl Asides {
     /// As the outbox knows them.
     pub(super) fn new(
         (shard, epoch): (ShardIndex, Epoch),
-        resumed: &Resumed,
+        resumed: Resumed,
         source: Arc<dyn OutboxSource>,
         settings: RelaySettings,
         runtime: Handle,
     ) -> Self {
-        let mut dead = resumed.dead.clone();
+        let Resumed { recorded, parked, held, mut dead, count, voucher: _ } = resumed;
         dead.sort();
         let now = Instant::now();
-        let hold = |topic: &String| (topic.clone(), Hold { failures: 0, until: now, on_trial: false });
-        let Resumed { recorded, parked, held, .. } = resumed.clone();
         Asides {
-            holds: held.iter().map(hold).collect(),
-            sieve: Sieve::new(recorded, parked, held, dead.clone(), resumed.count),
+            holds: held.iter().map(|topic| (topic.clone(), Hold::new(now))).collect(),
+            sieve: Sieve::new(recorded, parked, held, dead.clone(), count),
             shard,
             epoch,
             unrecorded_holds: Vec::new(),
@@ -84,7 +88,7 @@ impl Asides {
             settings,
             runtime,
             next_look: now,
-            drains: resumed.count > 0,
+            drains: count > 0,
         }
     }
 
@@ -143,8 +147,7 @@ impl Asides {
 
     fn hold(&mut self, topic: &str, reason: String) {
         let (shard, now) = (self.shard, Instant::now());
-        let none = || Hold { failures: 0, until: now, on_trial: false };
-        let hold = self.holds.entry(topic.to_string()).or_insert_with(none);
+        let hold = self.holds.entry(topic.to_string()).or_insert_with(|| Hold::new(now));
         if hold.failures == 0 {
             tracing::warn!(%shard, topic, reason, "a topic on hold: its messages wait, others go on");
         }
