@@ -18,4 +18,4 @@ mod token;
 pub use self::consume::KafkaReader;
 pub use self::examine::{KafkaFacts, TopicFacts};
 pub use self::port::KafkaDelivery;
-pub use self::settings::check_properties;
+pub use self::settings::{TRANSACTION_TIMEOUT_MS, check_properties};

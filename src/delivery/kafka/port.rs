@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::native::Partitioner;
-use super::settings::ClientSettings;
+use super::settings::{ClientSettings, TRANSACTION_TIMEOUT_MS};
 use super::shard::KafkaShard;
 use super::{admin, contact, progress};
 use crate::delivery::{Delivery, DeliveryScope, ShardDelivery};
@@ -35,6 +35,7 @@ impl KafkaDelivery {
 
     fn producers(&self, shard: ShardIndex) -> ClientSettings {
         let transactional_id = self.scope.transactional_id(shard);
+        let transaction_timeout_ms = TRANSACTION_TIMEOUT_MS.to_string();
         // The fastest of those tried with 1,000-byte messages; the user's own come first.
         let fast = [
             ("linger.ms", "5"),
@@ -43,13 +44,12 @@ impl KafkaDelivery {
             ("queue.buffering.max.kbytes", "32768"),
         ];
         let fast = fast.into_iter().filter(|(name, _)| !self.properties.contains_key(*name));
-        // What exactly-once rests on. A dead relay's open transaction stalls every read_committed
-        // consumer of its partitions until the broker ends it: hence 10 s.
+        // What exactly-once rests on.
         let fixed = [
             ("transactional.id", transactional_id.as_str()),
             ("enable.idempotence", "true"),
             ("acks", "all"),
-            ("transaction.timeout.ms", "10000"),
+            ("transaction.timeout.ms", transaction_timeout_ms.as_str()),
             ("delivery.report.only.error", "true"),
             // Otherwise librdkafka, and not the partitioner, chooses for keyless messages.
             ("sticky.partitioning.linger.ms", "0"),

@@ -18,6 +18,10 @@ use crate::error::Result;
 /// an open transaction, so that a predecessor's is always ended within it.
 pub(super) const REQUEST_LIMIT: Duration = Duration::from_secs(15);
 
+/// A dead relay's open transaction stalls every read_committed consumer of its partitions until the
+/// broker ends it after this long, in milliseconds.
+pub const TRANSACTION_TIMEOUT_MS: i64 = 10_000;
+
 /// Brokers make any topic that a producer asks for, unless the client forbids it: a progress topic that
 /// was deleted would come back empty, with settings that forget, and a mistyped topic would be made.
 const AUTO_CREATE: (&str, &str) = ("allow.auto.create.topics", "false");

@@ -3,13 +3,11 @@
 use std::collections::BTreeMap;
 
 use super::finding::Findings;
-use crate::delivery::kafka::{KafkaFacts, TopicFacts};
+use crate::delivery::kafka::{KafkaFacts, TRANSACTION_TIMEOUT_MS, TopicFacts};
 use crate::outbox::Installation;
 
 /// Brokers and replicas with which the loss of one loses nothing.
 const REPLICAS: usize = 3;
-/// The relay's own `transaction.timeout.ms`.
-const TRANSACTION_MS: i64 = 10_000;
 /// librdkafka's default of `message.max.bytes`.
 const MESSAGE_BYTES: i64 = 1_000_000;
 const HOUR_MS: i64 = 3_600_000;
@@ -65,18 +63,19 @@ fn judge_cluster(findings: &mut Findings, facts: &KafkaFacts) {
         findings.ok("Kafka", what);
     }
     let Some(broker) = &facts.broker else {
-        let todo = "allow this user DescribeConfigs on the cluster, or look at transaction.max.timeout.ms \
-                    yourself: it must be 10000 or more";
+        let todo = format!(
+            "allow this user DescribeConfigs on the cluster, or look at transaction.max.timeout.ms yourself: it \
+             must be {TRANSACTION_TIMEOUT_MS} or more"
+        );
         return findings.warning("Kafka", "the brokers' settings may not be read", todo);
     };
     if let Some(most) = number(broker, "transaction.max.timeout.ms") {
         let what = format!("transaction.max.timeout.ms is {most}");
-        if most < TRANSACTION_MS {
-            findings.problem(
-                "Kafka",
-                what,
-                "set it to 10000 or more: the relay's producers are refused otherwise",
+        if most < TRANSACTION_TIMEOUT_MS {
+            let todo = format!(
+                "set it to {TRANSACTION_TIMEOUT_MS} or more: the relay's producers are refused otherwise"
             );
+            findings.problem("Kafka", what, todo);
         } else {
             findings.ok("Kafka", what);
         }
