@@ -80,6 +80,15 @@ fn judge_cluster(findings: &mut Findings, facts: &KafkaFacts) {
             findings.ok("Kafka", what);
         }
     }
+    // The one setting that tells releases apart: 4.0 has it no more.
+    match broker.get("inter.broker.protocol.version") {
+        None => findings.ok("Kafka", "the brokers' release is 4.0 or later"),
+        Some(version) => {
+            let what =
+                format!("the brokers' release is before 4.0: inter.broker.protocol.version is {version}");
+            findings.warning("Kafka", what, "upgrade them: Onecommit is tried with Kafka 4.2 and 4.3");
+        }
+    }
     if let Some(copies) = number(broker, "transaction.state.log.replication.factor")
         && facts.brokers >= REPLICAS
         && copies < REPLICAS as i64
@@ -300,11 +309,12 @@ mod tests {
         }
     }
 
-    const CASES: [Case<Planted>; 21] = [
+    const CASES: [Case<Planted>; 22] = [
         (|one| one.facts.cluster = "other".to_string(), Severity::Problem, "onecommit adopt orders"),
         (|one| one.facts.brokers = 1, Severity::Warning, "KAFKA-20734"),
         (|one| one.facts.broker = None, Severity::Warning, "DescribeConfigs on the cluster"),
         (|one| one.set_broker("transaction.max.timeout.ms", "9999"), Severity::Problem, "10000 or more"),
+        (|one| one.set_broker("inter.broker.protocol.version", "3.9-IV0"), Severity::Warning, "3.9-IV0"),
         (
             |one| one.set_broker("transaction.state.log.replication.factor", "1"),
             Severity::Warning,
