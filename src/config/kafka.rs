@@ -1,6 +1,6 @@
-//! `[kafka]`: librdkafka's properties, passed on as they are but for those that the guarantees
-//! rest on. Those are set where they are used, and refused here with the reason, so that nobody
-//! believes to have changed them.
+//! `[kafka]`: librdkafka's properties, and one of ours. They are passed on as they are but for those
+//! that the guarantees rest on. Those are set where they are used, and refused here with the reason,
+//! so that nobody believes to have changed them.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -14,6 +14,12 @@ pub(super) const SERVERS: &str = "bootstrap.servers";
 pub(super) const PARTITIONER: &str = "partitioner";
 /// Java's partitioner. librdkafka's own default scatters the same keys differently.
 pub(super) const PARTITIONER_DEFAULT: &str = "murmur2_random";
+/// The one that librdkafka does not know: what prints tokens for OAUTHBEARER. It looks like the others so
+/// that the environment can give it.
+pub(super) const TOKEN_COMMAND: &str = "token.command";
+/// librdkafka's own way to a token, without any server; for trials.
+const UNSIGNED: &str = "enable.sasl.oauthbearer.unsecure.jwt";
+const MECHANISM: [&str; 2] = ["sasl.mechanism", "sasl.mechanisms"];
 /// Those that librdkafka knows. Its `random` is missing: it tears the messages of a key apart.
 pub(super) const PARTITIONERS: [&str; 6] =
     ["consistent", "consistent_random", "murmur2", "murmur2_random", "fnv1a", "fnv1a_random"];
@@ -100,11 +106,30 @@ impl KafkaProperties {
             );
             return Err(given.origin.error(why));
         }
+        check_token(&given)?;
         let mut properties: BTreeMap<String, String> =
             given.values.into_iter().map(|(name, (value, _))| (name, value)).collect();
         properties.entry(PARTITIONER.to_string()).or_insert_with(|| PARTITIONER_DEFAULT.to_string());
         Ok(KafkaProperties(properties))
     }
+}
+
+/// Without this librdkafka would wait for a token for ever.
+fn check_token(given: &GivenProperties) -> Result<()> {
+    let mechanism = MECHANISM.iter().find_map(|name| Some((name, given.values.get(*name)?)));
+    let Some((name, (value, origin))) = mechanism else { return Ok(()) };
+    let no = ["false", "f", "0"];
+    let unsigned = given.values.get(UNSIGNED).map(|(value, _)| value.to_ascii_lowercase());
+    let unsigned = unsigned.is_some_and(|value| !no.contains(&value.as_str()));
+    if !value.eq_ignore_ascii_case("OAUTHBEARER") || unsigned != given.values.contains_key(TOKEN_COMMAND) {
+        return Ok(());
+    }
+    let why = if unsigned {
+        format!("either {TOKEN_COMMAND} or {UNSIGNED} gives the token, not both")
+    } else {
+        format!("OAUTHBEARER needs {TOKEN_COMMAND}, a command that prints the token")
+    };
+    Err(origin.error(format!("[kafka] {name}: {why}")))
 }
 
 fn refusal(name: &str, value: &str) -> Option<String> {
@@ -120,7 +145,10 @@ fn refusal(name: &str, value: &str) -> Option<String> {
     if name == PARTITIONER && !PARTITIONERS.contains(&value) {
         return Some(format!("{value:?} is not allowed: {}", suggest(value, PARTITIONERS.into_iter())));
     }
-    if !KNOWN.lines().any(|known| known == name) {
+    if name == TOKEN_COMMAND && value.trim().is_empty() {
+        return Some("it is empty: give a command".to_string());
+    }
+    if name != TOKEN_COMMAND && !KNOWN.lines().any(|known| known == name) {
         return Some(unknown(name));
     }
     value.contains('\0').then(|| "a value can't hold NUL".to_string())
@@ -128,7 +156,7 @@ fn refusal(name: &str, value: &str) -> Option<String> {
 
 fn unknown(name: &str) -> String {
     let settable = |known: &&str| !REFUSED.iter().any(|refused| refused.names.contains(known));
-    let near = suggest(name, KNOWN.lines().filter(settable));
+    let near = suggest(name, KNOWN.lines().filter(settable).chain([TOKEN_COMMAND]));
     // Where none is near it would list them all.
     let near = Some(near).filter(|near| near.starts_with("did you mean"));
     near.map_or("librdkafka has no such property".to_string(), |near| format!("unknown property: {near}"))

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::environment::name_of;
-use super::kafka::{PARTITIONER, PARTITIONER_DEFAULT, PARTITIONERS, REFUSED, SERVERS};
+use super::kafka::{PARTITIONER, PARTITIONER_DEFAULT, PARTITIONERS, REFUSED, SERVERS, TOKEN_COMMAND};
 use super::settings::{
     ADMIN, DefaultValue, Kind, PARTICIPANT, RELAY, ROOT, Setting, TOPIC, Table, ZOOKEEPER,
 };
@@ -72,7 +72,8 @@ fn add_kafka(page: &mut String) {
             "\n## `[kafka]`\n\nThe cluster that messages are delivered to; without this table they go to the \
              embedded topic log, a SQLite file in `data_dir`. The keys are librdkafka's properties, in quotes or \
              not, with texts, numbers, `true` or `false`. `{SERVERS}` is required. `{PARTITIONER}` is \
-             `{PARTITIONER_DEFAULT}`, as in Java's clients, or one of {names}.\n\n\
+             `{PARTITIONER_DEFAULT}`, as in Java's clients, or one of {names}. One key is ours: `{TOKEN_COMMAND}`, the \
+             command that prints a token for the mechanism OAUTHBEARER ([Security](security.md)).\n\n\
              These can't be set, because the guarantees rest on them:\n\n| property | why |\n|---|---|"
         ),
     );

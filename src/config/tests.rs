@@ -236,6 +236,8 @@ fn kafka_takes_properties_in_every_form_and_refuses_what_the_guarantees_rest_on(
         ("[kafka]\npartitioner = \"murmur\"", "did you mean murmur2?"),
         ("[kafka]\npartitioner = \"random\"", "\"random\" is not allowed"),
         ("[kafka]\n\"test.mock.num.brokers\" = 1", "mock cluster"),
+        ("[kafka]\ntoken.comand = \"x\"", "did you mean token.command?"),
+        ("[kafka]\nbootstrap.servers = \"k:1\"\nsasl.mechanisms = \"oauthbearer\"", "needs token.command"),
     ];
     for (text, why) in cases {
         let message = refused(read(text));
@@ -281,6 +283,7 @@ proptest! {
             vec![("PARTICIPANTS__A__URL", url)],
             vec![("PARTICIPANTS__A__URL", query)],
             vec![("KAFKA__SASL_PASSWORD", password.clone())],
+            vec![("KAFKA__TOKEN_COMMAND", password.clone())],
             vec![("ZOOKEEPER__USER", "u".to_string()), ("ZOOKEEPER__PASSWORD", password.clone())],
             vec![("ZOOKEEPER__PASSWORD", password.clone())],
         ];

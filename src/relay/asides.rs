@@ -31,6 +31,12 @@ struct Hold {
     on_trial: bool,
 }
 
+impl Hold {
+    fn new(until: Instant) -> Self {
+        Hold { failures: 0, until, on_trial: false }
+    }
+}
+
 /// What a look found.
 pub(super) enum Look {
     /// Nothing is to be done.
@@ -62,19 +68,17 @@ impl Asides {
     /// As the outbox knows them.
     pub(super) fn new(
         (shard, epoch): (ShardIndex, Epoch),
-        resumed: &Resumed,
+        resumed: Resumed,
         source: Arc<dyn OutboxSource>,
         settings: RelaySettings,
         runtime: Handle,
     ) -> Self {
-        let mut dead = resumed.dead.clone();
+        let Resumed { recorded, parked, held, mut dead, count, voucher: _ } = resumed;
         dead.sort();
         let now = Instant::now();
-        let hold = |topic: &String| (topic.clone(), Hold { failures: 0, until: now, on_trial: false });
-        let Resumed { recorded, parked, held, .. } = resumed.clone();
         Asides {
-            holds: held.iter().map(hold).collect(),
-            sieve: Sieve::new(recorded, parked, held, dead.clone(), resumed.count),
+            holds: held.iter().map(|topic| (topic.clone(), Hold::new(now))).collect(),
+            sieve: Sieve::new(recorded, parked, held, dead.clone(), count),
             shard,
             epoch,
             unrecorded_holds: Vec::new(),
@@ -84,7 +88,7 @@ impl Asides {
             settings,
             runtime,
             next_look: now,
-            drains: resumed.count > 0,
+            drains: count > 0,
         }
     }
 
@@ -143,8 +147,7 @@ impl Asides {
 
     fn hold(&mut self, topic: &str, reason: String) {
         let (shard, now) = (self.shard, Instant::now());
-        let none = || Hold { failures: 0, until: now, on_trial: false };
-        let hold = self.holds.entry(topic.to_string()).or_insert_with(none);
+        let hold = self.holds.entry(topic.to_string()).or_insert_with(|| Hold::new(now));
         if hold.failures == 0 {
             tracing::warn!(%shard, topic, reason, "a topic on hold: its messages wait, others go on");
         }
@@ -216,10 +219,14 @@ impl Asides {
         Ok(())
     }
 
-    /// Removes the records of `cleared` messages, and ends the holds of topics that took theirs.
-    pub(super) fn clear(&mut self, due: &[Due], cleared: &[MessageId]) -> Result<Voucher> {
+    /// Removes the records of `cleared` messages, and ends the holds of topics that took theirs. None
+    /// where there is neither: no record has changed, so no progress needs another barrier for it.
+    pub(super) fn clear(&mut self, due: &[Due], cleared: &[MessageId]) -> Result<Option<Voucher>> {
         let on_trial = self.holds.iter().filter(|(_, hold)| hold.on_trial);
         let released: Vec<String> = on_trial.map(|(topic, _)| topic.clone()).collect();
+        if cleared.is_empty() && released.is_empty() {
+            return Ok(None);
+        }
         let (shard, epoch) = (self.shard, self.epoch);
         let voucher =
             self.with_outbox(async |outbox| outbox.clear(shard, epoch, cleared, &released).await)?;
@@ -230,7 +237,7 @@ impl Asides {
             tracing::info!(%shard, topic, "the topic takes messages again");
             self.holds.remove(&topic);
         }
-        Ok(voucher)
+        Ok(Some(voucher))
     }
 
     /// Records verdicts on messages that were set aside before.

@@ -214,8 +214,9 @@ impl Deliverer {
             false => careful::deliver(&mut self.writer, &mut self.part_size, &messages, &mut end, true)?,
         };
         failpoint!("relay.aside.committed")?;
-        let voucher = self.writer.asides.clear(due, &end.cleared)?;
-        self.writer.vouched(voucher);
+        if let Some(voucher) = self.writer.asides.clear(due, &end.cleared)? {
+            self.writer.vouched(voucher);
+        }
         if !sent.asides.is_empty() || self.writer.asides.has_unrecorded() {
             let voucher = self.writer.asides.judge_again(due, &sent.asides)?;
             self.writer.vouched(voucher);

@@ -221,7 +221,7 @@ impl<'a> Session<'a> {
         }
     }
 
-    fn start(&mut self, taken: Taken) {
+    fn start(&mut self, mut taken: Taken) {
         let (shard, epoch, progress) = (taken.shard, taken.epoch, taken.progress.clone());
         tracing::info!(%shard, %epoch, "delivers");
         let (chunks, received) = mpsc::channel(CHUNKS);
@@ -231,10 +231,12 @@ impl<'a> Session<'a> {
         self.committed.note(Delivered { shard, epoch, position: position.clone(), barrier });
         let (source, settings) = (Arc::clone(&self.shared.source), self.shared.settings.clone());
         let runtime = Handle::current();
-        let asides = Asides::new((shard, epoch), &taken.resumed, source, settings.clone(), runtime.clone());
+        let resumed = std::mem::take(&mut taken.resumed);
+        let voucher = resumed.voucher;
+        let asides = Asides::new((shard, epoch), resumed, source, settings.clone(), runtime.clone());
         let (committed, delivers_too) = (Arc::clone(&self.committed), Arc::clone(&delivers));
         let deliverer = Deliverer {
-            writer: ShardWriter::new(taken, asides, committed, delivers_too, runtime.clone()),
+            writer: ShardWriter::new(taken, voucher, asides, committed, delivers_too, runtime.clone()),
             chunks: received,
             stop: Arc::clone(&stop),
             lease: self.shared.keeper.seen.clone(),

@@ -74,12 +74,12 @@ pub(super) struct ShardWriter {
 impl ShardWriter {
     pub(super) fn new(
         taken: Taken,
+        voucher: Option<Voucher>,
         asides: Asides,
         committed: Arc<Committed>,
         delivers: Arc<AtomicBool>,
         runtime: Handle,
     ) -> Self {
-        let voucher = taken.resumed.voucher;
         ShardWriter { taken, asides, committed, runtime, delivers, voucher, waited_for: None }
     }
 

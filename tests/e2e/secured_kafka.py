@@ -54,6 +54,8 @@ class SecuredKafka(Kafka):
                 "sasl.enabled.mechanisms": "SCRAM-SHA-512,PLAIN,OAUTHBEARER",
                 **_logins("secure"),
                 **_logins("sasl"),
+                # A connection is closed once its token is past its time.
+                "listener.name.sasl.oauthbearer.connections.max.reauth.ms": "3600000",
                 "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
                 "super.users": "User:ANONYMOUS",
             },

@@ -93,6 +93,7 @@ def test_a_healthy_installation_has_no_problem(served: PostgresInstallation) -> 
     assert found.has("ok", "fsync is on") and found.has("ok", "clock")
     assert found.has("ok", "shard 1 is delivered by")
     assert found.has("ok", "cleanup.policy is compact")
+    assert found.has("ok", "release is 4.0 or later")
     told = served.command_line.succeed("doctor")
     assert "0 problems, " in told and "warning  Kafka: 1 brokers answer" in told
     assert "         what to do: run 3" in told
@@ -347,6 +348,7 @@ def test_leases_in_two_places_and_a_session_that_lasts_longer(
     assert made.zookeeper is not None
     right = examine(made.command_line)
     assert right.has("ok", "1500 ms are granted"), right.all
+    assert right.has("ok", f"{made.zookeeper} runs 3."), right.all
     assert right.has("ok", "no relay keeps its leases beside the outbox"), right.all
     # Its ticks of 500 ms allow no session below a second.
     zookeeper: Table = {"servers": made.zookeeper, "session_timeout_ms": 600}

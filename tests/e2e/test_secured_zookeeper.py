@@ -89,6 +89,7 @@ def test_leases_are_kept_there_and_nobody_else_gets_at_them(
             assert done.returncode == CONFIGURATION, done
             assert "correct [zookeeper] user and password" in done.stdout + done.stderr
     run(installation, settings, "status")
+    assert " runs 3." in run(installation, settings, "--json", "doctor").stdout
     relay.stop()
     assert PASSWORD not in relay.text()
     installation.check_clean(50)

@@ -54,7 +54,7 @@ BUGS = [
         [
             Edit(
                 "src/delivery/kafka/shard.rs",
-                "self.producer = fence(&self.config, self.partitioner)?;",
+                "self.producer = fence(&self.producers, self.partitioner)?;",
                 "self.producer.abort(REQUEST_LIMIT)?;",
             )
         ],
@@ -86,8 +86,8 @@ BUGS = [
         [
             Edit(
                 PROGRESS,
-                'Reader { consumer: consumer(config, scope, "read_uncommitted")?',
-                'Reader { consumer: consumer(config, scope, "read_committed")?',
+                'Reader { consumer: consumer(clients, scope, "read_uncommitted")?',
+                'Reader { consumer: consumer(clients, scope, "read_committed")?',
             )
         ],
     ),

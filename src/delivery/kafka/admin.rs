@@ -4,11 +4,10 @@ use std::time::{Duration, Instant};
 
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
 use rdkafka::client::DefaultClientContext;
-use rdkafka::config::ClientConfig;
 use rdkafka::error::RDKafkaErrorCode;
 
 use super::failure::{from_code, from_kafka, hidden};
-use super::settings::REQUEST_LIMIT;
+use super::settings::{ClientSettings, REQUEST_LIMIT};
 use crate::delivery::DeliveryScope;
 use crate::error::{Error, ErrorKind, Result};
 use crate::failpoint;
@@ -24,8 +23,8 @@ const DENIED_FOR: Duration = Duration::from_secs(3);
 
 /// Makes the progress topic, or checks the one that is there: a partition a shard, compacted only
 /// (a topic that deletes by time would forget what was delivered).
-pub(super) fn ensure_progress_topic(config: &ClientConfig, scope: &DeliveryScope) -> Result<()> {
-    let admin = Admin::new(config)?;
+pub(super) fn ensure_progress_topic(clients: &ClientSettings, scope: &DeliveryScope) -> Result<()> {
+    let admin = Admin::new(clients)?;
     let topic = scope.progress_topic();
     let replicas = i32::try_from(admin.brokers()?.min(3)).unwrap_or(1);
     let in_sync = (replicas - 1).max(1).to_string();
@@ -59,10 +58,10 @@ pub(super) fn ensure_progress_topic(config: &ClientConfig, scope: &DeliveryScope
 }
 
 /// Makes a topic for messages with the broker's defaults. Returns whether it was made.
-pub(super) fn create_topic(config: &ClientConfig, topic: &str, partitions: Option<u32>) -> Result<bool> {
+pub(super) fn create_topic(clients: &ClientSettings, topic: &str, partitions: Option<u32>) -> Result<bool> {
     let partitions = partitions.map_or(-1, |number| i32::try_from(number).unwrap_or(i32::MAX));
     let wanted = NewTopic::new(topic, partitions, TopicReplication::Fixed(-1));
-    Admin::new(config)?.create(&wanted).map_err(|error| {
+    Admin::new(clients)?.create(&wanted).map_err(|error| {
         if error.kind() != ErrorKind::Configuration {
             return error.with("topic", topic);
         }
@@ -73,13 +72,13 @@ pub(super) fn create_topic(config: &ClientConfig, topic: &str, partitions: Optio
 
 /// Refuses a progress topic that could forget or take back what was delivered. Settings that may not
 /// be read are taken as they are: the right to do so is not needed otherwise.
-pub(super) fn check_progress_topic(config: &ClientConfig, scope: &DeliveryScope) -> Result<()> {
-    check(&Admin::new(config)?, &scope.progress_topic(), i32::from(scope.shards))
+pub(super) fn check_progress_topic(clients: &ClientSettings, scope: &DeliveryScope) -> Result<()> {
+    check(&Admin::new(clients)?, &scope.progress_topic(), i32::from(scope.shards))
 }
 
 /// Whether the progress topic is there, with or without leaders.
-pub(super) fn has_progress_topic(config: &ClientConfig, scope: &DeliveryScope) -> Result<bool> {
-    let (admin, topic) = (Admin::new(config)?, scope.progress_topic());
+pub(super) fn has_progress_topic(clients: &ClientSettings, scope: &DeliveryScope) -> Result<bool> {
+    let (admin, topic) = (Admin::new(clients)?, scope.progress_topic());
     let deadline = Instant::now() + DENIED_FOR;
     loop {
         if admin.is_known(&topic)? {
@@ -93,9 +92,9 @@ pub(super) fn has_progress_topic(config: &ClientConfig, scope: &DeliveryScope) -
 }
 
 /// Removes the progress topic; no error where it is not there.
-pub(super) fn remove_progress_topic(config: &ClientConfig, scope: &DeliveryScope) -> Result<()> {
+pub(super) fn remove_progress_topic(clients: &ClientSettings, scope: &DeliveryScope) -> Result<()> {
     let topic = scope.progress_topic();
-    Admin::new(config)?.delete(&topic).map_err(|error| error.with("topic", topic))
+    Admin::new(clients)?.delete(&topic).map_err(|error| error.with("topic", topic))
 }
 
 fn check(admin: &Admin, topic: &str, partitions: i32) -> Result<()> {
@@ -135,12 +134,12 @@ struct Admin {
 }
 
 impl Admin {
-    fn new(config: &ClientConfig) -> Result<Self> {
+    fn new(clients: &ClientSettings) -> Result<Self> {
         let failed = |error: std::io::Error| {
             Error::new(ErrorKind::Failed, "make topic", "no runtime").caused_by(error)
         };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
-        let client = config.create().map_err(|error| from_kafka("connect to Kafka", error))?;
+        let client = clients.admin("connect to Kafka")?;
         Ok(Admin { client, runtime })
     }
 

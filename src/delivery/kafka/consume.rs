@@ -11,7 +11,7 @@ use rdkafka::{Offset, TopicPartitionList};
 
 use super::contact;
 use super::failure::{from_kafka, hidden, is_about_group, is_passing};
-use super::settings::{REQUEST_LIMIT, base_config};
+use super::settings::{ClientSettings, REQUEST_LIMIT};
 use crate::delivery::DeliveredMessage;
 use crate::error::{Error, ErrorKind, Result};
 
@@ -24,6 +24,9 @@ const TOLD_AT_MOST: usize = 100;
 /// A `read_committed` reader of one topic.
 pub struct KafkaReader {
     consumer: BaseConsumer,
+    clients: ClientSettings,
+    /// None where no token is needed.
+    log_in_at: Option<Instant>,
     topic: String,
     grouped: bool,
     ends: BTreeMap<i32, bool>,
@@ -39,8 +42,9 @@ impl KafkaReader {
         group: Option<&str>,
         from_beginning: bool,
     ) -> Result<Self> {
-        contact::cluster_id(&base_config(properties)).map_err(|error| error.with("topic", topic))?;
-        let reader = KafkaReader::connect(properties, topic, group, from_beginning)?;
+        let clients = ClientSettings::new(properties);
+        contact::cluster_id(&clients).map_err(|error| error.with("topic", topic))?;
+        let reader = KafkaReader::connect(clients, topic, group, from_beginning)?;
         let starts = reader.starts(from_beginning).map_err(|error| reader.failed(error))?;
         let begun = match group {
             None => reader.consumer.assign(&starts),
@@ -51,23 +55,21 @@ impl KafkaReader {
     }
 
     fn connect(
-        properties: &BTreeMap<String, String>,
+        clients: ClientSettings,
         topic: &str,
         group: Option<&str>,
         from_beginning: bool,
     ) -> Result<Self> {
         let failed = |error| from_kafka(OPERATION, error).with("topic", topic);
-        let mut config = base_config(properties);
-        for (name, value) in [
+        let own = [
             ("group.id", group.unwrap_or("onecommit-consume")),
             ("isolation.level", "read_committed"),
             ("enable.auto.commit", "false"),
             ("enable.partition.eof", "true"),
             ("auto.offset.reset", if from_beginning { "earliest" } else { "latest" }),
-        ] {
-            config.set(name, value);
-        }
-        let consumer: BaseConsumer = config.create().map_err(failed)?;
+        ];
+        let consumer = clients.with(own).consumer(OPERATION).map_err(|error| error.with("topic", topic))?;
+        let log_in_at = clients.tokens.is_some().then(Instant::now);
         let metadata = consumer.fetch_metadata(Some(topic), REQUEST_LIMIT).map_err(failed)?;
         let ends: BTreeMap<i32, bool> = metadata
             .topics()
@@ -82,7 +84,8 @@ impl KafkaReader {
             let why = format!("there is no such topic: `onecommit init --topic {topic}` makes it");
             return Err(Error::new(ErrorKind::Configuration, OPERATION, why).with("topic", topic));
         }
-        Ok(KafkaReader { consumer, topic: topic.to_string(), grouped: group.is_some(), ends, away: false })
+        let (topic, grouped) = (topic.to_string(), group.is_some());
+        Ok(KafkaReader { consumer, clients, log_in_at, topic, grouped, ends, away: false })
     }
 
     /// Where to begin in each partition, as a number: told only "at the end", librdkafka looks for it
@@ -143,8 +146,12 @@ impl KafkaReader {
     pub fn next(&mut self, limit: Duration) -> Result<Option<DeliveredMessage>> {
         let deadline = Instant::now() + limit;
         loop {
+            if self.log_in_at.is_some_and(|at| at <= Instant::now()) {
+                self.log_in_at = self.clients.log_in(self.consumer.client())?;
+            }
             let left = deadline.saturating_duration_since(Instant::now());
-            match self.consumer.poll(left) {
+            let until = self.log_in_at.map_or(deadline, |at| at.min(deadline));
+            match self.consumer.poll(until.saturating_duration_since(Instant::now())) {
                 Some(Ok(record)) => {
                     self.away = false;
                     self.ends.insert(record.partition(), false);

@@ -6,12 +6,11 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use rdkafka::client::ClientContext;
-use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
-use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::consumer::{Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
-use super::failure::from_kafka;
-use super::settings::REQUEST_LIMIT;
+use super::settings::{ClientSettings, REQUEST_LIMIT};
 use crate::error::{Error, ErrorKind, Result};
 
 const OPERATION: &str = "connect to Kafka";
@@ -26,12 +25,12 @@ const LOOK: Duration = Duration::from_millis(200);
 const TOLD_AT_MOST: usize = 100;
 
 /// Asks the cluster for its id.
-pub(super) fn cluster_id(config: &ClientConfig) -> Result<String> {
-    let client: BaseConsumer = config.create().map_err(|error| from_kafka(OPERATION, error))?;
+pub(super) fn cluster_id(clients: &ClientSettings) -> Result<String> {
+    let client = clients.consumer(OPERATION)?;
     if let Some(id) = client.client().fetch_cluster_id(FIRST_LIMIT) {
         return Ok(id);
     }
-    let obstacle = obstacle(config);
+    let obstacle = obstacle(clients);
     let error = match obstacle {
         Some(error) if error.kind() == ErrorKind::Configuration => error,
         obstacle => match client.client().fetch_cluster_id(REQUEST_LIMIT) {
@@ -39,11 +38,11 @@ pub(super) fn cluster_id(config: &ClientConfig) -> Result<String> {
             None => obstacle.unwrap_or_else(|| Error::new(ErrorKind::Unreachable, OPERATION, NO_ANSWER)),
         },
     };
-    Err(error.with(SERVERS, config.get(SERVERS).unwrap_or("")))
+    Err(error.with(SERVERS, clients.config.get(SERVERS).unwrap_or("")))
 }
 
-fn obstacle(config: &ClientConfig) -> Option<Error> {
-    let client: BaseConsumer<Listener> = config.create_with_context(Listener::default()).ok()?;
+fn obstacle(clients: &ClientSettings) -> Option<Error> {
+    let client = clients.consumer_with(OPERATION, Listener::default()).ok()?;
     let deadline = Instant::now() + ASK_LIMIT;
     while Instant::now() < deadline {
         if client.fetch_metadata(None, LOOK).is_ok() {
@@ -55,7 +54,7 @@ fn obstacle(config: &ClientConfig) -> Option<Error> {
         }
         let told = client.context().told.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some((code, text)) = told {
-            let (kind, what) = meaning(code, &text)?;
+            let (kind, what) = meaning(code, &text, clients.tokens.is_some())?;
             return Some(Error::new(kind, OPERATION, what).caused_by(text));
         }
     }
@@ -69,9 +68,6 @@ struct Listener {
 }
 
 impl ClientContext for Listener {
-    // Its default says that there is no token, which is then told like any other reason.
-    const ENABLE_REFRESH_OAUTH_TOKEN: bool = true;
-
     fn error(&self, error: KafkaError, reason: &str) {
         if let Some(code) =
             error.rdkafka_error_code().filter(|code| *code != RDKafkaErrorCode::AllBrokersDown)
@@ -88,12 +84,12 @@ impl ClientContext for Listener {
 
 impl ConsumerContext for Listener {}
 
-fn meaning(code: RDKafkaErrorCode, text: &str) -> Option<(ErrorKind, &'static str)> {
+fn meaning(code: RDKafkaErrorCode, text: &str, by_token: bool) -> Option<(ErrorKind, &'static str)> {
     let has = |part: &str| text.contains(part);
     let what = match code {
-        RDKafkaErrorCode::Authentication if has("OAUTHBEARER token") => {
-            "there is no OAUTHBEARER token: Onecommit asks no server for one so far; use another sasl.mechanism, \
-             or a client's certificate"
+        RDKafkaErrorCode::Authentication if by_token => {
+            "Kafka refused the token: correct token.command under [kafka], or whom and what the broker asks for \
+             in a token"
         }
         RDKafkaErrorCode::Authentication => {
             "Kafka refused the user, the password or the mechanism: correct sasl.username, sasl.password and \

@@ -46,8 +46,7 @@ impl KafkaDelivery {
     /// Looks at the cluster, its progress topic and `topics` for messages. Blocks.
     pub fn examine(&self, topics: &[String]) -> Result<KafkaFacts> {
         let cluster = self.id()?;
-        let client: AdminClient<DefaultClientContext> =
-            self.client_config().create().map_err(|error| from_kafka(OPERATION, error))?;
+        let client = self.clients().admin(OPERATION)?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime
             .map_err(|error| Error::new(ErrorKind::Failed, OPERATION, "no runtime").caused_by(error))?;

@@ -13,8 +13,9 @@ mod port;
 mod progress;
 mod settings;
 mod shard;
+mod token;
 
 pub use self::consume::KafkaReader;
 pub use self::examine::{KafkaFacts, TopicFacts};
 pub use self::port::KafkaDelivery;
-pub use self::settings::check_properties;
+pub use self::settings::{TRANSACTION_TIMEOUT_MS, check_properties};

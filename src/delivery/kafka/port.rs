@@ -2,10 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use rdkafka::config::ClientConfig;
-
 use super::native::Partitioner;
-use super::settings::base_config;
+use super::settings::{ClientSettings, TRANSACTION_TIMEOUT_MS};
 use super::shard::KafkaShard;
 use super::{admin, contact, progress};
 use crate::delivery::{Delivery, DeliveryScope, ShardDelivery};
@@ -16,50 +14,47 @@ use crate::protocol::progress::Progress;
 /// One participant's delivery to a Kafka cluster.
 pub struct KafkaDelivery {
     properties: BTreeMap<String, String>,
+    clients: ClientSettings,
     scope: DeliveryScope,
 }
 
 impl KafkaDelivery {
     /// `properties` are librdkafka's, `bootstrap.servers` among them.
     pub fn new(properties: BTreeMap<String, String>, scope: DeliveryScope) -> Self {
-        KafkaDelivery { properties, scope }
+        let clients = ClientSettings::new(&properties);
+        KafkaDelivery { properties, clients, scope }
     }
 
     pub(super) fn scope(&self) -> &DeliveryScope {
         &self.scope
     }
 
-    pub(super) fn client_config(&self) -> ClientConfig {
-        base_config(&self.properties)
+    pub(super) fn clients(&self) -> &ClientSettings {
+        &self.clients
     }
 
-    fn producer_config(&self, shard: ShardIndex) -> ClientConfig {
-        let mut config = self.client_config();
+    fn producers(&self, shard: ShardIndex) -> ClientSettings {
+        let transactional_id = self.scope.transactional_id(shard);
+        let transaction_timeout_ms = TRANSACTION_TIMEOUT_MS.to_string();
         // The fastest of those tried with 1,000-byte messages; the user's own come first.
-        for (name, value) in [
+        let fast = [
             ("linger.ms", "5"),
             ("batch.size", "1000000"),
             ("batch.num.messages", "1000"),
             ("queue.buffering.max.kbytes", "32768"),
-        ] {
-            if !self.properties.contains_key(name) {
-                config.set(name, value);
-            }
-        }
-        // What exactly-once rests on. A dead relay's open transaction stalls every read_committed
-        // consumer of its partitions until the broker ends it: hence 10 s.
-        for (name, value) in [
-            ("transactional.id", self.scope.transactional_id(shard).as_str()),
+        ];
+        let fast = fast.into_iter().filter(|(name, _)| !self.properties.contains_key(*name));
+        // What exactly-once rests on.
+        let fixed = [
+            ("transactional.id", transactional_id.as_str()),
             ("enable.idempotence", "true"),
             ("acks", "all"),
-            ("transaction.timeout.ms", "10000"),
+            ("transaction.timeout.ms", transaction_timeout_ms.as_str()),
             ("delivery.report.only.error", "true"),
             // Otherwise librdkafka, and not the partitioner, chooses for keyless messages.
             ("sticky.partitioning.linger.ms", "0"),
-        ] {
-            config.set(name, value);
-        }
-        config
+        ];
+        self.clients.with(fast.chain(fixed))
     }
 
     fn partitioner(&self) -> Result<Partitioner> {
@@ -74,42 +69,42 @@ impl KafkaDelivery {
 
 impl Delivery for KafkaDelivery {
     fn id(&self) -> Result<String> {
-        contact::cluster_id(&self.client_config())
+        contact::cluster_id(&self.clients)
     }
 
     fn is_there(&self) -> Result<bool> {
-        admin::has_progress_topic(&self.client_config(), &self.scope)
+        admin::has_progress_topic(&self.clients, &self.scope)
     }
 
     fn remove(&self) -> Result<()> {
-        admin::remove_progress_topic(&self.client_config(), &self.scope)
+        admin::remove_progress_topic(&self.clients, &self.scope)
     }
 
     fn init(&self) -> Result<()> {
         self.id()?;
-        admin::ensure_progress_topic(&self.client_config(), &self.scope)
+        admin::ensure_progress_topic(&self.clients, &self.scope)
     }
 
     fn check(&self) -> Result<()> {
-        admin::check_progress_topic(&self.client_config(), &self.scope)
+        admin::check_progress_topic(&self.clients, &self.scope)
     }
 
     fn create_topic(&self, topic: &str, partitions: Option<u32>) -> Result<bool> {
-        admin::create_topic(&self.client_config(), topic, partitions)
+        admin::create_topic(&self.clients, topic, partitions)
     }
 
     fn peek(&self, shard: ShardIndex) -> Result<Option<Progress>> {
-        progress::last(&self.client_config(), &self.scope, shard, false)
+        progress::last(&self.clients, &self.scope, shard, false)
     }
 
     /// Kafka confirms a commit before its markers are written, and until then nobody sees it.
     fn peek_settled(&self, shard: ShardIndex) -> Result<Option<Progress>> {
-        progress::last(&self.client_config(), &self.scope, shard, true)
+        progress::last(&self.clients, &self.scope, shard, true)
     }
 
     fn open(&self, shard: ShardIndex, _epoch: Epoch) -> Result<Box<dyn ShardDelivery>> {
-        let (config, readers) = (self.producer_config(shard), self.client_config());
-        let shard = KafkaShard::open(config, readers, self.partitioner()?, self.scope.clone(), shard)?;
+        let (producers, readers) = (self.producers(shard), self.clients.clone());
+        let shard = KafkaShard::open(producers, readers, self.partitioner()?, self.scope.clone(), shard)?;
         Ok(Box::new(shard))
     }
 }

@@ -7,14 +7,13 @@
 
 use std::time::{Duration, Instant};
 
-use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::Message as _;
 use rdkafka::{Offset, TopicPartitionList};
 
 use super::failure::{from_kafka, hidden, is_about_group, is_passing};
-use super::settings::REQUEST_LIMIT;
+use super::settings::{ClientSettings, REQUEST_LIMIT};
 use crate::delivery::DeliveryScope;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::ShardIndex;
@@ -32,7 +31,7 @@ const OPERATION: &str = "read progress";
 /// that is not there is an error too: Kafka says so for moments while its brokers restart, and None
 /// would be taken for lost progress.
 pub(super) fn last(
-    config: &ClientConfig,
+    clients: &ClientSettings,
     scope: &DeliveryScope,
     shard: ShardIndex,
     proved: bool,
@@ -41,9 +40,9 @@ pub(super) fn last(
     let located = |error: Error| error.with("topic", topic.clone()).with("partition", partition);
     let deadline = Instant::now() + REQUEST_LIMIT;
     let reader =
-        Reader { consumer: consumer(config, scope, "read_committed")?, topic: topic.clone(), partition };
+        Reader { consumer: consumer(clients, scope, "read_committed")?, topic: topic.clone(), partition };
     let any =
-        Reader { consumer: consumer(config, scope, "read_uncommitted")?, topic: topic.clone(), partition };
+        Reader { consumer: consumer(clients, scope, "read_uncommitted")?, topic: topic.clone(), partition };
     // Everything that was ever written there: what is open below it is waited for.
     let (low, end) = any.watermarks().map_err(located)?;
     drop(any);
@@ -134,17 +133,15 @@ impl Reader {
     }
 }
 
-fn consumer(config: &ClientConfig, scope: &DeliveryScope, isolation: &str) -> Result<BaseConsumer> {
-    let mut config = config.clone();
-    for (name, value) in [
-        ("group.id", scope.progress_topic().as_str()),
+fn consumer(clients: &ClientSettings, scope: &DeliveryScope, isolation: &str) -> Result<BaseConsumer> {
+    let group = scope.progress_topic();
+    let own = [
+        ("group.id", group.as_str()),
         ("enable.auto.commit", "false"),
         ("auto.offset.reset", "error"),
         ("enable.partition.eof", "true"),
         ("isolation.level", isolation),
         ("fetch.wait.max.ms", "10"),
-    ] {
-        config.set(name, value);
-    }
-    config.create().map_err(|error| from_kafka(OPERATION, error))
+    ];
+    clients.with(own).consumer(OPERATION)
 }

@@ -4,14 +4,13 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use bytes::Bytes;
-use rdkafka::config::ClientConfig;
 use rdkafka::error::RDKafkaErrorCode;
 
 use super::blame::blame;
 use super::failure::{from_code, reason};
 use super::native::{Partitioner, Producer, Record};
 use super::progress;
-use super::settings::REQUEST_LIMIT;
+use super::settings::{ClientSettings, REQUEST_LIMIT};
 use crate::delivery::{Blame, DeliveryScope, Fault, ShardDelivery};
 use crate::error::{Error, ErrorKind, Result};
 use crate::failpoint;
@@ -21,9 +20,9 @@ use crate::protocol::progress::Progress;
 
 pub(super) struct KafkaShard {
     producer: Producer,
-    config: ClientConfig,
+    producers: ClientSettings,
     partitioner: Partitioner,
-    readers: ClientConfig,
+    readers: ClientSettings,
     scope: DeliveryScope,
     shard: ShardIndex,
     progress_topic: String,
@@ -35,17 +34,17 @@ pub(super) struct KafkaShard {
 impl KafkaShard {
     /// Makes the producer and fences every predecessor at the broker.
     pub(super) fn open(
-        config: ClientConfig,
-        readers: ClientConfig,
+        producers: ClientSettings,
+        readers: ClientSettings,
         partitioner: Partitioner,
         scope: DeliveryScope,
         shard: ShardIndex,
     ) -> Result<Self> {
-        let producer = fence(&config, partitioner).map_err(|error| error.with("shard", shard))?;
+        let producer = fence(&producers, partitioner).map_err(|error| error.with("shard", shard))?;
         let progress_topic = scope.progress_topic();
         Ok(KafkaShard {
             producer,
-            config,
+            producers,
             partitioner,
             readers,
             scope,
@@ -192,7 +191,7 @@ impl ShardDelivery for KafkaShard {
     /// librdkafka goes on counting behind the messages that were not taken, and the broker refuses the
     /// next ones as out of order: only another producer goes on.
     fn renew(&mut self) -> Result<Option<Progress>> {
-        self.producer = fence(&self.config, self.partitioner)?;
+        self.producer = fence(&self.producers, self.partitioner)?;
         self.progress()
     }
 
@@ -202,8 +201,8 @@ impl ShardDelivery for KafkaShard {
 }
 
 /// Makes a producer, which fences every other one of the shard.
-fn fence(config: &ClientConfig, partitioner: Partitioner) -> Result<Producer> {
-    let mut producer = Producer::new(config, partitioner)?;
+fn fence(settings: &ClientSettings, partitioner: Partitioner) -> Result<Producer> {
+    let mut producer = Producer::new(&settings.config, settings.tokens.clone(), partitioner)?;
     failpoint!("delivery.fence.before_init")?;
     producer.init_transactions(REQUEST_LIMIT)?;
     failpoint!("delivery.fence.after_init")?;

@@ -9,8 +9,10 @@ mod layout;
 mod port;
 mod read;
 mod tls;
+mod version;
 
 pub use self::connection::ZookeeperSettings;
 pub use self::layout::{adopt, found_incarnation, init, remove};
 pub use self::port::ZookeeperLease;
 pub use self::tls::ZookeeperTls;
+pub use self::version::versions;

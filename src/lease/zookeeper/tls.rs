@@ -56,14 +56,7 @@ impl ZookeeperTls {
     }
 
     fn ask(&self, server: &str) -> Option<Error> {
-        let (host, port) = match server.rsplit_once(':') {
-            Some((host, port)) if !server.ends_with(']') => (host, port.parse().ok()?),
-            _ => (server, PORT),
-        };
-        let host = host.trim_matches(['[', ']']);
-        let address = (host, port).to_socket_addrs().ok()?.next()?;
-        let stream = TcpStream::connect_timeout(&address, ANSWER_LIMIT).ok()?;
-        stream.set_read_timeout(Some(ANSWER_LIMIT)).ok()?;
+        let (host, stream) = reach(server)?;
         let connector = self.connector().ok()?;
         let error = match connector.connect(host, stream) {
             // A server that refuses the client's certificate says so only behind the handshake.
@@ -82,7 +75,7 @@ impl ZookeeperTls {
         Some(error.with("server", server))
     }
 
-    fn connector(&self) -> std::result::Result<SslConnector, ErrorStack> {
+    pub(super) fn connector(&self) -> std::result::Result<SslConnector, ErrorStack> {
         let mut builder = SslConnector::builder(SslMethod::tls_client())?;
         builder.set_cert_store(X509StoreBuilder::new()?.build());
         builder.set_ca_file(&self.ca)?;
@@ -92,6 +85,19 @@ impl ZookeeperTls {
         }
         Ok(builder.build())
     }
+}
+
+/// A connection to one of the servers, and the host that it is to have a certificate for.
+pub(super) fn reach(server: &str) -> Option<(&str, TcpStream)> {
+    let (host, port) = match server.rsplit_once(':') {
+        Some((host, port)) if !server.ends_with(']') => (host, port.parse().ok()?),
+        _ => (server, PORT),
+    };
+    let host = host.trim_matches(['[', ']']);
+    let address = (host, port).to_socket_addrs().ok()?.next()?;
+    let stream = TcpStream::connect_timeout(&address, ANSWER_LIMIT).ok()?;
+    stream.set_read_timeout(Some(ANSWER_LIMIT)).ok()?;
+    Some((host, stream))
 }
 
 fn meaning(error: &str) -> &'static str {

@@ -3,13 +3,11 @@
 use std::collections::BTreeMap;
 
 use super::finding::Findings;
-use crate::delivery::kafka::{KafkaFacts, TopicFacts};
+use crate::delivery::kafka::{KafkaFacts, TRANSACTION_TIMEOUT_MS, TopicFacts};
 use crate::outbox::Installation;
 
 /// Brokers and replicas with which the loss of one loses nothing.
 const REPLICAS: usize = 3;
-/// The relay's own `transaction.timeout.ms`.
-const TRANSACTION_MS: i64 = 10_000;
 /// librdkafka's default of `message.max.bytes`.
 const MESSAGE_BYTES: i64 = 1_000_000;
 const HOUR_MS: i64 = 3_600_000;
@@ -46,11 +44,13 @@ pub(super) fn judge_id(findings: &mut Findings, place: &str, found: &str, instal
     if found == installation.delivery_id {
         return findings.ok(place, format!("it is the one that the outbox was set up with ({found})"));
     }
-    findings.problem(
-        place,
-        format!("its id is {found}, the outbox was set up with {}", installation.delivery_id),
-        "give the old one's address, or begin a new namespace: relays refuse it (docs/refusals.md)",
+    let todo = format!(
+        "give the old one's address, or take this one with `onecommit adopt {}`: relays refuse it \
+         (docs/refusals.md)",
+        installation.participant
     );
+    let what = format!("its id is {found}, the outbox was set up with {}", installation.delivery_id);
+    findings.problem(place, what, todo);
 }
 
 fn judge_cluster(findings: &mut Findings, facts: &KafkaFacts) {
@@ -63,20 +63,30 @@ fn judge_cluster(findings: &mut Findings, facts: &KafkaFacts) {
         findings.ok("Kafka", what);
     }
     let Some(broker) = &facts.broker else {
-        let todo = "allow this user DescribeConfigs on the cluster, or look at transaction.max.timeout.ms \
-                    yourself: it must be 10000 or more";
+        let todo = format!(
+            "allow this user DescribeConfigs on the cluster, or look at transaction.max.timeout.ms yourself: it \
+             must be {TRANSACTION_TIMEOUT_MS} or more"
+        );
         return findings.warning("Kafka", "the brokers' settings may not be read", todo);
     };
     if let Some(most) = number(broker, "transaction.max.timeout.ms") {
         let what = format!("transaction.max.timeout.ms is {most}");
-        if most < TRANSACTION_MS {
-            findings.problem(
-                "Kafka",
-                what,
-                "set it to 10000 or more: the relay's producers are refused otherwise",
+        if most < TRANSACTION_TIMEOUT_MS {
+            let todo = format!(
+                "set it to {TRANSACTION_TIMEOUT_MS} or more: the relay's producers are refused otherwise"
             );
+            findings.problem("Kafka", what, todo);
         } else {
             findings.ok("Kafka", what);
+        }
+    }
+    // The one setting that tells releases apart: 4.0 has it no more.
+    match broker.get("inter.broker.protocol.version") {
+        None => findings.ok("Kafka", "the brokers' release is 4.0 or later"),
+        Some(version) => {
+            let what =
+                format!("the brokers' release is before 4.0: inter.broker.protocol.version is {version}");
+            findings.warning("Kafka", what, "upgrade them: Onecommit is tried with Kafka 4.2 and 4.3");
         }
     }
     if let Some(copies) = number(broker, "transaction.state.log.replication.factor")
@@ -299,11 +309,12 @@ mod tests {
         }
     }
 
-    const CASES: [Case<Planted>; 21] = [
-        (|one| one.facts.cluster = "other".to_string(), Severity::Problem, "set up with cluster"),
+    const CASES: [Case<Planted>; 22] = [
+        (|one| one.facts.cluster = "other".to_string(), Severity::Problem, "onecommit adopt orders"),
         (|one| one.facts.brokers = 1, Severity::Warning, "KAFKA-20734"),
         (|one| one.facts.broker = None, Severity::Warning, "DescribeConfigs on the cluster"),
         (|one| one.set_broker("transaction.max.timeout.ms", "9999"), Severity::Problem, "10000 or more"),
+        (|one| one.set_broker("inter.broker.protocol.version", "3.9-IV0"), Severity::Warning, "3.9-IV0"),
         (
             |one| one.set_broker("transaction.state.log.replication.factor", "1"),
             Severity::Warning,

@@ -4,15 +4,17 @@
 use std::time::Duration;
 
 use super::super::status::{ShardStatus, leases, look};
-use super::build;
 use super::finding::Findings;
+use super::{blocking, build};
 use crate::config::{Config, Participant};
 use crate::error::{Error, Result};
 use crate::id::{ParticipantName, RelayId};
+use crate::lease::zookeeper::versions;
 use crate::outbox::Installation;
 
 /// What a relay that lives has not delivered for so long is told.
 const WAITS_MS: u64 = 60_000;
+const OLDEST_ZOOKEEPER: (u32, u32) = (3, 6);
 
 pub(super) async fn judge(
     config: &Config,
@@ -36,6 +38,12 @@ pub(super) async fn judge(
     }
     if let Err(error) = judge_session(config, participant, installation, findings).await {
         findings.failed("ZooKeeper", &error);
+    }
+    if let Some(settings) = build::zookeeper(config) {
+        match blocking(move || Ok(versions(&settings))).await {
+            Ok(found) => found.iter().for_each(|(server, version)| judge_version(findings, server, version)),
+            Err(error) => findings.failed("ZooKeeper", &error),
+        }
     }
     // Relays that were started without [zookeeper] keep theirs beside the outbox.
     let mut beside = config.clone();
@@ -126,6 +134,16 @@ fn judge_timeout(findings: &mut Findings, asked: Duration, granted: Duration) {
     findings.warning("ZooKeeper", what, todo);
 }
 
+fn judge_version(findings: &mut Findings, server: &str, version: &str) {
+    let mut numbers = version.split('.').map_while(|number| number.parse().ok());
+    let release = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    let what = format!("{server} runs {version}");
+    if release >= OLDEST_ZOOKEEPER {
+        return findings.ok("ZooKeeper", what);
+    }
+    findings.problem("ZooKeeper", what, "upgrade it to 3.6 or later: relays are tried with none before");
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::Severity::{self, Ok, Problem, Warning};
@@ -174,6 +192,17 @@ mod tests {
         judge_shard(&mut findings, "x", &shard, true);
         let found: Vec<Severity> = findings.all.iter().map(|finding| finding.severity).collect();
         assert_eq!(found, [Warning, Problem, Ok]);
+    }
+
+    #[test]
+    fn a_zookeeper_that_is_too_old_is_told() {
+        for (version, expected) in
+            [("3.5.10", Problem), ("3.6.0", Ok), ("3.10.1", Ok), ("4.0", Ok), ("", Problem)]
+        {
+            let mut findings = Findings::default();
+            judge_version(&mut findings, "zk:2181", version);
+            assert_eq!(findings.all[0].severity, expected, "{version}");
+        }
     }
 
     #[test]

@@ -9,6 +9,7 @@ use rdkafka::bindings as rd;
 use rdkafka::client::ClientContext;
 use rdkafka::types::RDKafkaRespErr;
 
+use super::super::token::Tokens;
 use super::partitioner::Partitioner;
 use crate::id::MessageId;
 use crate::message::ID_HEADER;
@@ -39,7 +40,11 @@ pub(in super::super) struct Failure {
 }
 
 /// The client's context, which is the opaque pointer of its delivery reports.
-pub(super) struct Context(pub(super) Arc<Shared>);
+pub(super) struct Context {
+    pub(super) shared: Arc<Shared>,
+    /// None where it needs no token.
+    pub(super) tokens: Option<Arc<Tokens>>,
+}
 
 impl ClientContext for Context {}
 
@@ -84,7 +89,7 @@ pub(super) unsafe extern "C" fn on_delivery(
 ) {
     // SAFETY: both pointers are valid during the call; `opaque` is the client's context.
     let (shared, code) = unsafe {
-        let shared = &opaque.cast::<Context>().as_ref().expect("set by Client::new").0;
+        let shared = &opaque.cast::<Context>().as_ref().expect("set by Client::new").shared;
         (shared, (*message).err)
     };
     match code {

@@ -19,6 +19,7 @@
 
 mod callbacks;
 mod partitioner;
+mod token;
 
 use std::collections::HashMap;
 use std::ffi::{CStr, CString, c_int, c_void};
@@ -37,7 +38,9 @@ use rdkafka::types::{RDKafkaRespErr, RDKafkaType};
 pub(super) use self::callbacks::Failure;
 use self::callbacks::{Context, Shared};
 pub(super) use self::partitioner::Partitioner;
+pub(super) use self::token::log_in;
 use super::failure::{Outcome, from_code, from_kafka};
+use super::token::Tokens;
 use crate::error::{Error, ErrorKind, Result};
 use crate::message::{Header, ID_HEADER};
 
@@ -91,8 +94,12 @@ pub(super) struct Producer {
 unsafe impl Send for Producer {}
 
 impl Producer {
-    /// Makes the client; nothing is sent yet.
-    pub(super) fn new(config: &ClientConfig, partitioner: Partitioner) -> Result<Self> {
+    /// Makes the client, with a token where it needs one; nothing is sent yet.
+    pub(super) fn new(
+        config: &ClientConfig,
+        tokens: Option<Arc<Tokens>>,
+        partitioner: Partitioner,
+    ) -> Result<Self> {
         let shared = Arc::new(Shared::default());
         let refused = |error| from_kafka("configure producer", error);
         let native = config.create_native_config().map_err(refused)?;
@@ -108,8 +115,15 @@ impl Producer {
                 opaque,
             );
         }
-        let kind = RDKafkaType::RD_KAFKA_PRODUCER;
-        let client = Client::new(config, native, kind, Context(Arc::clone(&shared))).map_err(refused)?;
+        if tokens.is_some() {
+            token::prepare(&native);
+        }
+        let context = Context { shared: Arc::clone(&shared), tokens };
+        let client = Client::new(config, native, RDKafkaType::RD_KAFKA_PRODUCER, context).map_err(refused)?;
+        if let Some(tokens) = &client.context().tokens {
+            log_in(&client, &tokens.get()?)?;
+            token::renew_in_background(&client)?;
+        }
         Ok(Producer {
             topics: HashMap::new(),
             last_topic: None,
