@@ -121,7 +121,7 @@ uuid_id!(
     Incarnation
 );
 uuid_id!(
-    /// One running relay process.
+    /// One running relay process, or its successor on the same machine.
     RelayId
 );
 uuid_id!(

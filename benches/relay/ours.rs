@@ -31,8 +31,11 @@ impl Installed {
         let topic = format!("ours-{}", uuid::Uuid::new_v4());
         let folder = tempfile::tempdir()?;
         let mut text = format!(
-            "[kafka]\n\"bootstrap.servers\" = \"{}\"\n[participants.main]\nurl = \"{}\"\noutbox = true\n[relay]\n",
-            servers.kafka, database.url
+            "data_dir = \"{}\"\n[kafka]\n\"bootstrap.servers\" = \"{}\"\n[participants.main]\nurl = \"{}\"\n\
+             outbox = true\n[relay]\n",
+            folder.path().display(),
+            servers.kafka,
+            database.url
         );
         for setting in &options.relay {
             writeln!(text, "{setting}")?;

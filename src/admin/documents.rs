@@ -87,7 +87,9 @@ fn the_dashboard_is_json_whose_panels_ask_for_metrics() {
 
 #[test]
 fn every_metric_is_on_the_page_under_its_name_and_no_other() {
-    let config = Config::from_toml("", []).expect("configuration");
+    let data_dir = tempfile::tempdir().expect("folder");
+    let mut config = Config::from_toml("", []).expect("configuration");
+    config.data_dir = data_dir.path().to_path_buf();
     let observed = Observed::new(&config).expect("an outbox");
     let page = render(&observed);
     let heads: Vec<&str> =

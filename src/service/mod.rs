@@ -11,6 +11,7 @@ mod look;
 mod observed;
 mod reader;
 mod relay;
+mod relay_id;
 mod remove;
 mod status;
 

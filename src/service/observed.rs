@@ -1,11 +1,12 @@
 //! What the relays of this process do, for whoever shows it: numbers, whether their loops turn, and
 //! what they can't reach.
 
+use std::fs::File;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
-use super::build;
+use super::{build, relay_id};
 use crate::config::Config;
 use crate::error::Result;
 use crate::id::{ParticipantName, RelayId};
@@ -27,6 +28,8 @@ pub struct Observed {
     pub(super) looks: bool,
     stuck_after: Duration,
     stopping: AtomicBool,
+    /// What makes `relay` this process's own.
+    _lock: Option<File>,
 }
 
 /// Why it is not well, or not ready.
@@ -49,17 +52,19 @@ impl Observed {
         let participants = participants
             .into_iter()
             .map(|(name, participant)| (name.clone(), Arc::new(Tally::new(participant.shards))));
+        let (id, lock) = relay_id::claim(&config.data_dir);
         let relay = &config.relay;
         let longest =
             [relay.retry_limit_ms, relay.retry_first_ms, relay.request_timeout_ms, relay.shutdown_timeout_ms];
         let longest = longest.into_iter().max().unwrap_or_default();
         Ok(Observed {
-            relay: RelayId::random(),
+            relay: id,
             started: SystemTime::now(),
             participants: participants.collect(),
             looks: config.admin.listen.is_some(),
             stuck_after: STUCK_AFTER + 2 * Duration::from_millis(longest),
             stopping: AtomicBool::new(false),
+            _lock: lock,
         })
     }
 
@@ -131,7 +136,10 @@ mod tests {
     use crate::error::{Error, ErrorKind};
 
     fn observed() -> Observed {
-        Observed::new(&Config::from_toml("", []).expect("configuration")).expect("an outbox")
+        let data_dir = tempfile::tempdir().expect("folder");
+        let mut config = Config::from_toml("", []).expect("configuration");
+        config.data_dir = data_dir.path().to_path_buf();
+        Observed::new(&config).expect("an outbox")
     }
 
     fn told(reasons: &[Reason]) -> Vec<(Option<Store>, &str)> {

@@ -154,9 +154,11 @@ def kill_an_heir(installation: Installation, point: CrashPoint) -> list[RelayPro
     """A relay that removes what a long dead one left."""
     installation.relay_settings["lease_timeout_ms"] = 500
     installation.configure()
-    dead = installation.relay()
-    dead.wait_for("delivers")
-    dead.kill()
+    # The heir has the id of one of them, and so its row.
+    both = [installation.relay(), installation.relay()]
+    installation.wait_shared(2)
+    for dead in both:
+        dead.kill()
     expect_killed(installation.relay(point.failpoints), point)
     return [installation.relay()]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .bug import Bug, Edit, e2e, rust
+from .bug import Bug, Edit, e2e, rust, unit
 
 TAKE = "src/relay/take.rs"
 FIT = "src/relay/fit.rs"
@@ -172,6 +172,21 @@ BUGS = [
                 WRITER,
                 "if found.as_ref() == Some(&self.taken.progress) {",
                 "if found.is_some() {",
+            )
+        ],
+    ),
+    Bug(
+        "the-living-share-an-id",
+        "A relay has the id of its predecessor only where that is dead.",
+        unit(
+            "service::relay_id::tests::the_living_have_ids_of_their_own_and_the_dead_are_succeeded"
+        ),
+        "assertion `left != right` failed",
+        [
+            Edit(
+                "src/service/relay_id.rs",
+                "match file.try_lock() {",
+                "match Ok::<(), TryLockError>(()) {",
             )
         ],
     ),
