@@ -66,8 +66,8 @@ pub(super) static ROOT: Table = Table {
         text(
             "data_dir",
             DefaultValue::Text("onecommit-data"),
-            "The directory in which everything embedded keeps its files. A relative one begins at the \
-             directory in which the process was started.",
+            "The directory in which everything embedded keeps its files, on a local disk. A relative one \
+             begins at the directory in which the process was started.",
         ),
         text(
             "schema",
