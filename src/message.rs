@@ -59,7 +59,7 @@ impl Message {
         headers: Vec<Header>,
         partition: Option<i32>,
     ) -> Result<Self> {
-        check_topic(topic)?;
+        check_topic("publish", topic)?;
         check_headers(&headers).map_err(|error| error.with("topic", topic))?;
         if partition.is_some_and(|number| number < 0) {
             return Err(refuse("a partition's number is 0 or more").with("topic", topic));
@@ -149,17 +149,18 @@ fn refuse(why: impl Into<String>) -> Error {
     Error::invalid("publish", why)
 }
 
-fn check_topic(topic: &str) -> Result<()> {
+/// Fails with `Invalid` where no Kafka topic can have this name.
+pub(crate) fn check_topic(operation: &'static str, topic: &str) -> Result<()> {
     let Some(why) = illegal_topic(topic) else { return Ok(()) };
     let shown: String = topic.chars().take(60).collect();
-    Err(refuse(why).with("topic", format!("{shown:?}")))
+    Err(Error::invalid(operation, why).with("topic", format!("{shown:?}")))
 }
 
 /// Why no Kafka topic can have this name; None where one can.
 pub(crate) fn illegal_topic(topic: &str) -> Option<String> {
     let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
     if topic.is_empty() {
-        Some("the topic's name is empty".to_string())
+        Some("the topic's name is empty: name the Kafka topic".to_string())
     } else if topic.len() > TOPIC_MAX_LEN {
         Some(format!("the topic's name has {} characters, Kafka takes {TOPIC_MAX_LEN}", topic.len()))
     } else if topic == "." || topic == ".." {
@@ -172,7 +173,10 @@ pub(crate) fn illegal_topic(topic: &str) -> Option<String> {
 
 fn check_size(message: &Message) -> Result<()> {
     if message.size() > MESSAGE_MAX_BYTES {
-        let why = format!("key, value and headers have more than {MESSAGE_MAX_BYTES} bytes");
+        let why = format!(
+            "key, value and headers have more than {MESSAGE_MAX_BYTES} bytes: keep the content elsewhere, \
+             and publish where it is"
+        );
         return Err(refuse(why).with("topic", &message.topic).with("bytes", message.size()));
     }
     Ok(())
@@ -180,12 +184,16 @@ fn check_size(message: &Message) -> Result<()> {
 
 fn check_headers(headers: &[Header]) -> Result<()> {
     if headers.len() > HEADERS_MAX {
-        let why = format!("{} headers, at most {HEADERS_MAX} are taken", headers.len());
+        let why = format!(
+            "{} headers, at most {HEADERS_MAX} are taken: put the rest into the value",
+            headers.len()
+        );
         return Err(refuse(why));
     }
     for (name, _) in headers {
         if name.to_ascii_lowercase().starts_with(RESERVED_PREFIX) {
-            let why = format!("headers that start with {RESERVED_PREFIX} are Onecommit's own");
+            let why =
+                format!("headers that start with {RESERVED_PREFIX} are Onecommit's own: choose another name");
             return Err(refuse(why).with("header", format!("{name:?}")));
         }
         if name.is_empty() || name.contains('\0') {

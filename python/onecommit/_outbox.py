@@ -40,6 +40,11 @@ class _Settings:
         return f"{type(self).__name__}(schema={self._schema!r}, encoder={self._encoder!r})"
 
     def _to_rows(self, messages: Iterable[Message]) -> list[Row]:
+        if not isinstance(messages, Iterable):
+            why = (
+                f"publish_many takes Message objects in an iterable, not {type(messages).__name__}"
+            )
+            raise InvalidError(why, PUBLISH)
         rows = []
         for index, message in enumerate(messages):
             if not isinstance(message, Message):

@@ -11,6 +11,8 @@ from ._errors import InvalidError
 from ._message import ReceivedMessage
 from ._native.read import Reader
 
+READ = "read"
+
 # A group's position is stored after this many messages, whenever there is no next message at
 # hand, and at the end: storing it after each would cost a round trip a message.
 _COMMIT_EVERY = 1000
@@ -97,7 +99,22 @@ def read(
     ...     print(message.key, message.value)
     b'42' b'{"total":100}'
     """
+    _check_text("topic", topic)
+    if group is not None:
+        _check_text("group", group)
+    if config is not None and not isinstance(config, (str, PathLike)):
+        raise InvalidError(f"config is a path, not {type(config).__name__}", READ)
     for name, number in (("limit", limit), ("timeout_ms", timeout_ms)):
         if number is not None and not (isinstance(number, int) and 0 <= number < 2**63):
-            raise InvalidError(f"{name} is an int that is 0 or more", "read", {name: repr(number)})
+            raise InvalidError(f"{name} is an int that is 0 or more", READ, {name: repr(number)})
     return Messages(Reader(topic, config, group, from_beginning), limit, timeout_ms)
+
+
+def _check_text(name: str, given: object) -> None:
+    if not isinstance(given, str):
+        raise InvalidError(f"{name} is a str, not {type(given).__name__}", READ)
+    try:
+        given.encode()
+    except UnicodeEncodeError as error:
+        why = f"{name} can't be encoded as UTF-8: it holds a lone surrogate"
+        raise InvalidError(why, READ) from error

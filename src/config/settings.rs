@@ -66,9 +66,9 @@ pub(super) static ROOT: Table = Table {
         text(
             "data_dir",
             DefaultValue::Text("onecommit-data"),
-            "The directory in which everything embedded keeps its files, and relays the locks by which one \
-             that is started again goes on at once. A relative one begins at the directory in which the process \
-             was started.",
+            "The directory, on a local disk, in which everything embedded keeps its files, and relays the locks \
+             by which one that is started again goes on at once. A relative one begins at the directory in which \
+             the process was started.",
         ),
         text(
             "schema",

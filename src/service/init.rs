@@ -10,6 +10,7 @@ use crate::delivery::Delivery;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{Incarnation, ParticipantName};
 use crate::lease::zookeeper;
+use crate::message::check_topic;
 use crate::outbox::Installation;
 use crate::protocol::slot::HASH_VERSION;
 
@@ -47,6 +48,7 @@ pub async fn init(
     partitions: Option<u32>,
     begin: &(dyn Fn(&str) + Sync),
 ) -> Result<InitReport> {
+    topics.iter().try_for_each(|topic| check_topic(OPERATION, topic))?;
     make_data_dir(config)?;
     let outboxes = build::outboxes(config)?;
     let mut known = BTreeMap::new();
@@ -129,7 +131,8 @@ fn make_data_dir(config: &Config) -> Result<()> {
         return Ok(());
     }
     std::fs::create_dir_all(&config.data_dir).map_err(|error| {
-        Error::new(ErrorKind::Configuration, OPERATION, "data_dir can't be made")
+        let why = "data_dir can't be made: check its path, and this user's rights";
+        Error::new(ErrorKind::Configuration, OPERATION, why)
             .with("data_dir", config.data_dir.display())
             .caused_by(error)
     })

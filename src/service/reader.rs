@@ -8,6 +8,7 @@ use crate::delivery::DeliveredMessage;
 use crate::delivery::kafka::KafkaReader;
 use crate::delivery::topic_log::TopicLogReader;
 use crate::error::Result;
+use crate::message::check_topic;
 
 /// Reads one topic.
 pub enum Reader {
@@ -25,6 +26,7 @@ pub fn open_reader(
     group: Option<&str>,
     from_beginning: bool,
 ) -> Result<Reader> {
+    check_topic("read", topic)?;
     match &config.kafka {
         Some(properties) => KafkaReader::open(properties, topic, group, from_beginning).map(Reader::Kafka),
         None => {

@@ -47,12 +47,14 @@ fn meaning(error: &SqliteError) -> (ErrorKind, &'static str) {
         Some(ErrorCode::SystemIoFailure) => (ErrorKind::Unreachable, "the disk reported an error"),
         Some(ErrorCode::CannotOpen) => (
             ErrorKind::Configuration,
-            "the file can't be opened: check that it is there and that this user may read and write \
-             it and its directory",
+            "the file can't be opened: check that it is there, that this user may read and write it \
+             and its directory, and that its file system is not read-only",
         ),
-        Some(ErrorCode::ReadOnly | ErrorCode::PermissionDenied) => {
-            (ErrorKind::Configuration, "this user may not write the file or its directory")
-        }
+        Some(ErrorCode::ReadOnly | ErrorCode::PermissionDenied) => (
+            ErrorKind::Configuration,
+            "the file can't be written: check that this user may write it and its directory, and that its \
+             file system is not read-only",
+        ),
         Some(ErrorCode::NotADatabase) => {
             (ErrorKind::Refused, "the file is not a SQLite database, or is encrypted: check its path")
         }

@@ -10,6 +10,8 @@ pub(crate) mod headers;
 #[cfg(feature = "relay")]
 mod blocking;
 #[cfg(feature = "relay")]
+mod local_disk;
+#[cfg(feature = "relay")]
 mod open;
 #[cfg(feature = "relay")]
 mod place;
@@ -18,6 +20,7 @@ mod transaction;
 #[cfg(feature = "relay")]
 pub(crate) use {
     blocking::Blocking,
+    local_disk::network_file_system,
     open::{OwnFile, enter_wal, open_existing, open_or_create, open_own},
     place::Place,
     transaction::{begin, commit},

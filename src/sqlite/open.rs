@@ -7,6 +7,7 @@ use rusqlite::ffi::ErrorCode;
 use rusqlite::{Connection, OpenFlags};
 
 use super::failure::from_sqlite;
+use super::local_disk;
 use super::transaction::{begin, commit};
 use crate::error::{Error, ErrorKind, Result};
 use crate::failpoint;
@@ -27,6 +28,7 @@ pub(crate) fn open_or_create(path: &Path, busy: Duration, operation: &'static st
 }
 
 fn open(path: &Path, busy: Duration, operation: &'static str, more: OpenFlags) -> Result<Connection> {
+    local_disk::check(path, operation)?;
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX | more;
     let failed = |error| from_sqlite(operation, error).with("file", path.display());
     let connection = Connection::open_with_flags(path, flags).map_err(failed)?;
@@ -91,11 +93,11 @@ pub(crate) fn open_own(
     operation: &'static str,
     born: impl FnOnce(&Connection) -> rusqlite::Result<()>,
 ) -> Result<Connection> {
+    local_disk::check(path, operation)?;
     if let Some(directory) = path.parent() {
         std::fs::create_dir_all(directory).map_err(|error| {
-            Error::new(ErrorKind::Configuration, operation, "its directory can't be made")
-                .with("file", path.display())
-                .caused_by(error)
+            let why = "its directory can't be made: check data_dir, and this user's rights";
+            Error::new(ErrorKind::Configuration, operation, why).with("file", path.display()).caused_by(error)
         })?;
     }
     let mut connection = open_or_create(path, busy, operation)?;

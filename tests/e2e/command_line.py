@@ -172,6 +172,10 @@ class RelayProcess:
         """SIGTERM, without waiting."""
         self._process.signal(signal.SIGTERM)
 
+    def interrupt(self) -> None:
+        """SIGINT, as Ctrl-C sends it, without waiting."""
+        self._process.signal(signal.SIGINT)
+
     def stop(self) -> None:
         """SIGTERM: it has to finish and exit with 0."""
         self.terminate()
@@ -182,9 +186,13 @@ class RelayProcess:
         """SIGSTOP."""
         self._process.signal(signal.SIGSTOP)
 
-    def resume(self) -> None:
-        """SIGCONT, once it is paused: a failpoint is noted before it pauses the process."""
+    def wait_paused(self) -> None:
+        """A failpoint is noted before it pauses the process."""
         wait_until(self._is_paused, "the relay is paused", explain=self.text)
+
+    def resume(self) -> None:
+        """SIGCONT, once it is paused."""
+        self.wait_paused()
         self._process.signal(signal.SIGCONT)
 
     def memory_peak_bytes(self) -> int:

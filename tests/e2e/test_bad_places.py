@@ -1,12 +1,14 @@
-"""A data_dir that is full, locked or no folder, a broker that allows too little: what, where and
-what to do is said; nothing is lost, and it goes on when the cause is gone."""
+"""A data_dir that is full, read-only, locked, no folder or on a network, a broker that allows too
+little: what, where and what to do is said; nothing is lost, and it goes on when that is gone."""
 
 from __future__ import annotations
 
+import os
 import resource
 import signal
 import sqlite3
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
@@ -23,6 +25,13 @@ from .installation import Installation, PostgresInstallation, Servers, embedded
 FULL_BYTES = 400 * 1024
 MESSAGES = 400
 VALUE_BYTES = 4_000
+NFS = 0x6969
+COMMANDS = [("init",), ("relay",), ("status",), ("consume", "t", "--from-beginning", "--max", "1")]
+# Mounts the folder over itself, proves that nothing can be written there, and runs the command.
+ON_A_READ_ONLY_DISK = """
+mount --bind "$0" "$0" && mount -o remount,ro,bind "$0" &&
+! touch "$0/probe" 2>"$0.hit" && exec "$@"
+"""
 
 
 @pytest.fixture
@@ -76,6 +85,43 @@ def test_a_data_dir_that_is_no_folder_or_not_to_be_written_is_named(tmp_path: Pa
             assert done.returncode == 2, done
             said = done.stderr + done.stdout
             assert str(place) in said or (words != ["init"] and "`onecommit init`" in said), done
+
+
+def run(installation: Installation, before: list[str], words: tuple[str, ...]) -> str:
+    """What a command says that has to end as for a wrong configuration."""
+    command = [*before, *installation.command_line.arguments(*words)]
+    done = subprocess.run(
+        command, cwd=installation.folder, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2, done
+    return done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=[words[0] for words in COMMANDS])
+def test_a_folder_on_a_read_only_disk_is_named(local: Installation, words: tuple[str, ...]) -> None:
+    local.outbox.burst(local.topic, 10)
+    # Its own mounts, so that nobody else sees this one.
+    unshare = ["unshare", "--mount", *([] if os.geteuid() == 0 else ["--map-root-user"])]
+    place = local.folder / "data"
+    said = run(local, [*unshare, "sh", "-c", ON_A_READ_ONLY_DISK, str(place)], words)
+    assert "Read-only file system" in place.with_name("data.hit").read_text()
+    assert str(place) in said and "that its file system is not read-only" in said, said
+    local.finish(local.relay(), at_least=10)
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=[words[0] for words in COMMANDS])
+def test_files_on_a_network_file_system_are_not_opened(
+    local: Installation, words: tuple[str, ...]
+) -> None:
+    local.outbox.burst(local.topic, 10)
+    # The kernel's answer is changed: it calls every file system NFS.
+    trace, nfs = local.folder / "trace", NFS.to_bytes(8, sys.byteorder).hex()
+    strace = ["strace", "-f", "-qq", "-o", str(trace), "-e", "trace=statfs"]
+    said = run(local, [*strace, "-e", f"inject=statfs:poke_exit=@arg2={nfs}"], words)
+    assert "INJECTED" in trace.read_text()
+    assert "network file system" in said and "NFS" in said, said
+    assert str(local.folder) in said and "local disk" in said, said
+    local.finish(local.relay(), at_least=10)
 
 
 def test_a_file_that_another_process_holds_is_waited_for_and_named(local: Installation) -> None:

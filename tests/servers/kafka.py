@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import base64
 import os
+import shutil
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -110,6 +111,13 @@ class Broker(Server):
             **extra,
         }
 
+    def wipe(self, cluster_id: str) -> None:
+        """Kills it and forgets its data: it starts as a broker of another cluster."""
+        self.kill()
+        shutil.rmtree(self.folder / "data")
+        self._cluster_id = cluster_id
+        self._prepare()
+
     def _fetch(self) -> None:
         self._jars = kafka_jars(self._version)
 
@@ -201,6 +209,13 @@ class Kafka(Started):
 
     def restart(self) -> None:
         self.stop()
+        self.start()
+
+    def wipe(self) -> None:
+        """Puts another cluster, without anything in it, at the same addresses."""
+        cluster_id = _new_cluster_id()
+        for broker in self.brokers:
+            broker.wipe(cluster_id)
         self.start()
 
     def pause(self) -> None:

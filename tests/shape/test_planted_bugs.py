@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 AT_LEAST = 16
 FOLDERS = {"unit": ROOT / "src", "rust": ROOT / "tests" / "rust"}
 RUST_TEST = r"#\[(?:tokio::)?test\b[^\]]*\]\s*(?:async )?fn {name}\("
-PYTHON_TEST = r"^def {name}\("
+PYTHON_TEST = r"^ *(?:async )?def {name}\("
 
 
 def files(test: KnownTest) -> Iterator[Path]:

@@ -88,9 +88,18 @@ def missing_tables(**context: str) -> ConfigurationError:
     return ConfigurationError(why, PUBLISH, context)
 
 
+def other_tables(**context: str) -> ConfigurationError:
+    """The error for a database whose outbox is not as this release writes into it."""
+    why = (
+        "the outbox's table is of another version than this package: run `onecommit init` of the "
+        "later one of both releases"
+    )
+    return ConfigurationError(why, PUBLISH, context)
+
+
 NO_TRANSACTION = (
     "the connection is in autocommit mode and no transaction is open, so the message would be "
     "committed alone, whatever happens to the change it tells of: "
 )
 FAILED_TRANSACTION = "the transaction has failed already: roll it back, then begin again"
-CLOSED = "the connection is closed"
+CLOSED = "the connection is closed: open another one"

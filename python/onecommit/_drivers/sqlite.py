@@ -12,12 +12,14 @@ from typing import Any
 
 from .._message import Row
 from .._native.sqlite import encode_headers
-from . import CLOSED, NO_TRANSACTION, invalid, missing_tables
+from . import CLOSED, NO_TRANSACTION, invalid, missing_tables, other_tables
 
 _INSERT = """\
 insert into onecommit_outbox (message_id, topic, key, value, partition, headers)
 values (?, ?, ?, ?, ?, ?)"""
-_NO_TABLE = "no such table: onecommit_outbox"
+_TABLE = "onecommit_outbox"
+_NO_TABLE = f"no such table: {_TABLE}"
+_NO_COLUMN = f"table {_TABLE} has no column named"
 
 
 class SqliteDriver:
@@ -40,18 +42,25 @@ class SqliteDriver:
         try:
             sqlite3.Cursor(conn).execute(_INSERT, _parameters(row))
         except sqlite3.OperationalError as error:
-            if str(error) != _NO_TABLE:
-                raise
-            raise missing_tables(table="onecommit_outbox") from error
+            _explain(error)
+            raise
 
     def insert_many(self, conn: sqlite3.Connection, rows: Sequence[Row]) -> None:
         """Writes rows, one after another: there is no server to wait for."""
         try:
             sqlite3.Cursor(conn).executemany(_INSERT, map(_parameters, rows))
         except sqlite3.OperationalError as error:
-            if str(error) != _NO_TABLE:
-                raise
-            raise missing_tables(table="onecommit_outbox") from error
+            _explain(error)
+            raise
+
+
+def _explain(error: sqlite3.OperationalError) -> None:
+    """Raises ConfigurationError where the tables are to blame."""
+    said = str(error)
+    if said == _NO_TABLE:
+        raise missing_tables(table=_TABLE) from error
+    if said.startswith(_NO_COLUMN):
+        raise other_tables(table=_TABLE) from error
 
 
 def _parameters(row: Row) -> Sequence[Any]:

@@ -106,13 +106,14 @@ fn decode(row: &Row) -> Result<Found> {
     let version: i32 = get(row, 0)?;
     check_version(version)?;
     let damaged = |what: &'static str| {
-        Error::new(ErrorKind::Refused, "read installation", "a value is not what `init` writes")
-            .with("column", what)
+        let why = "a value is not what `init` writes: undo what was changed by hand";
+        Error::new(ErrorKind::Refused, "read installation", why).with("column", what)
     };
+    let no_name = |what| move |error: Error| damaged(what).caused_by(error);
     let installation = Installation {
         incarnation: Incarnation(get(row, 1)?),
-        namespace: get::<String>(row, 2)?.parse()?,
-        participant: get::<String>(row, 3)?.parse()?,
+        namespace: get::<String>(row, 2)?.parse().map_err(no_name("namespace"))?,
+        participant: get::<String>(row, 3)?.parse().map_err(no_name("participant"))?,
         shards: u16::try_from(get::<i32>(row, 4)?).map_err(|_| damaged("shards"))?,
         hash_version: u8::try_from(get::<i32>(row, 5)?).map_err(|_| damaged("hash_version"))?,
         delivery_id: get(row, 6)?,

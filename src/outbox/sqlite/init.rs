@@ -131,14 +131,15 @@ pub(super) fn read(connection: &Connection) -> Result<Option<Found>> {
     });
     let (ids, names, numbers, delivery_id) = raw.map_err(failed)?;
     let damaged = |what| {
-        let why = "a value is not what `init` writes";
+        let why = "a value is not what `init` writes: undo what was changed by hand";
         Error::new(ErrorKind::Refused, OPERATION, why).with("column", what)
     };
+    let no_name = |what| move |error: Error| damaged(what).caused_by(error);
     let outbox_id = Uuid::from_slice(&ids.0).map_err(|_| damaged("outbox_id"))?;
     let installation = Installation {
         incarnation: Incarnation(Uuid::from_slice(&ids.1).map_err(|_| damaged("incarnation"))?),
-        namespace: names.0.parse()?,
-        participant: names.1.parse()?,
+        namespace: names.0.parse().map_err(no_name("namespace"))?,
+        participant: names.1.parse().map_err(no_name("participant"))?,
         shards: if numbers.0 == 1 { 1 } else { return Err(damaged("shards")) },
         hash_version: u8::try_from(numbers.1).map_err(|_| damaged("hash_version"))?,
         delivery_id,

@@ -2,31 +2,18 @@
 
 use std::path::Path;
 
-use rustix::fs::{statfs, statvfs};
+use rustix::fs::statvfs;
 
 use super::build;
 use super::finding::Findings;
 use crate::config::{Config, DatabaseUrl};
 use crate::outbox::SCHEMA_VERSION;
+use crate::sqlite::network_file_system;
 
 const MIB: u64 = 1024 * 1024;
 /// Less room than this is a warning, and a problem.
 const LITTLE_BYTES: u64 = 1024 * MIB;
 const TOO_LITTLE_BYTES: u64 = 100 * MIB;
-
-/// File systems whose locks or caches are another machine's, by Linux' numbers; SQLite's WAL needs
-/// memory that all its users share.
-const NETWORK: [(u64, &str); 9] = [
-    (0x6969, "NFS"),
-    (0x517b, "SMB"),
-    (0xff53_4d42, "CIFS"),
-    (0xfe53_4d42, "SMB2"),
-    (0x00c3_6400, "Ceph"),
-    (0x0102_1997, "9p"),
-    (0x0bd0_0bd0, "Lustre"),
-    (0x4750_4653, "GPFS"),
-    (0x5346_414f, "AFS"),
-];
 
 /// Each folder with a file of ours, as far as any is embedded.
 pub(super) fn judge(findings: &mut Findings, config: &Config) {
@@ -51,19 +38,17 @@ pub(super) fn judge(findings: &mut Findings, config: &Config) {
 
 fn judge_folder(findings: &mut Findings, folder: &Path) {
     let place = folder.display().to_string();
-    let (Ok(kind), Ok(room)) = (statfs(folder), statvfs(folder)) else {
+    let (Ok(network), Ok(room)) = (network_file_system(folder), statvfs(folder)) else {
         let todo = "run `onecommit init`, or correct data_dir and the participant's url";
         return findings.problem(&place, "the folder is not there, or can't be looked at", todo);
     };
-    // Some systems keep 32 bits of it, with a sign.
-    let number = kind.f_type as u64 & 0xffff_ffff;
-    judge_kind(findings, &place, number);
+    judge_file_system(findings, &place, network);
     judge_room(findings, &place, room.f_bavail.saturating_mul(room.f_frsize));
 }
 
-fn judge_kind(findings: &mut Findings, place: &str, number: u64) {
-    match NETWORK.iter().find(|(known, _)| *known == number) {
-        Some((_, name)) => findings.problem(
+fn judge_file_system(findings: &mut Findings, place: &str, network: Option<&str>) {
+    match network {
+        Some(name) => findings.problem(
             place,
             format!("the folder is on a network file system ({name}): SQLite's locks do not hold there"),
             "stop the relays, move the folder to a local disk, and give its new path",
@@ -91,10 +76,10 @@ mod tests {
 
     #[test]
     fn what_is_no_local_disk_or_nearly_full_is_told() {
-        for (number, severity) in [(0x6969, Problem), (0xff53_4d42, Problem), (0xef53, Ok)] {
+        for (network, severity) in [(Some("NFS"), Problem), (None, Ok)] {
             let mut findings = Findings::default();
-            judge_kind(&mut findings, "/x", number);
-            assert_eq!(findings.all[0].severity, severity, "{number:x}");
+            judge_file_system(&mut findings, "/x", network);
+            assert_eq!(findings.all[0].severity, severity, "{network:?}");
         }
         for (mib, severity) in [(99, Problem), (100, Warning), (1023, Warning), (1024, Ok)] {
             let mut findings = Findings::default();
