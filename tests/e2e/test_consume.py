@@ -13,7 +13,7 @@ from confluent_kafka import Consumer, TopicPartition
 from tests.servers.process import Process
 
 from .conftest import MakeInstallation, OwnServers
-from .installation import PARTITIONS, Installation, PostgresInstallation, Servers
+from .installation import PARTITIONS, Installation, PostgresInstallation, Servers, Table
 from .waiting import LIMIT_S, wait_until
 
 SOME = 40
@@ -82,6 +82,9 @@ def test_it_goes_on_when_the_broker_was_away(
     installation.init()
     installation.outbox.burst(installation.topic, SOME)
     relay = installation.relay()
+    # A member that is away for longer begins again where its group's position was stored.
+    table: Table = {"bootstrap.servers": kafka.address, "session.timeout.ms": "300000"}
+    installation.configure(other={"kafka": table})
     words = ["--from-beginning", "--max", str(2 * SOME), *group]
     with consuming(installation, *words) as consumer:
         consumer.wait(lambda: len(consumer.ids()) == SOME, "the first are read")
