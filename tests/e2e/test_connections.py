@@ -66,10 +66,10 @@ def test_connections_do_not_pile_up(
 ) -> None:
     with Postgres() as server:
         made = PostgresInstallation(replace(servers, postgres=server.dsn), tmp_path)
-        made.relay_settings["request_timeout_ms"] = 1000
-        made.configure()
         with closing(made), psycopg.connect(made.database_url, autocommit=True) as looking:
             made.init()
+            made.relay_settings["request_timeout_ms"] = 1000
+            made.configure()
             relay = made.relay()
             relay.wait_for("delivers", times=made.outbox.shards)
             made.outbox.burst(made.topic, 10)

@@ -10,7 +10,7 @@ from confluent_kafka import Consumer, TopicPartition
 
 from .conftest import MakeInstallation, OwnServers
 from .consume_process import consuming, id_of
-from .installation import PARTITIONS, Installation, PostgresInstallation, Servers
+from .installation import PARTITIONS, Installation, PostgresInstallation, Servers, Table
 from .waiting import LIMIT_S
 
 SOME = 40
@@ -36,6 +36,9 @@ def test_it_goes_on_when_the_broker_was_away(
     installation.init()
     installation.outbox.burst(installation.topic, SOME)
     relay = installation.relay()
+    # A member that is away for longer begins again where its group's position was stored.
+    table: Table = {"bootstrap.servers": kafka.address, "session.timeout.ms": "300000"}
+    installation.configure(other={"kafka": table})
     words = ["--from-beginning", "--max", str(2 * SOME), *group]
     with consuming(installation, *words) as consumer:
         consumer.wait(lambda: len(consumer.ids()) == SOME, "the first are read")

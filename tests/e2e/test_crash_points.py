@@ -1,6 +1,7 @@
 """Killed at every durable step, or paused, started again, compared: nothing lost or doubled.
 
-The tests run a few at a time, since most of a run is waiting for a dead relay's lease.
+Most of a run is waiting for a dead relay's lease: run all of them a few at a time, as in
+`pytest -n 4 tests/e2e/test_crash_points.py`.
 """
 
 from __future__ import annotations
@@ -8,8 +9,7 @@ from __future__ import annotations
 import json
 import re
 import signal
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -33,14 +33,12 @@ from .installation import (
 )
 from .waiting import wait_until
 
-AT_ONCE = 4
 # More than a small window takes, so that the backlog's read path is used too.
 BACKLOG = 1200
 # That so many random ids come in rising order has the chance 1 : 3,628,800.
 JOINERS = 9
 
 POINTS = {str(point): point for point in crash_points()}
-Runs = dict[str, Future[None]]
 
 
 def test_every_failpoint_is_killed_at_and_none_is_unknown() -> None:
@@ -48,27 +46,9 @@ def test_every_failpoint_is_killed_at_and_none_is_unknown() -> None:
     assert covered == names_in_sources()
 
 
-@pytest.fixture(scope="module")
-def runs(
-    request: pytest.FixtureRequest, servers: Servers, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Runs]:
-    """One run for each selected test, under way."""
-    callspecs = [getattr(item, "callspec", None) for item in request.session.items]
-    selected = [spec.params["name"] for spec in callspecs if spec and "name" in spec.params]
-    with ThreadPoolExecutor(AT_ONCE) as pool:
-        started: Runs = {}
-        for name in selected:
-            if name in POINTS:
-                folder = tmp_path_factory.mktemp("crash")
-                started[name] = pool.submit(run, POINTS[name], servers, folder)
-        yield started
-        for future in started.values():
-            future.cancel()
-
-
 @pytest.mark.parametrize("name", POINTS)
-def test_killed_or_paused_at(name: str, runs: Runs) -> None:
-    runs[name].result()
+def test_killed_or_paused_at(name: str, servers: Servers, tmp_path: Path) -> None:
+    run(POINTS[name], servers, tmp_path)
 
 
 def run(point: CrashPoint, servers: Servers, folder: Path) -> None:

@@ -112,8 +112,13 @@ def test_kafka_is_killed_and_comes_back(
         for number in range(installation.outbox.shards):
             relay.wait_for(f"waits, nothing is lost shard={number}")
         wait_more_committed(writers)
-        for shard in installation.command_line.status_in_part("Kafka"):
-            assert shard["last_error"] and shard["owner"] and shard["position"] is None, shard
+
+        def told() -> bool:
+            shards = installation.command_line.status_in_part("Kafka")
+            assert all(shard["position"] is None for shard in shards), shards
+            return all(shard["last_error"] and shard["owner"] for shard in shards)
+
+        wait_until(told, "each shard has its owner, and what keeps it", explain=relay.text)
         kafka.start()
         relay.wait_for("delivers again", times=installation.outbox.shards)
         wait_more_committed(writers)

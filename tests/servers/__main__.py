@@ -86,7 +86,7 @@ def makers(given: argparse.Namespace) -> dict[str, Callable[[], Startable]]:
     """The variables that are asked for, each with a way to make its server."""
     found: dict[str, Callable[[], Startable]] = {}
     if "kafka" in given.only:  # first, as it takes longest
-        found[KAFKA] = lambda: Kafka(heap=given.kafka_heap)
+        found[KAFKA] = lambda: Kafka(heap=given.kafka_heap, options=())
     if "zookeeper" in given.only:
         found[ZOOKEEPER] = ZooKeeper
     if "postgres" in given.only:

@@ -52,6 +52,7 @@ class Broker(Server):
         heap: str,
         version: str,
         listeners: Mapping[str, str],
+        options: Sequence[str],
     ) -> None:
         super().__init__(f"Kafka broker {node}")
         self.node = node
@@ -63,9 +64,9 @@ class Broker(Server):
         self._listeners = listeners
         self._heap = heap
         self._version = version
+        self._options = options
         self._jars = Path()
         self._cluster_id = ""
-        self._is_one_of_several = False
         self._properties: dict[str, str] = {}
 
     @property
@@ -79,7 +80,6 @@ class Broker(Server):
         others = "".join(f",{name}://localhost:{port}" for name, port in self.ports.items())
         protocols = "".join(f",{name}:{kind}" for name, kind in self._listeners.items())
         self._cluster_id = cluster_id
-        self._is_one_of_several = len(fellows) > 1
         self._properties = {
             "process.roles": "broker,controller",
             "node.id": str(self.node),
@@ -132,9 +132,8 @@ class Broker(Server):
             raise ServerError(f"formatting the storage of {self.title} failed\n{tail(log)}")
 
     def _command(self) -> Sequence[str]:
-        options = [f"-Dlog4j2.configurationFile={self.folder / 'log4j2.properties'}"]
-        if self._is_one_of_several:
-            options += QUICK
+        logging = f"-Dlog4j2.configurationFile={self.folder / 'log4j2.properties'}"
+        options = [logging, *self._options]
         start = java(self._jars, self.folder, self._heap, options, "kafka.Kafka")
         return [*start, "server.properties"]
 
@@ -158,6 +157,7 @@ class Kafka(Started):
     `address` lists the clients' listeners. `internal_address` lists those that are never
     advertised under another port, for a test that watches a cluster behind a fault proxy.
     `listeners` are more of them, at `localhost`: each one's name, and what is spoken there.
+    `options` are the Java machine's; without those that start it quickly it is fast in the end.
     """
 
     def __init__(
@@ -169,12 +169,13 @@ class Kafka(Started):
         properties: Mapping[str, str] | None = None,
         advertised_ports: Sequence[int] | None = None,
         listeners: Mapping[str, str] | None = None,
+        options: Sequence[str] = QUICK,
     ) -> None:
         ports: Sequence[int | None] = advertised_ports or [None] * brokers
         if len(ports) != brokers:
             raise ValueError(f"{len(ports)} advertised ports for {brokers} brokers")
         self.brokers = [
-            Broker(node, port, heap, version, listeners or {})
+            Broker(node, port, heap, version, listeners or {}, options)
             for node, port in enumerate(ports, start=1)
         ]
         cluster_id = _new_cluster_id()
