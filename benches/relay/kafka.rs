@@ -15,17 +15,39 @@ use crate::Result;
 /// Partitions of each topic that messages go to.
 pub(crate) const PARTITIONS: i32 = 6;
 const REQUEST_LIMIT: Duration = Duration::from_secs(20);
+/// Between two looks at the ends. A run over few messages takes only some milliseconds.
 const LOOK: Duration = Duration::from_millis(4);
+const LOOK_AT_FEW: Duration = Duration::from_micros(500);
+const FEW_MESSAGES: u64 = 10_000;
 /// Nothing was written for this long: a run whose messages are all there has ended.
 const QUIET: Duration = Duration::from_millis(600);
-const RUN_LIMIT: Duration = Duration::from_secs(300);
+/// A run that is slower than this has failed.
+const SLOWEST_PER_S: u64 = 2000;
+const START_LIMIT: Duration = Duration::from_secs(120);
 
-/// Makes a topic.
-pub(crate) fn create_topic(servers: &str, name: &str, partitions: i32) -> Result<()> {
-    let topic = NewTopic::new(name, partitions, TopicReplication::Fixed(1));
+/// Makes a topic with the given properties; returns when its partitions answer.
+pub(crate) fn create_topic(
+    servers: &str,
+    name: &str,
+    partitions: i32,
+    properties: &[(&str, &str)],
+) -> Result<()> {
+    let mut topic = NewTopic::new(name, partitions, TopicReplication::Fixed(1));
+    for (property, value) in properties {
+        topic = topic.set(property, value);
+    }
     let options = AdminOptions::new().operation_timeout(Some(REQUEST_LIMIT));
     let made = wait(admin(servers)?.create_topics([&topic], &options))?;
     made.into_iter().next().ok_or("no answer")?.map_err(|(_, code)| code)?;
+    let (ends, began) = (consumer(servers, "read_uncommitted")?, Instant::now());
+    for partition in 0..partitions {
+        while let Err(error) = ends.fetch_watermarks(name, partition, REQUEST_LIMIT) {
+            if began.elapsed() > REQUEST_LIMIT {
+                return Err(error.into());
+            }
+            std::thread::sleep(LOOK);
+        }
+    }
     Ok(())
 }
 
@@ -90,6 +112,8 @@ pub(crate) fn wait_until_written(
 ) -> Result<Written> {
     let ends = consumer(servers, "read_uncommitted")?;
     let began = Instant::now();
+    let limit = START_LIMIT + Duration::from_secs(messages / SLOWEST_PER_S);
+    let look = if messages <= FEW_MESSAGES { LOOK_AT_FEW } else { LOOK };
     let mut first = None;
     let (mut last, mut before) = (began, 0);
     loop {
@@ -112,10 +136,10 @@ pub(crate) fn wait_until_written(
         if !all {
             alive()?;
         }
-        if now - began > RUN_LIMIT {
-            return Err(format!("{before} of {messages} messages written in {RUN_LIMIT:?}").into());
+        if now - began > limit {
+            return Err(format!("{before} of {messages} messages written in {limit:?}").into());
         }
-        std::thread::sleep(LOOK);
+        std::thread::sleep(look);
     }
 }
 
