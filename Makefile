@@ -61,7 +61,7 @@ planted: system $(VENV)/ready
 PARTS ?=
 bench: system $(VENV)/ready
 	$(BIN)/maturin develop --release --locked --quiet
-	cargo bench --bench relay -- $(PARTS)
+	cargo bench --locked --bench relay -- $(PARTS)
 
 # Known vulnerabilities; needs the network beyond the package registries.
 audit:

@@ -15,10 +15,7 @@ use crate::Result;
 /// Partitions of each topic that messages go to.
 pub(crate) const PARTITIONS: i32 = 6;
 const REQUEST_LIMIT: Duration = Duration::from_secs(20);
-/// Between two looks at the ends. A run over few messages takes only some milliseconds.
 const LOOK: Duration = Duration::from_millis(4);
-const LOOK_AT_FEW: Duration = Duration::from_micros(500);
-const FEW_MESSAGES: u64 = 10_000;
 /// Nothing was written for this long: a run whose messages are all there has ended.
 const QUIET: Duration = Duration::from_millis(600);
 /// A run that is slower than this has failed.
@@ -113,7 +110,6 @@ pub(crate) fn wait_until_written(
     let ends = consumer(servers, "read_uncommitted")?;
     let began = Instant::now();
     let limit = START_LIMIT + Duration::from_secs(messages / SLOWEST_PER_S);
-    let look = if messages <= FEW_MESSAGES { LOOK_AT_FEW } else { LOOK };
     let mut first = None;
     let (mut last, mut before) = (began, 0);
     loop {
@@ -139,7 +135,7 @@ pub(crate) fn wait_until_written(
         if now - began > limit {
             return Err(format!("{before} of {messages} messages written in {limit:?}").into());
         }
-        std::thread::sleep(look);
+        std::thread::sleep(LOOK);
     }
 }
 

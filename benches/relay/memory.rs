@@ -7,8 +7,8 @@ use crate::ours::Installed;
 use crate::run::{check_count, wait_until_delivered};
 use crate::{Options, Result, Servers};
 
-/// Bytes of each value; with its headers the largest is what Kafka takes with its defaults.
-const VALUE_BYTES: [usize; 4] = [100, 1000, 100_000, 1_000_000];
+/// Bytes of each value; with key and headers the largest is what librdkafka takes with its defaults.
+const VALUE_BYTES: [usize; 4] = [100, 1000, 100_000, 999_000];
 
 /// One backlog for each size.
 pub(crate) async fn measure(servers: &Servers, options: &Options) -> Result<Vec<Figure>> {

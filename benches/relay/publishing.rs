@@ -21,7 +21,7 @@ const TABLES: &str = "
     create table account (id int primary key, balance bigint not null);
     insert into account select n, 0 from generate_series(0, 9999) n;
     create table plain (id bigserial primary key, topic text not null, key text, value text);
-    vacuum analyze account";
+    analyze account";
 
 /// Who writes.
 #[derive(Clone, Copy)]
@@ -79,7 +79,7 @@ pub(crate) async fn measure(servers: &Servers, options: &Options) -> Result<Vec<
                     costs.push(cost(url, from, how, clients, options.publish_seconds).await?);
                 }
             }
-            figures.extend(compared(&format!("{name}, {clients} clients"), budget, &publish, &insert));
+            figures.extend(compared(&format!("{name} with {clients} at a time"), budget, &publish, &insert));
         }
     }
     installed.remove(servers).await?;
