@@ -14,7 +14,7 @@ use crate::backlog::Database;
 use crate::ours::REQUEST_LIMIT;
 
 const EMPTY_POLLS: usize = 200;
-const PIECES: usize = 5;
+const PIECES: usize = 15;
 /// No relay has claimed the shards yet.
 const EPOCH: Epoch = Epoch(0);
 
