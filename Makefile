@@ -25,7 +25,7 @@ lint: system $(VENV)/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy python/onecommit
-	$(BIN)/mypy tests/conftest.py tests/servers tests/e2e tests/shape tests/examples tests/documents tests/planted tests/bad_input tests/packages.py examples
+	$(BIN)/mypy tests/conftest.py tests/servers tests/e2e tests/shape tests/examples tests/documents tests/planted tests/bad_input tests/packages.py examples benches
 
 # What needs no server.
 unit: system $(VENV)/ready
@@ -56,9 +56,12 @@ soak: system $(VENV)/ready
 planted: system $(VENV)/ready
 	$(BIN)/python -m tests.planted
 
-# Ours beside a bare transactional producer, on real servers.
+# The relay beside a bare transactional producer and a poller, on real servers: docs/performance.md.
+# A part alone: make bench PARTS="--only throughput,latency"
+PARTS ?=
 bench: system $(VENV)/ready
-	$(BIN)/python -m tests.servers run --only postgres,kafka --kafka-heap 1g -- cargo bench --bench relay
+	$(BIN)/maturin develop --release --locked --quiet
+	cargo bench --locked --bench relay -- $(PARTS)
 
 # Known vulnerabilities; needs the network beyond the package registries.
 audit:

@@ -13,7 +13,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 
 use crate::backlog::{VALUE_BYTES, key};
-use crate::report::Run;
+use crate::run::{Run, check_count};
 use crate::{Result, Servers, kafka, process};
 
 const SHARDS: u16 = 2;
@@ -23,13 +23,21 @@ const PROGRESS_BYTES: usize = 300;
 const LIMIT: Duration = Duration::from_secs(30);
 const LOOK_EVERY: Duration = Duration::from_micros(200);
 
-type Message = (String, Vec<u8>);
+/// So many are in memory; where there are more, the same ones are sent again.
+const READY_MESSAGES: u64 = 1_000_000;
+
+/// What one producer sends.
+#[derive(Default)]
+struct Load {
+    ready: Vec<(String, Vec<u8>)>,
+    count: usize,
+}
 
 /// One run, with a process of its own.
 pub(crate) fn measure(servers: &Servers, messages: u64) -> Result<Run> {
     let topic = format!("bare-{}", uuid::Uuid::new_v4());
-    kafka::create_topic(&servers.kafka, &topic, kafka::PARTITIONS)?;
-    kafka::create_topic(&servers.kafka, &progress_topic(&topic), i32::from(SHARDS))?;
+    kafka::create_topic(&servers.kafka, &topic, kafka::PARTITIONS, &[])?;
+    kafka::create_topic(&servers.kafka, &progress_topic(&topic), i32::from(SHARDS), &[])?;
     let mut child = Command::new(std::env::current_exe()?)
         .args(["--bare", &topic, "--messages", &messages.to_string()])
         .stdout(Stdio::piped())
@@ -41,20 +49,18 @@ pub(crate) fn measure(servers: &Servers, messages: u64) -> Result<Run> {
     }
     let mut said = String::new();
     child.stdout.take().ok_or("no output")?.read_to_string(&mut said)?;
-    if !child.wait()?.success() {
+    let status = child.wait()?;
+    let written = written?;
+    if !status.success() {
         return Err("the bare producer failed".into());
     }
-    let written = written?;
     let [cpu_s, peak_rss_mb] = said
         .split_whitespace()
         .map(str::parse)
         .collect::<std::result::Result<Vec<f64>, _>>()?
         .try_into()
         .map_err(|_| "the bare producer said something else")?;
-    let counted = kafka::count_committed(&servers.kafka, &topic)?;
-    if counted != messages {
-        return Err(format!("the bare producer delivered {counted} of {messages} messages").into());
-    }
+    check_count(servers, &topic, messages)?;
     kafka::delete_topics(&servers.kafka, &[&topic, &progress_topic(&topic)])?;
     let delivered_s = (written.last - written.first).as_secs_f64();
     Ok(Run { messages, delivered_s, cpu_s, peak_rss_mb, pruned_s: None })
@@ -66,21 +72,23 @@ fn progress_topic(topic: &str) -> String {
 
 /// The process: produces, and prints its CPU seconds since the messages were ready.
 pub(crate) fn run(servers: &Servers, topic: &str, messages: u64) -> Result<()> {
-    let mut shards: Vec<Vec<Message>> = (0..SHARDS).map(|_| Vec::new()).collect();
+    let mut shards: Vec<Load> = (0..SHARDS).map(|_| Load::default()).collect();
     for n in 0..messages {
         let key = key(n);
         let shard = shard_of(slot(Some(key.as_bytes()), 0), SHARDS);
-        let value = format!("{n:016}").into_bytes().into_iter().cycle().take(VALUE_BYTES).collect();
-        shards[usize::from(shard.0)].push((key, value));
+        let load = &mut shards[usize::from(shard.0)];
+        load.count += 1;
+        if n < READY_MESSAGES {
+            let value = format!("{n:016}").into_bytes().into_iter().cycle().take(VALUE_BYTES).collect();
+            load.ready.push((key, value));
+        }
     }
     let pid = std::process::id();
     let before = process::cpu_seconds(pid)?;
     std::thread::scope(|scope| {
         let threads: Vec<_> = (0..SHARDS)
             .zip(&shards)
-            .map(|(shard, messages)| {
-                scope.spawn(move || produce(servers, topic, ShardIndex(shard), messages))
-            })
+            .map(|(shard, load)| scope.spawn(move || produce(servers, topic, ShardIndex(shard), load)))
             .collect();
         threads.into_iter().try_for_each(|thread| thread.join().map_err(|_| "a producer panicked")?)
     })?;
@@ -88,7 +96,7 @@ pub(crate) fn run(servers: &Servers, topic: &str, messages: u64) -> Result<()> {
     Ok(())
 }
 
-fn produce(servers: &Servers, topic: &str, shard: ShardIndex, messages: &[Message]) -> Result<()> {
+fn produce(servers: &Servers, topic: &str, shard: ShardIndex, load: &Load) -> Result<()> {
     let progress = progress_topic(topic);
     // The settings of the relay's own producers.
     let producer: BaseProducer = ClientConfig::new()
@@ -102,9 +110,12 @@ fn produce(servers: &Servers, topic: &str, shard: ShardIndex, messages: &[Messag
         .set("partitioner", "murmur2_random")
         .create()?;
     producer.init_transactions(LIMIT)?;
-    for batch in messages.chunks(BATCH_MESSAGES) {
+    let (mut ready, mut left) = (load.ready.iter().cycle(), load.count);
+    while left > 0 {
         producer.begin_transaction()?;
-        for (key, value) in batch {
+        let batch = left.min(BATCH_MESSAGES);
+        left -= batch;
+        for (key, value) in ready.by_ref().take(batch) {
             send(&producer, BaseRecord::to(topic).key(key).payload(value))?;
         }
         let record = [b'x'; PROGRESS_BYTES];

@@ -18,14 +18,33 @@ const REQUEST_LIMIT: Duration = Duration::from_secs(20);
 const LOOK: Duration = Duration::from_millis(4);
 /// Nothing was written for this long: a run whose messages are all there has ended.
 const QUIET: Duration = Duration::from_millis(600);
-const RUN_LIMIT: Duration = Duration::from_secs(300);
+/// A run that is slower than this has failed.
+const SLOWEST_PER_S: u64 = 2000;
+const START_LIMIT: Duration = Duration::from_secs(120);
 
-/// Makes a topic.
-pub(crate) fn create_topic(servers: &str, name: &str, partitions: i32) -> Result<()> {
-    let topic = NewTopic::new(name, partitions, TopicReplication::Fixed(1));
+/// Makes a topic with the given properties; returns when its partitions answer.
+pub(crate) fn create_topic(
+    servers: &str,
+    name: &str,
+    partitions: i32,
+    properties: &[(&str, &str)],
+) -> Result<()> {
+    let mut topic = NewTopic::new(name, partitions, TopicReplication::Fixed(1));
+    for (property, value) in properties {
+        topic = topic.set(property, value);
+    }
     let options = AdminOptions::new().operation_timeout(Some(REQUEST_LIMIT));
     let made = wait(admin(servers)?.create_topics([&topic], &options))?;
     made.into_iter().next().ok_or("no answer")?.map_err(|(_, code)| code)?;
+    let (ends, began) = (consumer(servers, "read_uncommitted")?, Instant::now());
+    for partition in 0..partitions {
+        while let Err(error) = ends.fetch_watermarks(name, partition, REQUEST_LIMIT) {
+            if began.elapsed() > REQUEST_LIMIT {
+                return Err(error.into());
+            }
+            std::thread::sleep(LOOK);
+        }
+    }
     Ok(())
 }
 
@@ -90,6 +109,7 @@ pub(crate) fn wait_until_written(
 ) -> Result<Written> {
     let ends = consumer(servers, "read_uncommitted")?;
     let began = Instant::now();
+    let limit = START_LIMIT + Duration::from_secs(messages / SLOWEST_PER_S);
     let mut first = None;
     let (mut last, mut before) = (began, 0);
     loop {
@@ -112,8 +132,8 @@ pub(crate) fn wait_until_written(
         if !all {
             alive()?;
         }
-        if now - began > RUN_LIMIT {
-            return Err(format!("{before} of {messages} messages written in {RUN_LIMIT:?}").into());
+        if now - began > limit {
+            return Err(format!("{before} of {messages} messages written in {limit:?}").into());
         }
         std::thread::sleep(LOOK);
     }

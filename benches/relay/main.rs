@@ -1,6 +1,5 @@
-//! `cargo bench --bench relay`: the relay beside a bare transactional rdkafka producer, on real
-//! servers, in one run with the order alternated; then the latency from commit to consumer, and how
-//! long messages wait when a relay is killed.
+//! `cargo bench --bench relay`: the relay beside a bare transactional rdkafka producer and beside a
+//! poller as it is written by hand, on real servers, in one run; docs/performance.md says how.
 //!
 //! Every figure that matters is a ratio of two runs minutes apart on the same machine, or CPU
 //! seconds: absolute rates of a shared machine mean little. Servers are those of
@@ -8,20 +7,28 @@
 
 mod backlog;
 mod bare;
+mod bloat;
+mod figure;
 mod kafka;
 mod latency;
+mod memory;
 mod ours;
+mod poller;
 mod process;
-mod report;
+mod publishing;
+mod reading;
+mod run;
+mod sizes;
 mod steady;
 mod takeover;
+mod throughput;
+mod versions;
 
 use std::os::unix::process::CommandExt as _;
-use std::process::Command;
 
-use clap::Parser;
+use clap::{Parser, ValueEnum};
 
-use crate::report::Report;
+use crate::figure::{Figure, as_json, markdown};
 
 /// Whatever goes wrong ends the bench.
 pub(crate) type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
@@ -29,28 +36,68 @@ pub(crate) type Result<T> = std::result::Result<T, Box<dyn std::error::Error + S
 const POSTGRES: &str = "ONECOMMIT_TEST_POSTGRES";
 const KAFKA: &str = "ONECOMMIT_TEST_KAFKA";
 
-/// The relay beside a bare transactional producer.
+/// A part that can be measured alone.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Part {
+    /// A backlog: the relay, the bare producer and the poller in turns.
+    Throughput,
+    /// Backlogs of several sizes, and dead rows.
+    Sizes,
+    /// Many messages through a steady backlog: how large the table gets.
+    Bloat,
+    /// Messages of several sizes: the relay's memory.
+    Memory,
+    /// Publishing beside an INSERT written by hand.
+    Publish,
+    /// 1,000 messages a second, then idle time.
+    Latency,
+    /// Relays that are killed.
+    Takeover,
+}
+
+/// The relay beside a bare transactional producer and a poller.
 #[derive(Parser, Clone)]
 #[command(name = "relay")]
 pub(crate) struct Options {
+    /// Only these parts, separated by commas.
+    #[arg(long, value_enum, value_delimiter = ',', value_name = "PARTS")]
+    only: Vec<Part>,
     /// Messages that wait in each round.
-    #[arg(long, default_value_t = 200_000)]
+    #[arg(long, default_value_t = 1_000_000)]
     messages: u64,
-    /// Rounds; each has one run of either, in turned order.
+    /// Rounds of each measurement, in turned order.
     #[arg(long, default_value_t = 5)]
     rounds: usize,
+    /// Sizes of backlogs; those above a million rows are measured once.
+    #[arg(long, value_delimiter = ',', default_values_t = [1_000, 1_000_000, 10_000_000], value_name = "ROWS")]
+    sizes: Vec<u64>,
+    /// Dead rows under a held snapshot, and as many messages behind them.
+    #[arg(long, default_value_t = 1_000_000)]
+    dead_rows: u64,
+    /// Messages that go through the steady backlog.
+    #[arg(long, default_value_t = 20_000_000)]
+    steady_messages: u64,
+    /// Messages of the steady backlog.
+    #[arg(long, default_value_t = 100_000)]
+    steady_backlog: u64,
+    /// Megabytes of messages of each size over which memory is measured.
+    #[arg(long, default_value_t = 300)]
+    memory_mb: u64,
+    /// Seconds of each run of publishing.
+    #[arg(long, default_value_t = 4)]
+    publish_seconds: u64,
     /// Messages produced before anything is measured: a fresh broker is several times slower.
     #[arg(long, default_value_t = 3_000_000)]
     warm_up: u64,
-    /// Seconds of the latency measurement at 1,000 messages a second; 0 leaves latency out.
+    /// Seconds of the latency measurement at 1,000 messages a second.
     #[arg(long, default_value_t = 20)]
     latency_seconds: u64,
+    /// Seconds without a message, before each first one.
+    #[arg(long, default_value_t = 60)]
+    idle_seconds: u64,
     /// First messages after idle time.
-    #[arg(long, default_value_t = 20)]
-    first_messages: usize,
-    /// Relays killed with another one beside them, and as many that are started again.
-    #[arg(long, default_value_t = 5)]
-    kills: usize,
+    #[arg(long, default_value_t = 7)]
+    idle_rounds: usize,
     /// Also keys of the relay's `[relay]` table, as in `batch_bytes=8388608`; several times.
     #[arg(long, value_name = "KEY=VALUE")]
     relay: Vec<String>,
@@ -81,33 +128,49 @@ fn main() -> Result<()> {
         return bare::run(&servers, topic, options.messages);
     }
     let runtime = tokio::runtime::Runtime::new()?;
+    let versions = runtime.block_on(versions::versions(&servers))?;
     warm_up(&servers, options.warm_up)?;
-    let mut report = Report::default();
-    for round in 0..options.rounds {
-        let ours_first = round % 2 == 0;
-        if ours_first {
-            report.ours.push(runtime.block_on(ours::measure(&servers, &options))?);
-        }
-        report.bare.push(bare::measure(&servers, options.messages)?);
-        if !ours_first {
-            report.ours.push(runtime.block_on(ours::measure(&servers, &options))?);
-        }
-        report.print_round(round)?;
+    let figures = runtime.block_on(measure(&servers, &options))?;
+    if options.json {
+        println!("{}", serde_json::json!({"versions": versions, "figures": as_json(&figures)}));
+    } else {
+        println!("{versions}\n\n{}", markdown(&figures));
     }
-    if options.latency_seconds > 0 {
-        report.latency = Some(runtime.block_on(latency::measure(&servers, &options))?);
-    }
-    report.takeover = runtime.block_on(takeover::measure(&servers, &options))?;
-    report.print(options.json)
+    Ok(())
 }
 
-/// Runs this program again with servers around it; returns only where that fails.
+/// All parts, or those asked for. Each one's figures are shown as soon as they are there.
+async fn measure(servers: &Servers, options: &Options) -> Result<Vec<Figure>> {
+    let mut figures = Vec::new();
+    for part in Part::value_variants() {
+        if !options.only.is_empty() && !options.only.contains(part) {
+            continue;
+        }
+        let found = match part {
+            Part::Throughput => throughput::measure(servers, options).await?,
+            Part::Sizes => sizes::measure(servers, options).await?,
+            Part::Bloat => bloat::measure(servers, options).await?,
+            Part::Memory => memory::measure(servers, options).await?,
+            Part::Publish => publishing::measure(servers, options).await?,
+            Part::Latency => latency::measure(servers, options).await?,
+            Part::Takeover => takeover::measure(servers, options).await?,
+        };
+        eprintln!("{}", markdown(&found));
+        figures.extend(found);
+    }
+    Ok(figures)
+}
+
+/// Runs this program again with servers around it; returns only where that fails. The broker gives
+/// the space of deleted topics back at once: its disk holds one run.
 fn start_servers() -> Result<()> {
-    let error = Command::new("python3")
-        .args(["-m", "tests.servers", "run", "--only", "postgres,kafka", "--kafka-heap", "1g", "--"])
+    let servers = "-m tests.servers run --only postgres,kafka --kafka-heap 1g \
+        --kafka-property log.segment.delete.delay.ms=1000 \
+        --kafka-property log.retention.check.interval.ms=5000 --";
+    let error = process::python()
+        .args(servers.split_whitespace())
         .arg(std::env::current_exe()?)
         .args(std::env::args_os().skip(1))
-        .current_dir(env!("CARGO_MANIFEST_DIR"))
         .exec();
     Err(error.into())
 }

@@ -4,16 +4,21 @@
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command};
+use std::path::PathBuf;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
-use crate::backlog::{Database, connect};
-use crate::report::Run;
-use crate::{Options, Result, Servers, kafka, process};
+use crate::backlog::{Database, Table, connect};
+use crate::process::Process;
+use crate::run::{Run, check_count, wait_until_delivered};
+use crate::steady::Writing;
+use crate::{Options, Result, Servers, kafka};
 
-const STOP_LIMIT: Duration = Duration::from_secs(20);
-const PRUNE_LIMIT: Duration = Duration::from_secs(120);
+/// After which a relay that gives no sign of life counts as dead.
+const LEASE_TIMEOUT_MS: u64 = 2000;
+/// Of a single request to PostgreSQL.
+pub(crate) const REQUEST_LIMIT: Duration = Duration::from_secs(60);
+const PRUNE_LIMIT: Duration = Duration::from_secs(300);
 const PRUNE_LOOK: Duration = Duration::from_millis(20);
 
 /// A database, a topic, and the configuration that joins them.
@@ -26,13 +31,22 @@ pub(crate) struct Installed {
 impl Installed {
     /// Makes all of it, by `onecommit init`.
     pub(crate) async fn create(servers: &Servers, options: &Options) -> Result<Self> {
-        let name = format!("bench_{}", uuid::Uuid::new_v4().simple());
-        let database = Database::create(&servers.postgres, &name).await?;
+        Self::create_with(servers, options, &[]).await
+    }
+
+    /// The same with properties of the topic.
+    pub(crate) async fn create_with(
+        servers: &Servers,
+        options: &Options,
+        properties: &[(&str, &str)],
+    ) -> Result<Self> {
+        let database = Database::create(&servers.postgres).await?;
         let topic = format!("ours-{}", uuid::Uuid::new_v4());
+        kafka::create_topic(&servers.kafka, &topic, kafka::PARTITIONS, properties)?;
         let folder = tempfile::tempdir()?;
         let mut text = format!(
             "data_dir = \"{}\"\n[kafka]\n\"bootstrap.servers\" = \"{}\"\n[participants.main]\nurl = \"{}\"\n\
-             outbox = true\n[relay]\n",
+             outbox = true\n[relay]\nlease_timeout_ms = {LEASE_TIMEOUT_MS}\n",
             folder.path().display(),
             servers.kafka,
             database.url
@@ -43,9 +57,7 @@ impl Installed {
         let installed = Installed { database, topic, folder };
         fs::write(installed.config(), text)?;
         let made = Command::new(env!("CARGO_BIN_EXE_onecommit"))
-            .args(["init", "--topic", &installed.topic, "--partitions", &kafka::PARTITIONS.to_string()])
-            .arg("--json")
-            .arg("--config")
+            .args(["init", "--json", "--config"])
             .arg(installed.config())
             .output()?;
         if !made.status.success() {
@@ -59,8 +71,16 @@ impl Installed {
     }
 
     /// Starts a relay.
-    pub(crate) fn relay(&self) -> Result<Relay> {
-        Relay::start(&self.config())
+    pub(crate) fn relay(&self) -> Result<Process> {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_onecommit"));
+        command.args(["relay", "--config"]).arg(self.config());
+        let log = std::env::var("ONECOMMIT_LOG").unwrap_or("warn".to_string());
+        Process::start("relay", command.env("ONECOMMIT_LOG", log))
+    }
+
+    /// Where its writers write.
+    pub(crate) fn writing(&self) -> Writing {
+        Writing { url: self.database.url.clone(), table: Table::Outbox, topic: self.topic.clone() }
     }
 
     /// How many relays own the shards; 0 while a shard has none.
@@ -81,97 +101,24 @@ impl Installed {
     }
 }
 
-/// A relay's process; killed when dropped.
-pub(crate) struct Relay {
-    child: Child,
-}
-
-impl Relay {
-    fn start(config: &Path) -> Result<Self> {
-        let program = env!("CARGO_BIN_EXE_onecommit");
-        let child = Command::new(program)
-            .arg("relay")
-            .arg("--config")
-            .arg(config)
-            .env("ONECOMMIT_LOG", std::env::var("ONECOMMIT_LOG").unwrap_or("warn".to_string()))
-            .spawn()?;
-        Ok(Relay { child })
-    }
-
-    /// Its process id.
-    pub(crate) fn pid(&self) -> u32 {
-        self.child.id()
-    }
-
-    /// Fails where it has ended by itself.
-    pub(crate) fn check_alive(&mut self) -> Result<()> {
-        match self.child.try_wait()? {
-            None => Ok(()),
-            Some(status) => Err(format!("the relay ended by itself: {status}").into()),
-        }
-    }
-
-    /// Stops it as people do; it has to end with code 0.
-    pub(crate) fn stop(mut self) -> Result<()> {
-        Command::new("kill").arg(self.pid().to_string()).status()?;
-        let began = Instant::now();
-        while began.elapsed() < STOP_LIMIT {
-            match self.child.try_wait()? {
-                Some(status) if status.success() => return Ok(()),
-                Some(status) => return Err(format!("the relay ended with {status}").into()),
-                None => std::thread::sleep(Duration::from_millis(20)),
-            }
-        }
-        Err("the relay did not stop".into())
-    }
-}
-
-impl Drop for Relay {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
 /// One run: the time until everything is delivered, and until everything is pruned as well.
-pub(crate) async fn measure(servers: &Servers, options: &Options) -> Result<Run> {
-    let messages = options.messages;
+pub(crate) async fn measure(servers: &Servers, options: &Options, messages: u64) -> Result<Run> {
     let installed = Installed::create(servers, options).await?;
-    installed.database.fill(&installed.topic, messages).await?;
-    let mut relay = installed.relay()?;
-    let pid = relay.pid();
+    installed.database.fill(Table::Outbox, &installed.topic, messages).await?;
+    let relay = installed.relay()?;
     let pruned = tokio::spawn(wait_until_pruned(installed.database.url.clone()));
-    let mut cpu_s = 0.0;
-    let (address, topic) = (servers.kafka.clone(), installed.topic.clone());
-    let (relay, written) = tokio::task::spawn_blocking(move || {
-        let written = kafka::wait_until_written(
-            &address,
-            &topic,
-            messages,
-            || relay.check_alive(),
-            || {
-                cpu_s = process::cpu_seconds(pid)?;
-                Ok(())
-            },
-        );
-        (relay, written.map(|written| (written, cpu_s)))
-    })
-    .await?;
-    let (written, cpu_s) = written?;
+    let done = wait_until_delivered(servers, &installed.topic, messages, relay)?;
     let pruned = pruned.await??;
-    let peak_rss_mb = process::peak_rss_mb(pid)?;
-    relay.stop()?;
-    let counted = kafka::count_committed(&servers.kafka, &installed.topic)?;
-    if counted != messages {
-        return Err(format!("the relay delivered {counted} of {messages} messages").into());
-    }
+    let peak_rss_mb = done.process.peak_rss_mb()?;
+    done.process.stop()?;
+    check_count(servers, &installed.topic, messages)?;
     installed.remove(servers).await?;
     Ok(Run {
         messages,
-        delivered_s: (written.last - written.first).as_secs_f64(),
-        cpu_s,
+        delivered_s: (done.written.last - done.written.first).as_secs_f64(),
+        cpu_s: done.cpu_s,
         peak_rss_mb,
-        pruned_s: Some((pruned - written.first).as_secs_f64()),
+        pruned_s: Some((pruned - done.written.first).as_secs_f64()),
     })
 }
 

@@ -11,23 +11,31 @@ use rdkafka::consumer::Consumer as _;
 use rdkafka::error::KafkaError;
 use rdkafka::{Message as _, Offset};
 use tokio::time::MissedTickBehavior;
+use tokio_postgres::types::{ToSql, Type};
 
-use crate::backlog::{VALUE_BYTES, connect, key};
-use crate::ours::Installed;
+use crate::backlog::{Table, VALUE_BYTES, connect, key};
 use crate::{Result, kafka};
 
 pub(crate) const MESSAGES_PER_SECOND: u64 = 1000;
 const WRITERS: u64 = 10;
 const ARRIVAL_LIMIT: Duration = Duration::from_secs(30);
 
+/// Where writers write.
+#[derive(Clone)]
+pub(crate) struct Writing {
+    pub(crate) url: String,
+    pub(crate) table: Table,
+    pub(crate) topic: String,
+}
+
 /// Each writer commits one message a transaction, at its share of the rate.
-pub(crate) async fn write_steadily(installed: &Installed, seconds: u64) -> Result<BTreeMap<u64, Instant>> {
+pub(crate) async fn write_steadily(writing: &Writing, seconds: u64) -> Result<BTreeMap<u64, Instant>> {
     let mut writers = Vec::new();
     for writer in 0..WRITERS {
-        let (url, topic) = (installed.database.url.clone(), installed.topic.clone());
+        let writing = writing.clone();
         let count = seconds * MESSAGES_PER_SECOND / WRITERS;
         writers.push(tokio::spawn(async move {
-            let mut client = connect(&url).await?;
+            let mut client = connect(&writing.url).await?;
             let mut ticks =
                 tokio::time::interval(Duration::from_micros(1_000_000 * WRITERS / MESSAGES_PER_SECOND));
             ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
@@ -35,7 +43,7 @@ pub(crate) async fn write_steadily(installed: &Installed, seconds: u64) -> Resul
             for n in 0..count {
                 ticks.tick().await;
                 let number = n * WRITERS + writer;
-                committed.push((number, publish(&mut client, &topic, number).await?));
+                committed.push((number, publish(&mut client, &writing, number).await?));
             }
             Result::Ok(committed)
         }));
@@ -50,13 +58,25 @@ pub(crate) async fn write_steadily(installed: &Installed, seconds: u64) -> Resul
 /// Commits one message; returns when the commit was answered.
 pub(crate) async fn publish(
     client: &mut tokio_postgres::Client,
-    topic: &str,
+    writing: &Writing,
     number: u64,
 ) -> Result<Instant> {
     let mut value = number.to_be_bytes().to_vec();
     value.resize(VALUE_BYTES, b'x');
     let transaction = client.transaction().await?;
-    Outbox::new().publish(&transaction, &Message::new(topic, key(number), value)?).await?;
+    match writing.table {
+        Table::Outbox => {
+            let message = Message::new(&writing.topic, key(number), value)?;
+            Outbox::new().publish(&transaction, &message).await?;
+        }
+        Table::Plain => {
+            let sql = format!("insert into {} (topic, key, value) values ($1, $2, $3)", Table::Plain.name());
+            let key = key(number).into_bytes();
+            let parameters: [(&(dyn ToSql + Sync), Type); 3] =
+                [(&writing.topic, Type::TEXT), (&key, Type::BYTEA), (&value, Type::BYTEA)];
+            transaction.execute_typed(&sql, &parameters).await?;
+        }
+    }
     transaction.commit().await?;
     Ok(Instant::now())
 }

@@ -3,8 +3,10 @@
 
 use std::time::{Duration, Instant};
 
-use crate::ours::{Installed, Relay};
-use crate::report::{Takeover, percentile};
+use crate::figure::Budget::AtMost;
+use crate::figure::{Figure, percentile};
+use crate::ours::Installed;
+use crate::process::Process;
 use crate::steady::{Arrivals, write_steadily};
 use crate::{Options, Result, Servers};
 
@@ -14,13 +16,16 @@ const KILLED_AFTER: Duration = Duration::from_secs(2);
 const SHARED_LIMIT: Duration = Duration::from_secs(30);
 
 /// Kills a relay in each round, both ways.
-pub(crate) async fn measure(servers: &Servers, options: &Options) -> Result<Takeover> {
-    let mut takeover = Takeover::default();
-    for _ in 0..options.kills {
-        takeover.beside_s.push(longest_wait(servers, options, true).await?);
-        takeover.restarted_s.push(longest_wait(servers, options, false).await?);
+pub(crate) async fn measure(servers: &Servers, options: &Options) -> Result<Vec<Figure>> {
+    let (mut beside, mut restarted) = (Vec::new(), Vec::new());
+    for _ in 0..options.rounds {
+        beside.push(longest_wait(servers, options, true).await?);
+        restarted.push(longest_wait(servers, options, false).await?);
     }
-    Ok(takeover)
+    Ok(vec![
+        Figure::new("relay killed beside another: longest wait of a message, s", AtMost(5.0), beside),
+        Figure::new("relay killed and started again: longest wait of a message, s", AtMost(2.0), restarted),
+    ])
 }
 
 async fn longest_wait(servers: &Servers, options: &Options, beside: bool) -> Result<f64> {
@@ -28,7 +33,7 @@ async fn longest_wait(servers: &Servers, options: &Options, beside: bool) -> Res
     let (arrivals, reading) = Arrivals::start(&servers.kafka, &installed.topic);
     let killed = installed.relay()?;
     wait_owners(&installed, 1).await?;
-    let mut other: Option<Relay> = None;
+    let mut other: Option<Process> = None;
     if beside {
         other = Some(installed.relay()?);
         wait_owners(&installed, 2).await?;
@@ -41,7 +46,8 @@ async fn longest_wait(servers: &Servers, options: &Options, beside: bool) -> Res
             None => installed.relay(),
         }
     };
-    let (committed, relay) = tokio::join!(write_steadily(&installed, WRITING_SECONDS), kill);
+    let writing = installed.writing();
+    let (committed, relay) = tokio::join!(write_steadily(&writing, WRITING_SECONDS), kill);
     let (committed, relay) = (committed?, relay?);
     arrivals.wait_for(committed.len()).await?;
     let waits = arrivals.latencies(&committed, 0);

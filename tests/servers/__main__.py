@@ -64,6 +64,14 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
             help="further PostgreSQL servers, as in 13,18",
         )
         action.add_argument("--kafka-heap", default="512m", help="default: %(default)s")
+        action.add_argument(
+            "--kafka-property",
+            type=_property,
+            action="append",
+            default=[],
+            metavar="NAME=VALUE",
+            help="of the broker; several times",
+        )
     given = parser.parse_args(arguments[:at])
     if (given.action == "run") != bool(command):
         parser.error("a command after `--` belongs to `run`, and `run` needs one")
@@ -82,11 +90,19 @@ def _list_of(allowed: Sequence[str] | None) -> Callable[[str], list[str]]:
     return split
 
 
+def _property(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not name or not equals:
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE")
+    return name, value
+
+
 def makers(given: argparse.Namespace) -> dict[str, Callable[[], Startable]]:
     """The variables that are asked for, each with a way to make its server."""
     found: dict[str, Callable[[], Startable]] = {}
     if "kafka" in given.only:  # first, as it takes longest
-        found[KAFKA] = lambda: Kafka(heap=given.kafka_heap, options=())
+        properties = dict(given.kafka_property)
+        found[KAFKA] = lambda: Kafka(heap=given.kafka_heap, options=(), properties=properties)
     if "zookeeper" in given.only:
         found[ZOOKEEPER] = ZooKeeper
     if "postgres" in given.only:
