@@ -4,7 +4,7 @@
 use std::time::Instant;
 
 use onecommit::id::{Epoch, ShardIndex};
-use onecommit::outbox::postgres::PostgresSource;
+use onecommit::outbox::postgres::{Limits, PostgresSource};
 use onecommit::outbox::{Outbox, OutboxSource as _};
 use onecommit::protocol::position::Position;
 use onecommit::protocol::snapshot::Snapshot;
@@ -27,7 +27,8 @@ pub(crate) struct Reader {
 impl Reader {
     pub(crate) async fn connect(database: &Database) -> Result<Self> {
         let (url, schema) = (database.url.parse()?, "onecommit".to_string());
-        let source = PostgresSource { url, schema, request_limit: REQUEST_LIMIT };
+        let limits = Limits::default();
+        let source = PostgresSource { url, schema, request_limit: REQUEST_LIMIT, limits };
         let mut outbox = source.connect().await?;
         let shards = outbox.installation().await?.shards;
         Ok(Reader { outbox, shards })
