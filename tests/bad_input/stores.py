@@ -211,4 +211,12 @@ STORES = [
         e2e("test_exit_codes.py::test_1_what_was_asked_for_cannot_be_printed"),
         says=["standard output can't be written"],
     ),
+    proved(
+        "a clock that jumps an hour either way",
+        "nothing changes",
+        e2e("test_clock_jumps.py::test_a_relay_at_work_goes_on"),
+        e2e("test_clock_jumps.py::test_an_idle_relay_goes_on"),
+        e2e("test_clock_jumps.py::test_a_relay_that_waits_for_kafka_goes_on"),
+        unit("lease::beats::tests::a_slow_answer_kills_nobody"),
+    ),
 ]

@@ -20,6 +20,8 @@
 mod callbacks;
 mod partitioner;
 mod token;
+#[cfg(all(target_os = "linux", target_env = "gnu", target_pointer_width = "64"))]
+mod wait;
 
 use std::collections::HashMap;
 use std::ffi::{CStr, CString, c_int, c_void};
