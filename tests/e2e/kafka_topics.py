@@ -10,6 +10,7 @@ import hashlib
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import closing
+from functools import partial
 from typing import Literal, cast
 
 from confluent_kafka import (
@@ -23,7 +24,7 @@ from confluent_kafka import (
 from confluent_kafka.admin import AdminClient
 
 from .checker import Committed, Record, Report, compare
-from .waiting import LIMIT_S
+from .waiting import LIMIT_S, wait_until
 
 ID_HEADER = "onecommit-id"
 REQUEST_LIMIT_S = 15.0
@@ -70,12 +71,19 @@ class TopicReader:
         """The end of each partition as this reader's isolation shows it now."""
         found = {}
         for topic, number in self.partitions:
-            asked = self._consumer.get_watermark_offsets(
-                TopicPartition(topic, number), REQUEST_LIMIT_S, cached=False
-            )
-            assert asked is not None, f"no end of {topic}[{number}] in {REQUEST_LIMIT_S:.0f} s"
-            found[topic, number] = asked[1]
+            what = f"an end of {topic}[{number}]"
+            found[topic, number] = wait_until(partial(self._watermarks, topic, number), what)[1]
         return found
+
+    def _watermarks(self, topic: str, number: int) -> tuple[int, int] | None:
+        """Nothing while a broker that has come back does not lead yet."""
+        asked = TopicPartition(topic, number)
+        try:
+            return self._consumer.get_watermark_offsets(asked, REQUEST_LIMIT_S, cached=False)
+        except KafkaException as error:
+            if error.args[0].code() != KafkaError.NOT_LEADER_FOR_PARTITION:
+                raise
+            return None
 
     def read_to(self, ends: dict[Place, int], limit_s: float = LIMIT_S) -> list[Record]:
         """Reads until every end is reached; all records read so far."""
