@@ -131,6 +131,8 @@ pub struct Batch {
     pub more: bool,
     /// Whether the backlog path was used: pruning is deferred meanwhile.
     pub backlog: bool,
+    /// About how many messages of the backlog are still to be read, where that is known.
+    pub waiting: u64,
 }
 
 /// How far a shard's delivery is known to be committed, for [`Outbox::prune`].

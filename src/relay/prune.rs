@@ -17,9 +17,9 @@ const PAUSE: Duration = Duration::from_millis(200);
 /// A takeover fences a pruner for moments. Where it stays fenced so many times over, the database
 /// lacks the barrier that the progress names, and nobody would know why the table grows.
 const FENCED_UNTOLD: u32 = 10;
-/// Above this many delivered messages pruning goes on even while a backlog drains: with writers
-/// that never rest, the table would grow for ever.
-const UNPRUNED_MAX: u64 = 4_000_000;
+/// More delivered messages than the backlog had at most, and than this, are pruned even while it
+/// drains: one that writers never let end would make the table grow for ever.
+const UNPRUNED_MIN: u64 = 20_000;
 
 /// Prunes for as long as the session lives.
 pub(super) async fn run(
@@ -81,5 +81,6 @@ async fn prune(
 }
 
 fn is_deferred(committed: &Committed, flow: &Flow) -> bool {
-    flow.is_draining() && committed.unpruned.load(Ordering::Relaxed) < UNPRUNED_MAX
+    let most = flow.largest_backlog().max(UNPRUNED_MIN);
+    flow.is_draining() && committed.unpruned.load(Ordering::Relaxed) < most
 }

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
@@ -13,7 +13,7 @@ use super::settings::RelaySettings;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{BarrierId, Epoch, ShardIndex};
 use crate::message::StoredMessage;
-use crate::outbox::{Chunk, Outbox, READ_BYTES};
+use crate::outbox::{Batch, Chunk, Outbox, READ_BYTES};
 use crate::protocol::position::Position;
 
 /// The buffer is counted in units of this many bytes.
@@ -42,12 +42,26 @@ pub(super) struct Room {
 pub(super) struct Flow {
     draining: AtomicBool,
     crowded: AtomicBool,
+    largest: AtomicU64,
 }
 
 impl Flow {
-    /// Whether a backlog drains: pruning is deferred meanwhile.
+    /// Whether a backlog drains.
     pub(super) fn is_draining(&self) -> bool {
         self.draining.load(Ordering::Relaxed)
+    }
+
+    /// The most messages that waited since it began to.
+    pub(super) fn largest_backlog(&self) -> u64 {
+        self.largest.load(Ordering::Relaxed)
+    }
+
+    fn note(&self, batch: &Batch) {
+        self.draining.store(batch.backlog, Ordering::Relaxed);
+        match batch.backlog {
+            true => self.largest.fetch_max(batch.waiting, Ordering::Relaxed),
+            false => self.largest.swap(0, Ordering::Relaxed),
+        };
     }
 
     /// Whether more messages are on their way, so that a batch that is not full may wait for them.
@@ -104,7 +118,7 @@ impl Reader {
                 reserved = reserve_after(wait, &room, one_read, &self.flow), if !deliverers.is_empty() => reserved?,
             };
             let batch = self.outbox.read().await?;
-            self.flow.draining.store(batch.backlog, Ordering::Relaxed);
+            self.flow.note(&batch);
             let idle = batch.chunks.is_empty();
             if !idle {
                 last_message = Instant::now();

@@ -29,7 +29,7 @@ EXCEPTIONS = {
         "outbox/postgres/init.rs",
         "transaction.execute_typed(&insert",
     ): "inside the transaction that `init` commits",
-    ("outbox/postgres/prune.rs", "execute_typed("): "inside the transaction that prune commits",
+    ("outbox/postgres/delivered.rs", "execute_typed("): "inside the transaction that prune commits",
     (
         "outbox/postgres/read.rs",
         'connection.execute("end poll", "commit")',

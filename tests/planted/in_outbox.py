@@ -7,7 +7,8 @@ from .bug import Bug, Edit, e2e, rust
 CONNECTION = "src/outbox/postgres/connection.rs"
 BARRIER = "src/outbox/postgres/barrier.rs"
 READ = "src/outbox/postgres/read.rs"
-PRUNE = "src/outbox/postgres/prune.rs"
+READING = "src/outbox/postgres/reading.rs"
+DELIVERED = "src/outbox/postgres/delivered.rs"
 TRUNCATE = "src/outbox/postgres/truncate.rs"
 PORT = "src/outbox/postgres/port.rs"
 ADOPT = "src/outbox/postgres/adopt.rs"
@@ -95,7 +96,7 @@ BUGS = [
         "Pruning holds the shards' rows until it commits: a check alone lets it land behind one.",
         WRITER_WAITS,
         "panicked at tests/rust/outbox_postgres/fence.rs",
-        [Edit(PRUNE, "b.shard = s.shard\n           for share of s", "b.shard = s.shard")],
+        [Edit(DELIVERED, "b.shard = s.shard\n           for share of s", "b.shard = s.shard")],
     ),
     Bug(
         "emptied-without-a-second-look",
@@ -168,7 +169,7 @@ BUGS = [
         "The barrier's commit waits for its flush, whatever the database's default is.",
         FLUSH,
         "the barrier is not flushed",
-        [Edit(READ, 'format!("{BEGIN}; {DURABLE}; {}",', 'format!("{BEGIN}; {}",')],
+        [Edit(READING, 'format!("{BEGIN}; {DURABLE}; {}",', 'format!("{BEGIN}; {}",')],
     ),
     Bug(
         "barrier-not-inserted",
@@ -265,7 +266,7 @@ BUGS = [
         "A sequence that was never used has handed nothing out, though it says 1.",
         rust("read_path::edges::an_id_that_was_never_handed_out_is_no_floor"),
         "right: 50",
-        [Edit(READ, "select last_value - (not is_called)::int from", "select last_value from")],
+        [Edit(READING, "select last_value - (not is_called)::int from", "select last_value from")],
     ),
     Bug(
         "prune-by-id-alone",
@@ -275,7 +276,7 @@ BUGS = [
         "only what was delivered goes",
         [
             Edit(
-                PRUNE,
+                DELIVERED,
                 '"({passed} or (id <= {last} and {}))", seen(2 * index + 2)',
                 '"({passed} or id <= {last})"',
             )
@@ -288,7 +289,7 @@ BUGS = [
         "right: [false, true, true]",
         [
             Edit(
-                PRUNE,
+                DELIVERED,
                 "and (b.epoch, b.counter) < (n.epoch, n.counter))",
                 "and b.counter <> n.counter)",
             )

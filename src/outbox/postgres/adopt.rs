@@ -10,8 +10,8 @@ use tokio_postgres::Row;
 use tokio_postgres::types::Type;
 
 use super::connection::{Connection, DURABLE};
-use super::prune::OutboxShape;
-use super::read::{last_id_column, shard_expression};
+use super::delivered::OutboxShape;
+use super::reading::{last_id_column, shard_expression};
 use super::rows::get;
 use crate::error::{Error, ErrorKind, Result};
 use crate::failpoint;

@@ -5,7 +5,7 @@
 use tokio_postgres::types::Type;
 
 use super::connection::Connection;
-use super::read::{begin, last_id_column, shard_expression};
+use super::reading::{begin, last_id_column, shard_expression};
 use super::rows::get;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::ShardIndex;

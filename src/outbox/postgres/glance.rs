@@ -7,7 +7,7 @@
 use tokio_postgres::{SimpleQueryMessage, SimpleQueryRow};
 
 use super::connection::Connection;
-use super::read::{begin, life_column};
+use super::reading::{begin, life_column};
 use crate::error::{Error, ErrorKind, Result};
 use crate::protocol::snapshot::Snapshot;
 

@@ -21,6 +21,8 @@ mod connection;
 #[cfg(feature = "relay")]
 mod dead_letters;
 #[cfg(feature = "relay")]
+mod delivered;
+#[cfg(feature = "relay")]
 mod examine;
 #[cfg(feature = "relay")]
 mod glance;
@@ -32,6 +34,8 @@ mod port;
 mod prune;
 #[cfg(feature = "relay")]
 mod read;
+#[cfg(feature = "relay")]
+mod reading;
 #[cfg(feature = "relay")]
 mod remove;
 #[cfg(feature = "relay")]

@@ -7,8 +7,10 @@ use async_trait::async_trait;
 use tokio_postgres::types::Type;
 
 use super::connection::Connection;
-use super::prune::{OutboxShape, Walk};
-use super::read::{Limits, Reader, last_id_column};
+use super::delivered::OutboxShape;
+use super::prune::Walk;
+use super::read::{Limits, Reader};
+use super::reading::last_id_column;
 use super::rows::get;
 use super::truncate::Truncation;
 use super::{adopt, backlog, init, remove};

@@ -9,23 +9,17 @@ use std::time::{Duration, Instant};
 use tokio_postgres::types::Type;
 
 use super::connection::Connection;
-use super::read::shard_expression;
+use super::delivered::{OutboxShape, begin, check_epochs, condition, delete_barriers, snapshots_of};
 use super::rows::get;
 use super::truncate::Truncation;
 use crate::error::{Error, ErrorKind, Result};
 use crate::failpoint;
 use crate::outbox::{Delivered, Pruned};
-use crate::postgres::connect::Parameter;
-use crate::protocol::position::Position;
+use crate::postgres::connect::{Parameter, within};
 
 /// A step looks at no more rows than this for each that it may remove: behind a shard that waits,
 /// millions may stand that can't go yet, and a statement over all of them would outlive its limit.
 const WALKED_FOR_ONE: u64 = 10;
-
-/// What a crash takes back of it is pruned again.
-const BEGIN: &str = "begin isolation level read committed; \
-    set local enable_seqscan = off; set local enable_bitmapscan = off; set local enable_sort = off; \
-    set local jit = off; set local synchronous_commit = off";
 
 /// The next walk from the bottom of the table waits for this long for each row that the last one
 /// passed over in vain, at most for a minute: behind a shard that waits a walk takes about a
@@ -33,13 +27,11 @@ const BEGIN: &str = "begin isolation level read committed; \
 const PAUSE_FOR_ONE: Duration = Duration::from_micros(20);
 const PAUSE_MAX: Duration = Duration::from_secs(60);
 
-/// What decides, beside the positions, which rows may go.
-#[derive(Clone, Copy)]
-pub(super) struct OutboxShape {
-    pub(super) shards: u16,
-    /// Whether there is a table of messages that are set aside, which stay.
-    pub(super) has_set_aside: bool,
-}
+/// So many dead rows are worth a vacuum, and a part of those that live: it walks through all indexes.
+const VACUUM_ROWS: u64 = 20_000;
+const VACUUM_PART: u64 = 10;
+/// A vacuum that takes longer is given up.
+const VACUUM_LIMIT: Duration = Duration::from_secs(300);
 
 /// Where pruning goes on. What one shard has delivered may stand below what another's has passed,
 /// and late commits come in there, too: only a walk that begins at the bottom looks at everything.
@@ -50,11 +42,13 @@ pub(super) struct Walk {
     highest: i64,
     from_bottom_at: Instant,
     truncation: Truncation,
+    /// Rows deleted since the last vacuum.
+    dead: u64,
 }
 
 impl Walk {
     pub(super) fn new(truncation: Truncation) -> Self {
-        Walk { after: None, highest: 0, from_bottom_at: Instant::now(), truncation }
+        Walk { after: None, highest: 0, from_bottom_at: Instant::now(), truncation, dead: 0 }
     }
 
     /// Prunes at most `limit` messages, in as many steps as that takes; or all there are.
@@ -66,9 +60,42 @@ impl Walk {
         limit: u32,
     ) -> Result<Pruned> {
         if let Some(messages) = self.truncation.empty(connection, delivered, outbox).await? {
-            self.after = None;
+            (self.after, self.dead) = (None, 0);
             return Ok(Pruned { messages, all: true });
         }
+        let pruned = self.delete(connection, delivered, outbox, limit).await?;
+        self.dead += pruned.messages;
+        if pruned.messages < u64::from(limit) && self.dead >= VACUUM_ROWS {
+            self.vacuum(connection).await?;
+        }
+        Ok(pruned)
+    }
+
+    /// Autovacuum looks once a minute unless PostgreSQL is configured otherwise, and millions of rows
+    /// die in a minute: the table would keep the size that they take. A user that may not do it is only
+    /// warned, and autovacuum is left to it.
+    async fn vacuum(&mut self, connection: &Connection) -> Result<()> {
+        let table = format!("{}.outbox", connection.schema);
+        let sql = "select greatest(reltuples, 0)::bigint from pg_class where oid = $1::text::regclass";
+        let rows = connection.query("prune", sql, &[(&table, Type::TEXT)]).await?;
+        let live = rows.first().map_or(Ok(0), |row| get::<i64>(row, 0))?.unsigned_abs();
+        if self.dead < VACUUM_ROWS + live / VACUUM_PART {
+            return Ok(());
+        }
+        self.dead = 0;
+        // No lock that others wait for: neither another vacuum's, nor the one by which the file's end is
+        // cut off.
+        let sql = format!("vacuum (skip_locked, truncate false) {table}");
+        within(VACUUM_LIMIT, "vacuum outbox", connection.client.batch_execute(&sql)).await
+    }
+
+    async fn delete(
+        &mut self,
+        connection: &Connection,
+        delivered: &[Delivered],
+        outbox: OutboxShape,
+        limit: u32,
+    ) -> Result<Pruned> {
         let limit = u64::from(limit);
         let due = Instant::now() >= self.from_bottom_at;
         let mut after = self.after.unwrap_or(if due { 0 } else { self.highest });
@@ -126,37 +153,6 @@ async fn prune(
     Ok(step)
 }
 
-pub(super) fn begin(connection: &Connection) -> String {
-    format!("{BEGIN}; {}", connection.limits())
-}
-
-/// Locks the shards' rows until the transaction ends: after a takeover nothing of an older epoch
-/// may land, not even between the check and the commit. And this must be the database that the
-/// progress speaks of: the pruner's own connection may lead to a server that was promoted or
-/// restored without the barrier, where the position's snapshots see transactions that were never
-/// delivered.
-pub(super) async fn check_epochs(connection: &Connection, delivered: &[Delivered]) -> Result<()> {
-    let numbers: Vec<i32> = delivered.iter().map(|shard| i32::from(shard.shard.0)).collect();
-    let epochs: Vec<i64> = delivered.iter().map(|shard| shard.epoch.0).collect();
-    let barriers: Vec<_> = delivered.iter().map(|shard| shard.barrier.map(|barrier| barrier.0)).collect();
-    let schema = &connection.schema;
-    let sql = format!(
-        "select s.shard from {schema}.shard s
-           join unnest($1, $2, $3) as w(shard, epoch, barrier) on w.shard = s.shard and w.epoch = s.epoch
-           join {schema}.barrier b on b.id = w.barrier and b.shard = s.shard
-           for share of s"
-    );
-    let parameters: [Parameter<'_>; 3] =
-        [(&numbers, Type::INT4_ARRAY), (&epochs, Type::INT8_ARRAY), (&barriers, Type::UUID_ARRAY)];
-    let held = connection.query("prune", &sql, &parameters).await?;
-    if held.len() == delivered.len() {
-        return Ok(());
-    }
-    connection.execute("prune", "rollback").await?;
-    let why = "another relay has taken over, or the database lacks the barrier row of the progress";
-    Err(Error::new(ErrorKind::Fenced, "prune", why))
-}
-
 async fn delete_messages(
     connection: &Connection,
     delivered: &[Delivered],
@@ -199,52 +195,4 @@ async fn delete_messages(
         None
     };
     Ok(Step { gone, highest, passed_over: walked.saturating_sub(gone), next })
-}
-
-/// The two snapshots of a shard's position, at places 2n + 1 and 2n + 2 of the array.
-pub(super) fn snapshots_of(shard: &Delivered) -> [String; 2] {
-    match &shard.position {
-        Position::Snapshots { prev, this, .. } => {
-            [prev.to_string(), this.as_ref().unwrap_or(prev).to_string()]
-        }
-        Position::Sequence { .. } => [String::new(), String::new()],
-    }
-}
-
-/// Whether a row is delivered, by the position of its own shard; the key is hashed once a row.
-/// `snapshots` is the array of [`snapshots_of`] in SQL.
-pub(super) fn condition(delivered: &[Delivered], shards: u16, snapshots: &str) -> String {
-    let mut cases = String::new();
-    for (index, shard) in delivered.iter().enumerate() {
-        let Position::Snapshots { this, last, .. } = &shard.position else { continue };
-        let seen = |place: usize| {
-            format!("pg_visible_in_snapshot(xid, ({snapshots}::text[])[{place}]::pg_snapshot)")
-        };
-        let mut passed = seen(2 * index + 1);
-        if this.is_some() {
-            passed = format!("({passed} or (id <= {last} and {}))", seen(2 * index + 2));
-        }
-        if shards == 1 {
-            return passed;
-        }
-        cases.push_str(&format!(" when {} then {passed}", shard.shard));
-    }
-    format!("case {}{cases} end", shard_expression(shards))
-}
-
-/// Barrier rows older than the one that the progress names go with the messages: whoever finds an
-/// older progress later does not find its barrier, and stops instead of passing over what is gone.
-pub(super) async fn delete_barriers(connection: &Connection, delivered: &[Delivered]) -> Result<()> {
-    let schema = &connection.schema;
-    let named: Vec<_> = delivered.iter().filter_map(|shard| shard.barrier.map(|barrier| barrier.0)).collect();
-    let sql = format!(
-        "with named as (select shard, epoch, counter from {schema}.barrier where id = any($1)),
-         old as (
-           delete from {schema}.barrier b using named n
-             where b.shard = n.shard and (b.epoch, b.counter) < (n.epoch, n.counter))
-         update {schema}.shard s set pruned = true from named n where s.shard = n.shard and not s.pruned"
-    );
-    let parameters: [Parameter<'_>; 1] = [(&named, Type::UUID_ARRAY)];
-    connection.request("prune", connection.client.execute_typed(&sql, &parameters)).await?;
-    Ok(())
 }

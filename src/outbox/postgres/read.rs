@@ -12,15 +12,16 @@ use tokio_postgres::Row;
 use tokio_postgres::types::Type;
 
 use super::barrier;
-use super::connection::{Connection, DURABLE};
+use super::connection::Connection;
 use super::glance::glance;
+use super::reading::{begin, last_id_column, life_column, shard_expression};
 use super::rows::{self, Rows, get};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{BarrierId, Epoch, ShardIndex};
 use crate::message::StoredMessage;
 use crate::outbox::{Barrier, Barriers, Batch, READ_BYTES};
 use crate::postgres::connect::Parameter;
-use crate::protocol::slot::{SLOTS, shard_of, slot};
+use crate::protocol::slot::{shard_of, slot};
 use crate::protocol::snapshot::Snapshot;
 use crate::protocol::window::{Next, Piece, Windows};
 
@@ -59,10 +60,6 @@ impl Default for Limits {
     }
 }
 
-const BEGIN: &str = "begin isolation level read committed; \
-    set local enable_seqscan = off; set local enable_bitmapscan = off; set local enable_sort = off; \
-    set local jit = off; set local max_parallel_workers_per_gather = 0";
-
 /// Reads for the shards that this connection's relay owns.
 pub(super) struct Reader {
     windows: Windows<Barrier>,
@@ -73,6 +70,15 @@ pub(super) struct Reader {
     row_bytes: usize,
     /// The last poll found nothing.
     quiet: bool,
+}
+
+/// What a piece brought.
+struct Found {
+    rows: Rows,
+    /// The id behind which more may follow; None at the end.
+    read_up_to: Option<i64>,
+    /// How many ids were handed out behind that one.
+    waiting: u64,
 }
 
 /// What a transaction that takes a window's snapshot reads first.
@@ -131,7 +137,7 @@ impl Reader {
         {
             self.windows.polled(this, Vec::new(), &Barriers::new());
             let open = self.windows.has_open();
-            return Ok(Batch { chunks: Vec::new(), more: open, backlog: open });
+            return Ok(Batch { chunks: Vec::new(), more: open, backlog: open, waiting: 0 });
         }
         let sql = format!(
             "select {}, {} from (select 1) one left join lateral (
@@ -158,7 +164,7 @@ impl Reader {
         let barriers = self.end_poll(connection, &begun, &messages).await?;
         let chunks = self.windows.polled(begun.this, messages, &barriers);
         let open = self.windows.has_open();
-        Ok(Batch { chunks, more: open, backlog: open })
+        Ok(Batch { chunks, more: open, backlog: open, waiting: 0 })
     }
 
     /// Ends a poll's transaction with a barrier for each shard that found something. The others
@@ -189,7 +195,7 @@ impl Reader {
         let waiting = self.windows.waiting();
         let barriers = self.commit_barriers(connection, waiting, begun.last_id).await?;
         self.windows.opened(&begun.this, &barriers);
-        Ok(Batch { chunks: Vec::new(), more: true, backlog: true })
+        Ok(Batch { chunks: Vec::new(), more: true, backlog: true, waiting: 0 })
     }
 
     async fn commit_barriers(
@@ -207,7 +213,7 @@ impl Reader {
     /// A piece of an open window.
     async fn piece(&mut self, connection: &Connection, piece: Piece) -> Result<Batch> {
         let limit = self.piece_rows();
-        let (rows, read_up_to) = match piece.old_up_to {
+        let Found { rows, read_up_to, waiting } = match piece.old_up_to {
             Some(floor) => self.rows_up_to(connection, &piece, floor, limit).await?,
             None => self.rows_in_order(connection, &piece, "", limit).await?,
         };
@@ -219,7 +225,7 @@ impl Reader {
         if !unused.is_empty() {
             barrier::remove(connection, &unused).await?;
         }
-        Ok(Batch { chunks, more: true, backlog: true })
+        Ok(Batch { chunks, more: true, backlog: true, waiting })
     }
 
     /// As many rows as fit, should they be like those before: what does not fit is read in vain.
@@ -243,7 +249,7 @@ impl Reader {
         piece: &Piece,
         floor: i64,
         limit: usize,
-    ) -> Result<(Rows, Option<i64>)> {
+    ) -> Result<Found> {
         let (columns, schema, filter) =
             (rows::columns(), &connection.schema, self.filter(&self.windows.served()));
         // `id + 0` can't be looked up, which leaves the index on xid.
@@ -266,23 +272,22 @@ impl Reader {
         if found.len() < limit {
             let rows = self.decode(&found, 1)?;
             let read_up_to = rows.last_id().filter(|_| rows.cut);
-            return Ok((rows, read_up_to));
+            return Ok(Found { rows, read_up_to, waiting: 0 });
         }
         let only = format!("and xid = any($4::text[]::xid8[]) and id <= {floor}");
-        let (rows, read_up_to) = self.rows_in_order(connection, piece, &only, limit).await?;
-        Ok((rows, read_up_to.filter(|id| *id < floor)))
+        let found = self.rows_in_order(connection, piece, &only, limit).await?;
+        Ok(Found { read_up_to: found.read_up_to.filter(|id| *id < floor), ..found })
     }
 
     /// Rows of the window by id. It filters by the window's snapshot and not by what is visible
-    /// when it is read: a commit between two pieces was delivered twice. Returns also the id behind
-    /// which more may follow; None at the end.
+    /// when it is read: a commit between two pieces was delivered twice.
     async fn rows_in_order(
         &self,
         connection: &Connection,
         piece: &Piece,
         only: &str,
         limit: usize,
-    ) -> Result<(Rows, Option<i64>)> {
+    ) -> Result<Found> {
         let (columns, schema, filter) =
             (rows::columns(), &connection.schema, self.filter(&self.windows.served()));
         let walk_up_to = piece.after.saturating_add(self.limits.walk_ids);
@@ -308,13 +313,14 @@ impl Reader {
             (&walk_up_to, Type::INT8),
         ];
         let mut rows = Rows::new(self.limits.bytes);
-        let found = decode_alone(connection, &sql, &parameters, &mut rows).await?;
-        let read_up_to = if rows.cut || found.rows >= limit {
+        let answer = decode_alone(connection, &sql, &parameters, &mut rows).await?;
+        let read_up_to = if rows.cut || answer.rows >= limit {
             rows.last_id()
         } else {
-            (walk_up_to < found.last_id).then_some(walk_up_to)
+            (walk_up_to < answer.last_id).then_some(walk_up_to)
         };
-        Ok((rows, read_up_to))
+        let waiting = read_up_to.map_or(0, |read| answer.last_id.saturating_sub(read).max(0).unsigned_abs());
+        Ok(Found { rows, read_up_to, waiting })
     }
 
     /// Leaves the rows of other shards in the database. Where there are none it costs nothing.
@@ -327,11 +333,6 @@ impl Reader {
     }
 }
 
-/// The shard of a row in SQL: [`slot`] and [`shard_of`].
-pub(super) fn shard_expression(shards: u16) -> String {
-    format!("get_byte(sha256(coalesce(key, int8send(xid::text::bigint))), 0) * {shards} / {SLOTS}")
-}
-
 /// How many columns [`begun_columns`] are.
 const BEGUN_COLUMNS: usize = 3;
 
@@ -339,25 +340,10 @@ fn begun_columns(schema: &str) -> String {
     format!("{}, {}, pg_current_snapshot()::text", life_column(schema), last_id_column(schema))
 }
 
-/// A sequence that was never used has 1 as its last value without having handed it out: taken for
-/// a floor, that lost the message with id 1.
-pub(super) fn last_id_column(schema: &str) -> String {
-    format!("(select last_value - (not is_called)::int from {schema}.outbox_id_seq)")
-}
-
-pub(super) fn life_column(schema: &str) -> String {
-    format!("(select id from {schema}.server_life)")
-}
-
 fn begun(connection: &Connection, answer: &[Row]) -> Result<Begun> {
     let first = answer.first().ok_or_else(no_answer)?;
     connection.check_life(get(first, 0)?)?;
     Ok(Begun { last_id: get(first, 1)?, this: get::<String>(first, 2)?.parse()? })
-}
-
-/// Begins a transaction that walks the indexes, within the limits.
-pub(super) fn begin(connection: &Connection) -> String {
-    format!("{BEGIN}; {DURABLE}; {}", connection.limits())
 }
 
 /// Begins a transaction and runs its first query in the same round trip.
@@ -390,7 +376,7 @@ async fn decode_alone(
     sql: &str,
     parameters: &[Parameter<'_>],
     rows: &mut Rows,
-) -> Result<Found> {
+) -> Result<Answer> {
     let client = &connection.client;
     let mut found = None;
     let mut decoded = Ok(());
@@ -410,18 +396,18 @@ async fn decode_alone(
     found.ok_or_else(no_answer)
 }
 
-/// What [`decode_alone`] found.
-struct Found {
+/// What [`decode_alone`] was answered.
+struct Answer {
     rows: usize,
     last_id: i64,
 }
 
-fn take(connection: &Connection, row: &Row, rows: &mut Rows, found: &mut Option<Found>) -> Result<()> {
+fn take(connection: &Connection, row: &Row, rows: &mut Rows, found: &mut Option<Answer>) -> Result<()> {
     let found = match found {
         Some(found) => found,
         None => {
             connection.check_life(get(row, 0)?)?;
-            found.insert(Found { rows: 0, last_id: get(row, 1)? })
+            found.insert(Answer { rows: 0, last_id: get(row, 1)? })
         }
     };
     if get::<Option<i64>>(row, 2)?.is_none() {

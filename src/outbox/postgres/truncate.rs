@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use tokio_postgres::types::Type;
 
 use super::connection::Connection;
-use super::prune::{self, OutboxShape};
+use super::delivered::{self, OutboxShape};
 use super::read::Limits;
 use super::rows::get;
 use crate::error::{ErrorKind, Result};
@@ -84,7 +84,7 @@ impl Truncation {
             return Ok(None);
         };
         let look = connection.client.query_typed(undelivered, &[]);
-        let rows = connection.alone("prune", &prune::begin(connection), look).await?;
+        let rows = connection.alone("prune", &delivered::begin(connection), look).await?;
         let there = rows.first().map(|row| get::<bool>(row, 0)).transpose()?;
         Ok((there == Some(false)).then_some(messages.unsigned_abs()))
     }
@@ -98,9 +98,9 @@ impl Truncation {
         delivered: &[Delivered],
         undelivered: &str,
     ) -> Result<()> {
-        connection.execute("prune", &prune::begin(connection)).await?;
-        prune::check_epochs(connection, delivered).await?;
-        prune::delete_barriers(connection, delivered).await?;
+        connection.execute("prune", &delivered::begin(connection)).await?;
+        delivered::check_epochs(connection, delivered).await?;
+        delivered::delete_barriers(connection, delivered).await?;
         let truncate = format!(
             "set local lock_timeout = {}; lock table {schema}.outbox in access exclusive mode;
              select 1 / (not ({undelivered}))::int; truncate {schema}.outbox; commit",
@@ -132,7 +132,7 @@ fn undelivered(delivered: &[Delivered], outbox: OutboxShape, schema: &str) -> St
         true => format!("or exists (select from {schema}.set_aside)"),
         false => String::new(),
     };
-    let snapshots: Vec<String> = delivered.iter().flat_map(prune::snapshots_of).collect();
+    let snapshots: Vec<String> = delivered.iter().flat_map(delivered::snapshots_of).collect();
     // Snapshots hold colons and commas, and nothing that a literal would have to escape.
     let array = format!("'{{\"{}\"}}'", snapshots.join("\",\""));
     let rows = format!("select id, xid, key from {schema}.outbox where");
@@ -141,7 +141,7 @@ fn undelivered(delivered: &[Delivered], outbox: OutboxShape, schema: &str) -> St
          from (({rows} xid >= '{xmax}'::xid8 order by xid limit {LOOKED_AT})
            union all ({rows} xid = any('{{{}}}'::xid8[]) limit {LOOKED_AT})
            union all ({rows} id > {last} order by id limit {LOOKED_AT})) found",
-        prune::condition(delivered, outbox.shards, &array),
+        delivered::condition(delivered, outbox.shards, &array),
         running.join(",")
     )
 }

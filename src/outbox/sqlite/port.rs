@@ -216,7 +216,7 @@ impl Outbox for SqliteOutbox {
                 if let Some(Position::Sequence { last }) = chunks.last().map(|chunk| chunk.position.clone()) {
                     self.reading = Some(Reading { epoch, last });
                 }
-                Ok(Batch { chunks, more, backlog: more })
+                Ok(Batch { chunks, more, backlog: more, waiting: 0 })
             }
             Ok(None) => Ok(Batch::default()),
             Err(error) => {

@@ -220,3 +220,22 @@ async fn where_the_table_may_not_be_emptied_rows_are_deleted() {
         place.drop().await;
     }
 }
+
+#[tokio::test]
+async fn rows_that_are_deleted_make_room_for_those_that_come() {
+    const ROUNDS: usize = 4;
+    let place = Place::ready().await;
+    place.sql("alter table {s}.outbox set (autovacuum_enabled = false)").await;
+    let mut outbox = place.relay(Epoch(1)).await;
+    let mut sizes = Vec::new();
+    for _ in 0..ROUNDS {
+        place.sql("select {s}.publish('t', 'k', 'v') from generate_series(1, 30000)").await;
+        let last = drain(&mut outbox).await.pop().unwrap();
+        let (position, barrier) = (last.position, last.barrier.id);
+        let delivered = [Delivered { shard: SHARD, epoch: Epoch(1), position, barrier }];
+        while !outbox.prune(&delivered, 10_000).await.unwrap().all {}
+        sizes.push(place.number("select pg_relation_size('{s}.outbox')").await);
+    }
+    assert!(sizes[0] > 0 && sizes[ROUNDS - 1] <= sizes[1], "{sizes:?}");
+    place.drop().await;
+}
