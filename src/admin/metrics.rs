@@ -51,7 +51,7 @@ pub(super) static METRICS: [Entry; 25] = [
         Gauge,
         &["version", "relay"],
         "Always 1: the release, and the id under which `status` and logs know this relay.",
-        Source::Info(|observed| vec![env!("CARGO_PKG_VERSION").to_string(), observed.relay.to_string()])
+        Source::Info(|observed| vec![env!("CARGO_PKG_VERSION").to_string(), observed.relay().to_string()])
     ),
     metric!(
         "onecommit_delivered_messages_total",

@@ -1,12 +1,12 @@
 //! What the relays of this process do, for whoever shows it: numbers, whether their loops turn, and
 //! what they can't reach.
 
-use std::fs::File;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
-use super::{build, relay_id};
+use super::build;
+use super::relay_id::OwnId;
 use crate::config::Config;
 use crate::error::Result;
 use crate::id::{ParticipantName, RelayId};
@@ -18,8 +18,7 @@ const STUCK_AFTER: Duration = Duration::from_secs(60);
 /// The relays of one process, one for each participant with an outbox.
 #[derive(Debug)]
 pub struct Observed {
-    /// Under which this process is known to other relays and to `status`.
-    pub relay: RelayId,
+    pub(super) id: Arc<OwnId>,
     /// When it was started.
     pub started: SystemTime,
     /// By name.
@@ -28,8 +27,6 @@ pub struct Observed {
     pub(super) looks: bool,
     stuck_after: Duration,
     stopping: AtomicBool,
-    /// What makes `relay` this process's own.
-    _lock: Option<File>,
 }
 
 /// Why it is not well, or not ready.
@@ -52,20 +49,23 @@ impl Observed {
         let participants = participants
             .into_iter()
             .map(|(name, participant)| (name.clone(), Arc::new(Tally::new(participant.shards))));
-        let (id, lock) = relay_id::claim(&config.data_dir);
         let relay = &config.relay;
         let longest =
             [relay.retry_limit_ms, relay.retry_first_ms, relay.request_timeout_ms, relay.shutdown_timeout_ms];
         let longest = longest.into_iter().max().unwrap_or_default();
         Ok(Observed {
-            relay: id,
+            id: Arc::new(OwnId::new(&config.data_dir)),
             started: SystemTime::now(),
             participants: participants.collect(),
             looks: config.admin.listen.is_some(),
             stuck_after: STUCK_AFTER + 2 * Duration::from_millis(longest),
             stopping: AtomicBool::new(false),
-            _lock: lock,
         })
+    }
+
+    /// Under which this process is known to other relays and to `status`.
+    pub fn relay(&self) -> RelayId {
+        self.id.get()
     }
 
     /// It was told to stop: it is not ready any more.

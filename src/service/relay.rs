@@ -7,10 +7,11 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tracing::Instrument as _;
 
+use super::relay_id::OwnId;
 use super::{Observed, build, look};
 use crate::config::{Config, Participant};
 use crate::error::{Error, ErrorKind, Result};
-use crate::id::{ParticipantName, RelayId};
+use crate::id::ParticipantName;
 use crate::outbox::{Installation, OutboxSource};
 use crate::protocol::retry::Backoff;
 use crate::relay::{CountedDelivery, CountedLease, CountedSource, Relay, RelaySettings, Tally, stopped};
@@ -31,7 +32,7 @@ pub async fn run_observed(config: &Config, observed: &Observed, stop: watch::Rec
             config: config.clone(),
             name: name.clone(),
             participant: participant.clone(),
-            id: observed.relay,
+            id: Arc::clone(&observed.id),
             tally: Arc::clone(tally),
             looks: observed.looks,
         };
@@ -63,7 +64,7 @@ struct One {
     config: Config,
     name: ParticipantName,
     participant: Participant,
-    id: RelayId,
+    id: Arc<OwnId>,
     tally: Arc<Tally>,
     looks: bool,
 }
@@ -117,15 +118,16 @@ impl One {
     }
 
     async fn assemble(&self, source: &Arc<dyn OutboxSource>, settings: RelaySettings) -> Result<Relay> {
-        let One { config, name, participant, id, tally, .. } = self;
+        let One { config, name, participant, tally, .. } = self;
         let installation = installed(config, name, participant, &**source).await?;
+        let id = self.id.get();
         let scope = build::scope(config, name, participant, installation.incarnation);
         let delivery = Arc::new(CountedDelivery::new(build::delivery(config, scope)?, Arc::clone(tally)));
-        let lease = build::lease(config, participant, &installation, *id).await;
+        let lease = build::lease(config, participant, &installation, id).await;
         tally.leases.note(&lease);
-        let lease = Box::new(CountedLease::new(lease?, Arc::clone(tally), *id));
+        let lease = Box::new(CountedLease::new(lease?, Arc::clone(tally), id));
         let source = Arc::clone(source);
-        Ok(Relay { id: *id, source, installation, delivery, lease, settings, tally: Arc::clone(tally) })
+        Ok(Relay { id, source, installation, delivery, lease, settings, tally: Arc::clone(tally) })
     }
 }
 

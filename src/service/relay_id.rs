@@ -11,7 +11,8 @@
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use sha2::{Digest, Sha256};
 
@@ -21,9 +22,27 @@ const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 /// More relays than this do not share a folder.
 const FILES: u32 = 256;
 
+/// This process's id, claimed when it is first asked for: a relay that finds no outbox set up makes
+/// nothing in the folder either.
+#[derive(Debug)]
+pub(super) struct OwnId {
+    data_dir: PathBuf,
+    claimed: OnceLock<(RelayId, Option<File>)>,
+}
+
+impl OwnId {
+    pub(super) fn new(data_dir: &Path) -> Self {
+        OwnId { data_dir: data_dir.to_path_buf(), claimed: OnceLock::new() }
+    }
+
+    pub(super) fn get(&self) -> RelayId {
+        self.claimed.get_or_init(|| claim(&self.data_dir)).0
+    }
+}
+
 /// The id, and the lock that makes it this process's own for as long as it is kept. Where no lock can be
 /// held (a folder that can't be written, a system without Linux' boot id) the id is a new one.
-pub(super) fn claim(data_dir: &Path) -> (RelayId, Option<File>) {
+fn claim(data_dir: &Path) -> (RelayId, Option<File>) {
     let folder = data_dir.join("relays");
     match lock_first_free(&folder) {
         Ok((id, lock)) => (id, Some(lock)),
