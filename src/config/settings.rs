@@ -159,7 +159,7 @@ pub(super) static RELAY: Table = Table {
         number("poll_idle_ms", 40, (1, 10_000), "Pause between two looks at the outbox while none come."),
         number(
             "buffer_bytes",
-            24 * MIB,
+            16 * MIB,
             (MIB, 1_024 * MIB),
             "Most bytes read and not yet delivered, over all shards of one relay together.",
         ),

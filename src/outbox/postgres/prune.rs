@@ -29,7 +29,7 @@ const PAUSE_MAX: Duration = Duration::from_secs(60);
 
 /// So many dead rows are worth a vacuum, and a part of those that live: it walks through all indexes.
 const VACUUM_ROWS: u64 = 20_000;
-const VACUUM_PART: u64 = 10;
+const VACUUM_PART: u64 = 4;
 /// A vacuum that takes longer is given up.
 const VACUUM_LIMIT: Duration = Duration::from_secs(300);
 
@@ -65,7 +65,7 @@ impl Walk {
         }
         let pruned = self.delete(connection, delivered, outbox, limit).await?;
         self.dead += pruned.messages;
-        if pruned.messages < u64::from(limit) && self.dead >= VACUUM_ROWS {
+        if self.dead >= VACUUM_ROWS {
             self.vacuum(connection).await?;
         }
         Ok(pruned)
