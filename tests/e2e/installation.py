@@ -93,6 +93,14 @@ class Installation:
         """Waits until the outbox table is empty."""
         wait_until(lambda: self.outbox.waiting_rows() == 0, "outbox table is empty")
 
+    def deliver(self, messages: int) -> None:
+        """Publishes so many; they are delivered and pruned, and no relay is left."""
+        self.outbox.burst(self.topic, messages)
+        relay = self.relay()
+        self.wait_delivered()
+        self.wait_pruned()
+        relay.stop()
+
     def owners(self) -> set[str | None]:
         """Who owns the shards; None stands for those that nobody does."""
         return {shard["owner"] for shard in self.command_line.status()}

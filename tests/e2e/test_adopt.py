@@ -27,16 +27,8 @@ MORE = 7
 @pytest.fixture
 def delivered(installation: PostgresInstallation) -> PostgresInstallation:
     """An installation that has delivered and pruned, with no relay now."""
-    deliver(installation)
+    installation.deliver(BACKLOG)
     return installation
-
-
-def deliver(made: PostgresInstallation) -> None:
-    made.outbox.burst(made.topic, BACKLOG)
-    relay = made.relay()
-    made.wait_delivered()
-    made.wait_pruned()
-    relay.stop()
 
 
 def state(made: PostgresInstallation) -> object:
@@ -264,7 +256,7 @@ def test_zookeeper(
     zookeeper = own_servers.zookeeper
     made = make_installation(replace(servers, zookeeper=zookeeper.address), zookeeper=True)
     made.init()
-    deliver(made)
+    made.deliver(BACKLOG)
     zookeeper.kill()
     shutil.rmtree(zookeeper.folder / "data")
     zookeeper.start()

@@ -24,18 +24,10 @@ def made(tmp_path: Path) -> Iterator[Installation]:
     installation = embedded(tmp_path)
     try:
         installation.init()
-        deliver(installation)
+        installation.deliver(BACKLOG)
         yield installation
     finally:
         installation.close()
-
-
-def deliver(made: Installation) -> None:
-    made.outbox.burst(made.topic, BACKLOG)
-    relay = made.relay()
-    made.wait_delivered()
-    made.wait_pruned()
-    relay.stop()
 
 
 def outbox_file(made: Installation) -> Path:
@@ -97,7 +89,7 @@ def test_a_topic_log(made: Installation, tmp_path: Path, how: str) -> None:
     backup = tmp_path / "backup"
     copy(topic_log_file(made), backup)
     before = made.outbox.ledger()
-    deliver(made)
+    made.deliver(BACKLOG)
     made.outbox.burst(made.topic, 7)
     if how == "removed":
         topic_log_file(made).unlink()

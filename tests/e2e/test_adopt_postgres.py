@@ -41,14 +41,6 @@ def made(
     return made
 
 
-def deliver(made: PostgresInstallation) -> None:
-    made.outbox.burst(made.topic, BACKLOG)
-    relay = made.relay()
-    made.wait_delivered()
-    made.wait_pruned()
-    relay.stop()
-
-
 def on(made: PostgresInstallation, server: Postgres) -> Adoption:
     """The same installation, its database on another server."""
     url = server.database_url(made.name)
@@ -72,14 +64,14 @@ def system(server: Postgres) -> str:
 
 def test_a_restored_base_backup(made: PostgresInstallation, own_servers: OwnServers) -> None:
     """What was delivered behind the backup is handed out again: by id and transaction number."""
-    deliver(made)
+    made.deliver(BACKLOG)
     made.outbox.burst(made.topic, BACKLOG)
     with closing(BaseBackup(own_servers.postgres)) as restored:
         restored.start()
         # Behind the backup: delivered, and lost with the server.
         for _ in range(3):
             made.outbox.burst(made.topic, BACKLOG)
-        deliver(made)
+        made.deliver(BACKLOG)
         publish_on(made, restored, MORE)
         adoption = on(made, restored)
         adoption.refused("barrier row")
@@ -96,7 +88,7 @@ def test_a_restored_base_backup(made: PostgresInstallation, own_servers: OwnServ
 def test_a_standby_promoted_without_loss_needs_none(
     made: PostgresInstallation, own_servers: OwnServers
 ) -> None:
-    deliver(made)
+    made.deliver(BACKLOG)
     with closing(Standby(own_servers.postgres)) as standby:
         standby.start()
         standby.catch_up()
@@ -113,11 +105,11 @@ def test_a_standby_promoted_without_loss_needs_none(
 
 def test_a_standby_promoted_with_loss(made: PostgresInstallation, own_servers: OwnServers) -> None:
     with closing(Standby(own_servers.postgres)) as standby:
-        deliver(made)
+        made.deliver(BACKLOG)
         standby.start()
         standby.catch_up()
         standby.cut_off()
-        deliver(made)
+        made.deliver(BACKLOG)
         standby.promote()
         adoption = on(made, standby)
         publish_on(made, standby, MORE)
@@ -136,7 +128,7 @@ def test_a_dump_that_was_loaded(
         connection.execute("create table used (n int)")
     with psycopg.connect(made.database_url, autocommit=True) as connection:
         connection.execute(USE_UP_NUMBERS)
-    deliver(made)
+    made.deliver(BACKLOG)
     for number in range(waiting):
         with made.postgres.connect() as connection:
             key = None if number % 5 == 0 else f"key-{number}".encode()
@@ -168,7 +160,7 @@ def test_an_upgraded_server(
 ) -> None:
     made = make_installation(replace(servers, postgres=old.dsn))
     made.init()
-    deliver(made)
+    made.deliver(BACKLOG)
     made.outbox.burst(made.topic, MORE)
     before = system(old)
     old.stop()
@@ -186,7 +178,7 @@ def test_an_upgraded_server(
 
 
 def test_a_sequence_that_was_set_back(made: PostgresInstallation) -> None:
-    deliver(made)
+    made.deliver(BACKLOG)
     made.outbox.burst(made.topic, MORE)
     with made.postgres.connect() as connection:
         connection.execute("select setval('onecommit.outbox_id_seq', 1)")

@@ -14,11 +14,7 @@ MESSAGES = 60
 @pytest.fixture
 def delivered(installation: PostgresInstallation) -> PostgresInstallation:
     """An installation that has delivered, with no relay now."""
-    installation.outbox.burst(installation.topic, MESSAGES)
-    relay = installation.relay()
-    installation.wait_delivered()
-    installation.wait_pruned()
-    relay.stop()
+    installation.deliver(MESSAGES)
     return installation
 
 

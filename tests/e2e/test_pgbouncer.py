@@ -124,11 +124,7 @@ def test_requests_that_are_given_up_are_cancelled_and_the_pooler_lives(
 
 
 def test_adopting_and_removing(pooled: PostgresInstallation) -> None:
-    pooled.outbox.burst(pooled.topic, BACKLOG)
-    relay = pooled.relay()
-    pooled.wait_delivered()
-    pooled.wait_pruned()
-    relay.stop()
+    pooled.deliver(BACKLOG)
     pooled.outbox.burst(pooled.topic, SOME)
     pooled.outbox.execute("delete from onecommit.barrier")
     adoption = Adoption(pooled)

@@ -17,19 +17,11 @@ from .terminal import answered
 BACKLOG = 50
 
 
-def deliver(made: Installation) -> None:
-    made.outbox.burst(made.topic, BACKLOG)
-    relay = made.relay()
-    made.wait_delivered()
-    made.wait_pruned()
-    relay.stop()
-
-
 @pytest.fixture
 def on_servers(make_installation: MakeInstallation) -> PostgresInstallation:
     made = make_installation(zookeeper=True)
     made.init()
-    deliver(made)
+    made.deliver(BACKLOG)
     return made
 
 
@@ -37,7 +29,7 @@ def on_servers(make_installation: MakeInstallation) -> PostgresInstallation:
 def on_files(tmp_path: Path) -> Iterator[Installation]:
     made = embedded(tmp_path)
     made.init()
-    deliver(made)
+    made.deliver(BACKLOG)
     try:
         yield made
     finally:
