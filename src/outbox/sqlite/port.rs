@@ -211,12 +211,12 @@ impl Outbox for SqliteOutbox {
         };
         match self.connection.call("read outbox", read).await {
             Ok(Some(rows)) => {
-                let more = rows.more;
+                let (more, waiting) = (rows.more, rows.waiting);
                 let chunks = chunks(rows);
                 if let Some(Position::Sequence { last }) = chunks.last().map(|chunk| chunk.position.clone()) {
                     self.reading = Some(Reading { epoch, last });
                 }
-                Ok(Batch { chunks, more, backlog: more, waiting: 0 })
+                Ok(Batch { chunks, more, backlog: more, waiting })
             }
             Ok(None) => Ok(Batch::default()),
             Err(error) => {

@@ -35,22 +35,26 @@ pub(super) struct Rows {
     pub(super) messages: Vec<StoredMessage>,
     /// Whether a limit ended the read, so that more may wait.
     pub(super) more: bool,
+    /// How many ids were handed out behind the last of them.
+    pub(super) waiting: u64,
     pub(super) barrier: Voucher,
 }
 
 /// Reads behind the id `last` and commits the barrier; None where nothing waits.
 pub(super) fn read(connection: &mut Connection, last: i64, epoch: Epoch) -> Result<Option<Rows>> {
-    if !anything_behind(connection, last)? {
+    let highest = highest_id(connection, last)?;
+    if highest == last {
         return Ok(None);
     }
     let (messages, more) = rows_behind(connection, last)?;
     let Some(newest) = messages.last() else { return Ok(None) };
     let barrier = commit_barrier(connection, newest, epoch)?;
-    Ok(Some(Rows { messages, more, barrier }))
+    let waiting = highest.saturating_sub(newest.id).max(0).unsigned_abs();
+    Ok(Some(Rows { messages, more, waiting, barrier }))
 }
 
-/// Compares with the highest id ever handed out: the same time at any backlog.
-fn anything_behind(connection: &Connection, last: i64) -> Result<bool> {
+/// The highest id ever handed out, which is found in the same time at any backlog; not below `last`.
+fn highest_id(connection: &Connection, last: i64) -> Result<i64> {
     let sql = "select seq from sqlite_sequence where name = 'onecommit_outbox'";
     let mut statement = connection.prepare_cached(sql).map_err(failed)?;
     let highest: Option<i64> = statement.query_row((), |row| row.get(0)).optional().map_err(failed)?;
@@ -63,7 +67,7 @@ fn anything_behind(connection: &Connection, last: i64) -> Result<bool> {
             .with("position", last)
             .with("highest_id", highest));
     }
-    Ok(highest > last)
+    Ok(highest)
 }
 
 fn rows_behind(connection: &Connection, last: i64) -> Result<(Vec<StoredMessage>, bool)> {
