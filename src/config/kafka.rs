@@ -16,7 +16,7 @@ pub(super) const PARTITIONER: &str = "partitioner";
 pub(super) const PARTITIONER_DEFAULT: &str = "murmur2_random";
 /// The one that librdkafka does not know: what prints tokens for OAUTHBEARER. It looks like the others so
 /// that the environment can give it.
-pub(super) const TOKEN_COMMAND: &str = "token.command";
+pub(crate) const TOKEN_COMMAND: &str = "token.command";
 /// librdkafka's own way to a token, without any server; for trials.
 const UNSIGNED: &str = "enable.sasl.oauthbearer.unsecure.jwt";
 const MECHANISM: [&str; 2] = ["sasl.mechanism", "sasl.mechanisms"];

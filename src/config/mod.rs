@@ -33,6 +33,7 @@ mod zookeeper;
 pub use admin::Admin;
 pub use database_url::DatabaseUrl;
 pub use kafka::KafkaProperties;
+pub(crate) use kafka::TOKEN_COMMAND;
 pub use postgres_url::{PostgresUrl, Roots, SslMode, Tls};
 pub use reference::reference;
 pub use relay::Relay;

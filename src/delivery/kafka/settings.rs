@@ -11,7 +11,8 @@ use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext, DefaultCon
 
 use super::failure::from_kafka;
 use super::native::log_in;
-use super::token::{TOKEN_COMMAND, Tokens};
+use super::token::Tokens;
+use crate::config::TOKEN_COMMAND;
 use crate::error::Result;
 
 /// How long any one request to Kafka may take, transactions included. Above the broker's limit for

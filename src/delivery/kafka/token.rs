@@ -14,10 +14,9 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use rustix::process::{Pid, Signal, kill_process_group};
 use serde_json::Value;
 
+use crate::config::TOKEN_COMMAND;
 use crate::error::{Error, ErrorKind, Result};
 
-/// The property that names the command; it is ours and not librdkafka's.
-pub(super) const TOKEN_COMMAND: &str = "token.command";
 const SHELL: &str = "/bin/sh";
 /// How long the command may run, and how much it may print.
 const RUN_LIMIT: Duration = Duration::from_secs(10);

@@ -1,6 +1,6 @@
 //! What a committed progress covers, in SQL, and the transaction in which that may go: by visibility and
-//! never by id alone, and only while the shards' epochs and the barriers that the progress names are
-//! those of this database.
+//! never by id alone, which deleted a late commit that was never delivered; and only while the shards'
+//! epochs and the barriers that the progress names are those of this database.
 
 use tokio_postgres::types::Type;
 

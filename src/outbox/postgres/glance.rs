@@ -7,7 +7,7 @@
 use tokio_postgres::{SimpleQueryMessage, SimpleQueryRow};
 
 use super::connection::Connection;
-use super::reading::{begin, life_column};
+use super::reading::{begin, life_column, running};
 use crate::error::{Error, ErrorKind, Result};
 use crate::protocol::snapshot::Snapshot;
 
@@ -19,7 +19,6 @@ pub(super) async fn glance(
     filter: &str,
 ) -> Result<Option<Snapshot>> {
     let schema = &connection.schema;
-    let running: Vec<String> = prev.in_progress().iter().map(u64::to_string).collect();
     let sql = format!(
         "{}; select {}::text, pg_current_snapshot()::text, exists (
            (select from {schema}.outbox where xid >= '{}'::xid8 {filter} order by xid limit 1)
@@ -29,7 +28,7 @@ pub(super) async fn glance(
         begin(connection),
         life_column(schema),
         prev.xmax(),
-        running.join(",")
+        running(prev).join(",")
     );
     let answer = connection.request("read outbox", connection.client.simple_query(&sql)).await?;
     let row = answer.iter().find_map(|message| match message {

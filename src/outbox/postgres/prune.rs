@@ -1,8 +1,7 @@
 //! Removes delivered messages, in bounded pieces, in the background.
 //!
-//! What may go is decided by the last progress known to be committed and never by a position in
-//! memory, and by visibility and never by id alone: pruning by id deleted a late commit that was
-//! never delivered.
+//! What may go (see `delivered`) is decided by the last progress known to be committed and never by a
+//! position in memory.
 
 use std::time::{Duration, Instant};
 

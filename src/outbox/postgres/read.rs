@@ -14,7 +14,7 @@ use tokio_postgres::types::Type;
 use super::barrier;
 use super::connection::Connection;
 use super::glance::glance;
-use super::reading::{begin, last_id_column, life_column, shard_expression};
+use super::reading::{begin, last_id_column, life_column, running, shard_expression};
 use super::rows::{self, Rows, get};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{BarrierId, Epoch, ShardIndex};
@@ -427,10 +427,6 @@ fn present(answer: Vec<Row>, first: usize) -> Result<Vec<Row>> {
     }
     found.sort_by_key(|(id, _)| *id);
     Ok(found.into_iter().map(|(_, row)| row).collect())
-}
-
-fn running(prev: &Snapshot) -> Vec<String> {
-    prev.in_progress().iter().map(u64::to_string).collect()
 }
 
 fn no_answer() -> Error {

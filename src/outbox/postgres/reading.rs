@@ -2,6 +2,7 @@
 
 use super::connection::{Connection, DURABLE};
 use crate::protocol::slot::SLOTS;
+use crate::protocol::snapshot::Snapshot;
 
 const BEGIN: &str = "begin isolation level read committed; \
     set local enable_seqscan = off; set local enable_bitmapscan = off; set local enable_sort = off; \
@@ -25,4 +26,9 @@ pub(super) fn last_id_column(schema: &str) -> String {
 
 pub(super) fn life_column(schema: &str) -> String {
     format!("(select id from {schema}.server_life)")
+}
+
+/// The transactions that a snapshot saw in progress, as SQL takes them.
+pub(super) fn running(snapshot: &Snapshot) -> Vec<String> {
+    snapshot.in_progress().iter().map(u64::to_string).collect()
 }

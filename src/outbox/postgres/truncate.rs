@@ -15,6 +15,7 @@ use tokio_postgres::types::Type;
 use super::connection::Connection;
 use super::delivered::{self, OutboxShape};
 use super::read::Limits;
+use super::reading::running;
 use super::rows::get;
 use crate::error::{ErrorKind, Result};
 use crate::failpoint;
@@ -118,12 +119,12 @@ impl Truncation {
 /// last id there; and whatever is set aside.
 fn undelivered(delivered: &[Delivered], outbox: OutboxShape, schema: &str) -> String {
     let (mut xmax, mut last) = (u64::MAX, i64::MAX);
-    let mut running = Vec::new();
+    let mut in_progress = Vec::new();
     for shard in delivered {
         let Position::Snapshots { prev, this, last: up_to } = &shard.position else { continue };
         let seen = this.as_ref().unwrap_or(prev);
         xmax = xmax.min(seen.xmax());
-        running.extend(seen.in_progress().iter().map(u64::to_string));
+        in_progress.extend(running(seen));
         if this.is_some() {
             last = last.min(*up_to);
         }
@@ -142,6 +143,6 @@ fn undelivered(delivered: &[Delivered], outbox: OutboxShape, schema: &str) -> St
            union all ({rows} xid = any('{{{}}}'::xid8[]) limit {LOOKED_AT})
            union all ({rows} id > {last} order by id limit {LOOKED_AT})) found",
         delivered::condition(delivered, outbox.shards, &array),
-        running.join(",")
+        in_progress.join(",")
     )
 }
