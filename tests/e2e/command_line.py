@@ -54,8 +54,16 @@ class CommandLine:
         )
 
     def succeed(self, *words: str) -> str:
-        """Runs a command that has to succeed; returns what it printed."""
-        done = self.run(*words)
+        """Runs a command that has to succeed; returns what it printed.
+
+        Where a server does not answer in time, as may be on a busy machine, it is run again.
+        """
+
+        def reached() -> subprocess.CompletedProcess[str] | None:
+            done = self.run(*words)
+            return None if done.returncode == UNREACHABLE else done
+
+        done = wait_until(reached, f"{words} reaches its servers")
         assert done.returncode == 0, f"{words} ended with {done.returncode}: {done.stderr}"
         return done.stdout
 

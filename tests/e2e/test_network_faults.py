@@ -104,6 +104,8 @@ def test_a_relay_outlasts_it(
                 begin(proxy, fault)
                 proxy.mend()
                 wait_more_committed(writers)
+            # Else it may still be away from the short ones, and has no leases to miss.
+            installation.wait_delivered()
             begin(proxy, fault)
             if fault is NetworkFault.DELAY:
                 wait_hits(proxy, fault, MANY_PIECES)
