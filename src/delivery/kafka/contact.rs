@@ -1,6 +1,6 @@
 //! The first word with a cluster: its id, or why it lets no client of ours in. librdkafka tries for as
-//! long as anybody waits, whatever the reason, and tells the reason only in passing: so a client that
-//! listens for it asks once more.
+//! long as anybody waits, whatever the reason, and tells the reason only in passing: so the client that
+//! asks listens for it.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -17,48 +17,33 @@ const OPERATION: &str = "connect to Kafka";
 const SERVERS: &str = "bootstrap.servers";
 const NO_ANSWER: &str =
     "no broker answered: start Kafka, or correct bootstrap.servers or security.protocol under [kafka]";
-/// After this long without an answer it is asked for the reason.
-const FIRST_LIMIT: Duration = Duration::from_secs(1);
-/// How long the brokers are asked, and how long between two looks at what librdkafka tells.
-const ASK_LIMIT: Duration = Duration::from_secs(3);
+/// How long between two looks at what librdkafka tells.
 const LOOK: Duration = Duration::from_millis(200);
 const TOLD_AT_MOST: usize = 100;
 
 /// Asks the cluster for its id.
 pub(super) fn cluster_id(clients: &ClientSettings) -> Result<String> {
-    let client = clients.consumer(OPERATION)?;
-    if let Some(id) = client.client().fetch_cluster_id(FIRST_LIMIT) {
-        return Ok(id);
-    }
-    let obstacle = obstacle(clients);
-    let error = match obstacle {
-        Some(error) if error.kind() == ErrorKind::Configuration => error,
-        obstacle => match client.client().fetch_cluster_id(REQUEST_LIMIT) {
-            Some(id) => return Ok(id),
-            None => obstacle.unwrap_or_else(|| Error::new(ErrorKind::Unreachable, OPERATION, NO_ANSWER)),
-        },
-    };
-    Err(error.with(SERVERS, clients.config.get(SERVERS).unwrap_or("")))
-}
-
-fn obstacle(clients: &ClientSettings) -> Option<Error> {
-    let client = clients.consumer_with(OPERATION, Listener::default()).ok()?;
-    let deadline = Instant::now() + ASK_LIMIT;
-    while Instant::now() < deadline {
-        if client.fetch_metadata(None, LOOK).is_ok() {
-            return None;
+    let client = clients.consumer_with(OPERATION, Listener::default())?;
+    let deadline = Instant::now() + REQUEST_LIMIT;
+    let mut error = Error::new(ErrorKind::Unreachable, OPERATION, NO_ANSWER);
+    loop {
+        if let Some(id) = client.client().fetch_cluster_id(LOOK) {
+            return Ok(id);
         }
         // What it told is in a queue among its log lines; whether one was taken off, nobody says.
         for _ in 0..TOLD_AT_MOST {
             let _ = client.poll(Duration::ZERO);
         }
         let told = client.context().told.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some((code, text)) = told {
-            let (kind, what) = meaning(code, &text, clients.tokens.is_some())?;
-            return Some(Error::new(kind, OPERATION, what).caused_by(text));
+        if let Some((code, text)) = told
+            && let Some((kind, what)) = meaning(code, &text, clients.tokens.is_some())
+        {
+            error = Error::new(kind, OPERATION, what).caused_by(text);
+        }
+        if error.kind() == ErrorKind::Configuration || Instant::now() >= deadline {
+            return Err(error.with(SERVERS, clients.config.get(SERVERS).unwrap_or("")));
         }
     }
-    None
 }
 
 /// Keeps the first thing that is told.
