@@ -1,6 +1,7 @@
 """What can go wrong: one exception class for each kind, the same kinds as in Rust.
 
-Errors of the caller's own database driver pass through unchanged, except for missing tables.
+Errors of the caller's own database driver pass through unchanged, except where the outbox's tables
+are missing, of another version, or not to be written.
 """
 
 from __future__ import annotations

@@ -102,8 +102,8 @@ class Outbox(_Settings):
 
         Raises InvalidError, before anything is sent, for what Kafka could never take, and for a
         connection that is closed, in a failed transaction, or in autocommit without one.
-        ConfigurationError: the outbox's tables are missing. Other errors of the driver pass
-        through, and have ended the transaction as they always do.
+        ConfigurationError: the outbox's tables are missing, or this user may not write into them.
+        Other errors of the driver pass through, and have ended the transaction as they always do.
         """
         driver = self._drivers.get(type(conn)) or self._driver(conn)
         driver.check(conn)

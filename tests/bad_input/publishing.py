@@ -272,7 +272,7 @@ PUBLISHING = [
     ),
     proved(
         "a role that may not publish",
-        "the driver's own error, as for any of the application's statements",
-        e2e("test_postgres_rights.py::test_a_writer_is_told_which_right_it_lacks"),
+        "ConfigurationError, which says what to grant",
+        e2e("test_postgres_rights.py::test_a_writer_in_python_is_told_by_an_exception_of_ours"),
     ),
 ]

@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
 
+import onecommit
 import psycopg
 import pytest
 
@@ -251,6 +252,24 @@ def test_a_writer_is_told_which_right_it_lacks(place: Place) -> None:
         place.give("orders_writer", without=grant)
         with pytest.raises(psycopg.errors.InsufficientPrivilege, match=grant.name):
             place.publish()
+
+
+def test_a_writer_in_python_is_told_by_an_exception_of_ours(place: Place) -> None:
+    place.installation.init()
+    outbox, topic = onecommit.Outbox(), place.installation.topic
+    needed = [grant for grant in granted("orders_writer") if not grant.right.startswith("select")]
+    assert len(needed) == 2
+    for grant in needed:
+        place.give("orders_writer", without=grant)
+        with (
+            psycopg.connect(place.url_of("orders_writer")) as connection,
+            pytest.raises(onecommit.ConfigurationError, match="may not publish: grant it") as told,
+        ):
+            outbox.publish(connection, topic, key="key", value="value")
+        assert isinstance(told.value.__cause__, psycopg.errors.InsufficientPrivilege)
+    place.give("orders_writer")
+    with psycopg.connect(place.url_of("orders_writer")) as connection:
+        outbox.publish(connection, topic, key="key", value="value")
 
 
 def test_init_may_make_everything_where_it_may_create_a_schema(place: Place) -> None:

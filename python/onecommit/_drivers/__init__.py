@@ -97,6 +97,15 @@ def other_tables(**context: str) -> ConfigurationError:
     return ConfigurationError(why, PUBLISH, context)
 
 
+def missing_rights(**context: str) -> ConfigurationError:
+    """The error for a database user that may not write into the outbox."""
+    why = (
+        "this database user may not publish: grant it usage on the outbox's schema and insert on "
+        "its table (docs/security.md)"
+    )
+    return ConfigurationError(why, PUBLISH, context)
+
+
 NO_TRANSACTION = (
     "the connection is in autocommit mode and no transaction is open, so the message would be "
     "committed alone, whatever happens to the change it tells of: "

@@ -14,7 +14,15 @@ from psycopg.pq import TransactionStatus
 from psycopg.rows import tuple_row
 
 from .._message import Row
-from . import CLOSED, FAILED_TRANSACTION, NO_TRANSACTION, invalid, missing_tables, other_tables
+from . import (
+    CLOSED,
+    FAILED_TRANSACTION,
+    NO_TRANSACTION,
+    invalid,
+    missing_rights,
+    missing_tables,
+    other_tables,
+)
 
 _COLUMNS = "message_id, topic, key, value, partition, header_names, header_values"
 # Most messages have no more than these four, and the server parses the text every time.
@@ -41,10 +49,11 @@ BATCH_BYTES = 16 * 1024 * 1024
 
 _IDLE, _IN_TRANSACTION = TransactionStatus.IDLE, TransactionStatus.INTRANS
 _FAILED, _UNKNOWN = TransactionStatus.INERROR, TransactionStatus.UNKNOWN
-_WRONG_TABLES = (
+_OUTBOX_ERRORS = (
     psycopg.errors.UndefinedTable,
     psycopg.errors.InvalidSchemaName,
     psycopg.errors.UndefinedColumn,
+    psycopg.errors.InsufficientPrivilege,
 )
 
 
@@ -83,9 +92,11 @@ class _Statements:
         for batch in _batches(rows):
             yield self._insert_many, _batch_parameters(batch)
 
-    def wrong_tables(self, error: Exception) -> Exception:
+    def explained(self, error: Exception) -> Exception:
         if isinstance(error, psycopg.errors.UndefinedColumn):
             return other_tables(schema=self._schema)
+        if isinstance(error, psycopg.errors.InsufficientPrivilege):
+            return missing_rights(schema=self._schema)
         return missing_tables(schema=self._schema)
 
 
@@ -106,8 +117,8 @@ class PsycopgDriver(_Statements):
     ) -> None:
         try:
             psycopg.Cursor(conn, row_factory=tuple_row).execute(sql, parameters, prepare=False)
-        except _WRONG_TABLES as error:
-            raise self.wrong_tables(error) from error
+        except _OUTBOX_ERRORS as error:
+            raise self.explained(error) from error
 
 
 class AsyncPsycopgDriver(_Statements):
@@ -128,8 +139,8 @@ class AsyncPsycopgDriver(_Statements):
         cursor = psycopg.AsyncCursor(conn, row_factory=tuple_row)
         try:
             await cursor.execute(sql, parameters, prepare=False)
-        except _WRONG_TABLES as error:
-            raise self.wrong_tables(error) from error
+        except _OUTBOX_ERRORS as error:
+            raise self.explained(error) from error
 
 
 def _batches(rows: Sequence[Row]) -> Iterator[Sequence[Row]]:
