@@ -18,6 +18,7 @@
 #![allow(unsafe_code)]
 
 mod callbacks;
+mod markers;
 mod partitioner;
 mod token;
 #[cfg(all(target_os = "linux", target_env = "gnu", target_pointer_width = "64"))]
@@ -39,6 +40,7 @@ use rdkafka::types::{RDKafkaRespErr, RDKafkaType};
 
 pub(super) use self::callbacks::Failure;
 use self::callbacks::{Context, Shared};
+use self::markers::Markers;
 pub(super) use self::partitioner::Partitioner;
 pub(super) use self::token::log_in;
 use super::failure::{Outcome, from_code, from_kafka};
@@ -53,10 +55,6 @@ const QUEUE_LIMIT: Duration = Duration::from_secs(15);
 /// How long the report of the message that failed a transaction may come later than the failure.
 const REPORT_LIMIT: Duration = Duration::from_millis(500);
 
-/// Kafka writes a transaction's markers after it has answered that it ends. Who adds a partition to the
-/// next one before that is refused, and librdkafka asks again only after 20 ms: with this pause a
-/// commit took 5 ms instead of 35, at 1,000 messages a second.
-const MARKERS_PAUSE: Duration = Duration::from_millis(5);
 /// How long a transaction that has failed may take to say why.
 const WHY_LIMIT: Duration = Duration::from_secs(5);
 /// How often it is looked whether all messages of a transaction are taken; less often once that takes
@@ -88,7 +86,7 @@ pub(super) struct Producer {
     /// What librdkafka reads of.
     values: Vec<Bytes>,
     partitioner: Partitioner,
-    ended: Option<Instant>,
+    markers: Markers,
     last_code: Option<RDKafkaRespErr>,
 }
 
@@ -133,7 +131,7 @@ impl Producer {
             shared,
             values: Vec::new(),
             partitioner,
-            ended: None,
+            markers: Markers::new(),
             last_code: None,
         })
     }
@@ -156,9 +154,7 @@ impl Producer {
     /// Begins a transaction.
     pub(super) fn begin(&mut self) -> Result<()> {
         self.forget_failures();
-        if let Some(ended) = self.ended.take() {
-            std::thread::sleep(MARKERS_PAUSE.saturating_sub(ended.elapsed()));
-        }
+        self.markers.wait();
         // SAFETY: as above.
         let error = unsafe { rd::rd_kafka_begin_transaction(self.client.native_ptr()) };
         self.outcome("begin transaction", error).map_err(Outcome::into_error)
@@ -173,6 +169,7 @@ impl Producer {
             let code = self.produce(topic, record)?;
             match code {
                 RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR => {
+                    self.markers.sent();
                     self.values.extend(record.value.cloned());
                     return Ok(true);
                 }
@@ -244,10 +241,11 @@ impl Producer {
     /// error is not `Unclear`.
     pub(super) fn commit(&mut self, limit: Duration) -> Result<()> {
         let limit = self.wait_sent(limit);
+        self.markers.taken();
         let before = self.shared.end_txn_requests.load(Ordering::SeqCst);
         // SAFETY: as above.
         let error = unsafe { rd::rd_kafka_commit_transaction(self.client.native_ptr(), millis(limit)) };
-        self.ended = Some(Instant::now());
+        self.markers.ended();
         let sent = self.shared.end_txn_requests.load(Ordering::SeqCst) - before;
         match (self.outcome("commit transaction", error), sent) {
             (Ok(()), 1) => {
@@ -275,7 +273,7 @@ impl Producer {
     pub(super) fn abort(&mut self, limit: Duration) -> Result<()> {
         // SAFETY: as above.
         let error = unsafe { rd::rd_kafka_abort_transaction(self.client.native_ptr(), millis(limit)) };
-        self.ended = Some(Instant::now());
+        self.markers.ended();
         self.outcome("abort transaction", error).map_err(Outcome::into_error)
     }
 
