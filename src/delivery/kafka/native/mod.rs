@@ -55,6 +55,8 @@ const QUEUE_LIMIT: Duration = Duration::from_secs(15);
 /// How long the report of the message that failed a transaction may come later than the failure.
 const REPORT_LIMIT: Duration = Duration::from_millis(500);
 
+/// How long the broker is asked to fence before it is asked again.
+const INIT_STEP: Duration = Duration::from_millis(100);
 /// How long a transaction that has failed may take to say why.
 const WHY_LIMIT: Duration = Duration::from_secs(5);
 /// How often it is looked whether all messages of a transaction are taken; less often once that takes
@@ -144,11 +146,24 @@ impl Producer {
         found.map_err(|error| from_kafka("look up topic", error).with("topic", topic))
     }
 
-    /// Fences every producer with the same `transactional.id`, and ends what they left open.
+    /// Fences every producer with the same `transactional.id`, and ends what they left open. Until the
+    /// broker has ended that it refuses, and librdkafka asks again only after half a second, or at once
+    /// when this call is made again (`rd_kafka_idemp_start`): so it is made in short steps.
     pub(super) fn init_transactions(&mut self, limit: Duration) -> Result<()> {
-        // SAFETY: the client lives as long as `self`.
-        let error = unsafe { rd::rd_kafka_init_transactions(self.client.native_ptr(), millis(limit)) };
-        self.outcome("init transactions", error).map_err(Outcome::into_error)
+        let deadline = Instant::now() + limit;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            // SAFETY: the client lives as long as `self`; a non-null error lives until `outcome`.
+            let (error, may_follow) = unsafe {
+                let step = millis(left.min(INIT_STEP));
+                let error = rd::rd_kafka_init_transactions(self.client.native_ptr(), step);
+                (error, !error.is_null() && rd::rd_kafka_error_is_retriable(error) != 0)
+            };
+            let done = self.outcome("init transactions", error).map_err(Outcome::into_error);
+            if !may_follow || left <= INIT_STEP {
+                return done;
+            }
+        }
     }
 
     /// Begins a transaction.
