@@ -1,9 +1,9 @@
 //! What is known to be committed, by shard, for the pruner.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
+use super::unpruned::Unpruned;
 use crate::id::ShardIndex;
 use crate::outbox::Delivered;
 
@@ -11,16 +11,13 @@ use crate::outbox::Delivered;
 #[derive(Default)]
 pub(super) struct Committed {
     shards: Mutex<BTreeMap<ShardIndex, Delivered>>,
-    /// Messages delivered and not yet pruned, about.
-    pub(super) unpruned: AtomicU64,
+    pub(super) unpruned: Unpruned,
 }
 
 impl Committed {
     pub(super) fn note(&self, delivered: Delivered) {
         if self.lock().insert(delivered.shard, delivered).is_none() {
-            // Just taken: what a former owner left unpruned is counted nowhere, and without a sign
-            // it would stay until the next message.
-            self.unpruned.fetch_add(1, Ordering::Relaxed);
+            self.unpruned.add_unknown();
         }
     }
 

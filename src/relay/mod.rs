@@ -22,6 +22,7 @@ mod settings;
 mod supervise;
 mod take;
 mod told;
+mod unpruned;
 mod wait;
 mod writer;
 

@@ -2,14 +2,13 @@
 //! a delete costs PostgreSQL as much CPU as delivering does.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::committed::Committed;
 use super::read::Flow;
 use super::settings::RelaySettings;
 use super::told::Told;
-use crate::error::ErrorKind;
+use crate::error::{ErrorKind, Result};
 use crate::outbox::{Outbox, OutboxSource};
 
 /// The pause between two looks at what may be pruned.
@@ -17,9 +16,14 @@ const PAUSE: Duration = Duration::from_millis(200);
 /// A takeover fences a pruner for moments. Where it stays fenced so many times over, the database
 /// lacks the barrier that the progress names, and nobody would know why the table grows.
 const FENCED_UNTOLD: u32 = 10;
-/// More delivered messages than the backlog had at most, and than this, are pruned even while it
-/// drains: one that writers never let end would make the table grow for ever.
-const UNPRUNED_MIN: u64 = 20_000;
+/// A backlog that writers never let end would make the table grow for ever. It is one where so many
+/// parts of the most that it ever had, or of this many messages, have come since.
+const FED_PART: u64 = 4;
+const FED_MIN: u64 = 20_000;
+/// The part of them that may be delivered and not pruned while such a backlog lasts; with more, reads
+/// make way for pruning. What waits, and the dead rows until they are vacuumed, need room beside it.
+const UNPRUNED_PART: u64 = 4;
+const CROWDED_PART: u64 = 2;
 
 /// Prunes for as long as the session lives.
 pub(super) async fn run(
@@ -28,21 +32,23 @@ pub(super) async fn run(
     flow: Arc<Flow>,
     settings: RelaySettings,
 ) {
-    let mut outbox: Option<Box<dyn Outbox>> = None;
+    let limit = settings.prune_messages;
+    let mut pruner = Pruner { source, outbox: None, committed, flow, limit, deferral: Deferral::default() };
     let (mut failures, mut told) = (0, Told::default());
     loop {
+        pruner.committed.unpruned.any().await;
         tokio::time::sleep(PAUSE).await;
-        if committed.unpruned.load(Ordering::Relaxed) == 0 || is_deferred(&committed, &flow) {
-            continue;
-        }
-        match prune(&*source, &mut outbox, &committed, &flow, settings.prune_messages).await {
+        let pruned = pruner.prune().await;
+        // Nobody waits for what does not get on, or is not asked for.
+        pruner.committed.unpruned.limit(None);
+        match pruned {
             Ok(()) => {
                 failures = 0;
                 told.clear();
             }
             Err(error) => {
                 // Another connection; what is left is pruned by the next step, or the next owner.
-                outbox = None;
+                pruner.outbox = None;
                 failures += 1;
                 let passes = error.kind() == ErrorKind::Fenced && failures < FENCED_UNTOLD;
                 if !passes && told.is_news(&error) {
@@ -54,33 +60,97 @@ pub(super) async fn run(
     }
 }
 
-async fn prune(
-    source: &dyn OutboxSource,
-    outbox: &mut Option<Box<dyn Outbox>>,
-    committed: &Committed,
-    flow: &Flow,
+struct Pruner {
+    source: Arc<dyn OutboxSource>,
+    outbox: Option<Box<dyn Outbox>>,
+    committed: Arc<Committed>,
+    flow: Arc<Flow>,
     limit: u32,
-) -> crate::error::Result<()> {
-    let connected = match outbox {
-        Some(connected) => connected,
-        None => outbox.insert(source.connect().await?),
-    };
-    let before = committed.unpruned.load(Ordering::Relaxed);
-    loop {
-        let pruned = connected.prune(&committed.all(), limit).await?;
-        if pruned.all {
-            // Everything that was counted before is gone; what came since is looked at next time.
-            committed.unpruned.fetch_sub(before, Ordering::Relaxed);
-            return Ok(());
+    deferral: Deferral,
+}
+
+impl Pruner {
+    /// Prunes until all is gone that was delivered before, or pruning is deferred.
+    async fn prune(&mut self) -> Result<()> {
+        loop {
+            let before = self.committed.unpruned.messages();
+            let Some(most) = self.deferral.due(before, &self.flow) else { return Ok(()) };
+            let outbox = match &mut self.outbox {
+                Some(connected) => connected,
+                None => self.outbox.insert(self.source.connect().await?),
+            };
+            let pruned = outbox.prune(&self.committed.all(), self.limit).await?;
+            let unpruned = &self.committed.unpruned;
+            if pruned.all {
+                // What came since is looked at next time.
+                unpruned.all_went(before);
+                return Ok(());
+            }
+            unpruned.some_went(pruned.messages);
+            if pruned.messages < u64::from(self.limit) {
+                return Ok(());
+            }
+            let makes_way = self.deferral.is_fed && unpruned.is_known();
+            unpruned.limit(makes_way.then_some(most / CROWDED_PART));
+            tokio::task::yield_now().await;
         }
-        if is_deferred(committed, flow) || pruned.messages < u64::from(limit) {
-            return Ok(());
-        }
-        tokio::task::yield_now().await;
     }
 }
 
-fn is_deferred(committed: &Committed, flow: &Flow) -> bool {
-    let most = flow.largest_backlog().max(UNPRUNED_MIN);
-    flow.is_draining() && committed.unpruned.load(Ordering::Relaxed) < most
+/// For how long pruning waits behind a backlog.
+#[derive(Default)]
+struct Deferral {
+    /// Whether writers feed the backlog.
+    is_fed: bool,
+}
+
+impl Deferral {
+    /// Whether it is time to prune: then, the most that the backlog ever had.
+    fn due(&mut self, unpruned: u64, flow: &Flow) -> Option<u64> {
+        let most = flow.largest_backlog().max(FED_MIN);
+        // Of one that only drains there are never more than it had.
+        let has_more = unpruned + flow.waiting() >= most + most / FED_PART;
+        self.is_fed = flow.is_draining() && (self.is_fed || has_more);
+        let is_due = !flow.is_draining() || (self.is_fed && unpruned >= most / UNPRUNED_PART);
+        is_due.then_some(most)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::outbox::Batch;
+
+    const MOST: u64 = 1_000_000;
+
+    fn waiting(flow: &Flow, waiting: u64) {
+        flow.note(&Batch { chunks: Vec::new(), more: true, backlog: true, waiting });
+    }
+
+    #[test]
+    fn a_backlog_that_only_drains_is_pruned_behind_its_end() {
+        let (flow, mut deferral) = (Flow::default(), Deferral::default());
+        for delivered in (0..=MOST).step_by(10_000) {
+            waiting(&flow, MOST - delivered);
+            assert_eq!(deferral.due(delivered, &flow), None, "{delivered}");
+        }
+        flow.note(&Batch::default());
+        assert!(deferral.due(MOST, &flow).is_some());
+    }
+
+    #[test]
+    fn a_backlog_that_writers_feed_is_pruned_while_it_lasts() {
+        let (flow, mut deferral) = (Flow::default(), Deferral::default());
+        let due = |deferral: &mut Deferral, unpruned| {
+            waiting(&flow, MOST);
+            deferral.due(unpruned, &flow)
+        };
+        assert_eq!(due(&mut deferral, MOST / FED_PART - 1), None, "it may drain yet");
+        assert_eq!(due(&mut deferral, MOST / FED_PART), Some(MOST));
+        assert_eq!(due(&mut deferral, MOST / UNPRUNED_PART), Some(MOST));
+        assert_eq!(due(&mut deferral, MOST / UNPRUNED_PART - 1), None);
+        flow.note(&Batch::default());
+        assert!(deferral.due(1, &flow).is_some(), "it has ended");
+        assert_eq!(due(&mut deferral, MOST / UNPRUNED_PART - 1), None, "another one begins");
+    }
 }

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
+use super::committed::Committed;
 use super::settings::RelaySettings;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{BarrierId, Epoch, ShardIndex};
@@ -42,6 +43,7 @@ pub(super) struct Room {
 pub(super) struct Flow {
     draining: AtomicBool,
     crowded: AtomicBool,
+    waiting: AtomicU64,
     largest: AtomicU64,
 }
 
@@ -51,17 +53,24 @@ impl Flow {
         self.draining.load(Ordering::Relaxed)
     }
 
+    /// How many messages of it are still to be read.
+    pub(super) fn waiting(&self) -> u64 {
+        self.waiting.load(Ordering::Relaxed)
+    }
+
     /// The most messages that waited since it began to.
     pub(super) fn largest_backlog(&self) -> u64 {
         self.largest.load(Ordering::Relaxed)
     }
 
-    fn note(&self, batch: &Batch) {
-        self.draining.store(batch.backlog, Ordering::Relaxed);
+    pub(super) fn note(&self, batch: &Batch) {
+        // First, so that nobody takes what waits for more than there ever was.
         match batch.backlog {
             true => self.largest.fetch_max(batch.waiting, Ordering::Relaxed),
             false => self.largest.swap(0, Ordering::Relaxed),
         };
+        self.draining.store(batch.backlog, Ordering::Relaxed);
+        self.waiting.store(batch.waiting, Ordering::Relaxed);
     }
 
     /// Whether more messages are on their way, so that a batch that is not full may wait for them.
@@ -94,14 +103,19 @@ pub(super) struct Reader {
     pub(super) commands: mpsc::Receiver<Command>,
     pub(super) settings: RelaySettings,
     pub(super) flow: Arc<Flow>,
+    pub(super) committed: Arc<Committed>,
 }
 
 impl Reader {
     /// Reads until an error, or until the supervisor is gone.
     pub(super) async fn run(mut self) -> Result<()> {
         let units = self.settings.buffer_bytes.max(READ_BYTES) / UNIT_BYTES;
-        let room = Arc::new(Semaphore::new(units));
-        let one_read = u32::try_from(READ_BYTES / UNIT_BYTES).unwrap_or(u32::MAX);
+        let next = NextRead {
+            room: Arc::new(Semaphore::new(units)),
+            units: u32::try_from(READ_BYTES / UNIT_BYTES).unwrap_or(u32::MAX),
+            flow: Arc::clone(&self.flow),
+            committed: Arc::clone(&self.committed),
+        };
         let mut deliverers: BTreeMap<ShardIndex, mpsc::Sender<Queued>> = BTreeMap::new();
         let mut last_message = Instant::now();
         let mut wait = Duration::ZERO;
@@ -115,7 +129,7 @@ impl Reader {
                         continue;
                     }
                 },
-                reserved = reserve_after(wait, &room, one_read, &self.flow), if !deliverers.is_empty() => reserved?,
+                reserved = next.room(wait), if !deliverers.is_empty() => reserved?,
             };
             let batch = self.outbox.read().await?;
             self.flow.note(&batch);
@@ -153,24 +167,34 @@ impl Reader {
     }
 }
 
-async fn reserve_after(
-    wait: Duration,
-    room: &Arc<Semaphore>,
+/// What the next read waits for.
+struct NextRead {
+    room: Arc<Semaphore>,
+    /// The room that one read may take.
     units: u32,
-    flow: &Flow,
-) -> Result<OwnedSemaphorePermit> {
-    if !wait.is_zero() {
-        tokio::time::sleep(wait).await;
+    flow: Arc<Flow>,
+    committed: Arc<Committed>,
+}
+
+impl NextRead {
+    /// Waits for `wait`, then until the read has room.
+    async fn room(&self, wait: Duration) -> Result<OwnedSemaphorePermit> {
+        if !wait.is_zero() {
+            tokio::time::sleep(wait).await;
+        }
+        if self.flow.is_draining() {
+            self.committed.unpruned.make_way().await;
+        }
+        let immediate = Arc::clone(&self.room).try_acquire_many_owned(self.units);
+        self.flow.crowded.store(immediate.is_err(), Ordering::Relaxed);
+        if let Ok(reserved) = immediate {
+            return Ok(reserved);
+        }
+        let closed = |_| Error::new(ErrorKind::Failed, "read outbox", "the relay's buffer is closed");
+        let reserved = Arc::clone(&self.room).acquire_many_owned(self.units).await.map_err(closed);
+        self.flow.crowded.store(false, Ordering::Relaxed);
+        reserved
     }
-    let immediate = Arc::clone(room).try_acquire_many_owned(units);
-    flow.crowded.store(immediate.is_err(), Ordering::Relaxed);
-    if let Ok(reserved) = immediate {
-        return Ok(reserved);
-    }
-    let closed = |_| Error::new(ErrorKind::Failed, "read outbox", "the relay's buffer is closed");
-    let reserved = Arc::clone(room).acquire_many_owned(units).await.map_err(closed);
-    flow.crowded.store(false, Ordering::Relaxed);
-    reserved
 }
 
 /// Each chunk keeps what it takes of the reserved room; the rest is free again at once.

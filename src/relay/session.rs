@@ -107,8 +107,13 @@ impl<'a> Session<'a> {
         let (commands, received) = mpsc::channel(COMMANDS);
         let (committed, flow) = (Arc::new(Committed::default()), Arc::new(Flow::default()));
         let settings = shared.settings.clone();
-        let reader =
-            Reader { outbox, commands: received, settings: settings.clone(), flow: Arc::clone(&flow) };
+        let reader = Reader {
+            outbox,
+            commands: received,
+            settings: settings.clone(),
+            flow: Arc::clone(&flow),
+            committed: Arc::clone(&committed),
+        };
         let mut background: JoinSet<Result<()>> = JoinSet::new();
         background.spawn(reader.run());
         let pruner =

@@ -169,7 +169,7 @@ impl ShardWriter {
         tracing::debug!(shard = %taken.shard, messages = sent.messages, took = ?began.elapsed(), "committed");
         let (shard, epoch, barrier) = (taken.shard, taken.epoch, progress.barrier());
         self.committed.note(Delivered { shard, epoch, position: progress.position.clone(), barrier });
-        self.committed.unpruned.fetch_add(sent.messages, Ordering::Relaxed);
+        self.committed.unpruned.add(sent.messages);
         self.delivers.store(true, Ordering::Relaxed);
         taken.progress = progress;
         failpoint!("relay.batch.committed")

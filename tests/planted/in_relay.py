@@ -149,7 +149,7 @@ BUGS = [
                 "        let ahead = (taken.shard, taken.epoch, progress.position.clone());\n"
                 "        self.committed.note(Delivered { shard: ahead.0, epoch: ahead.1, "
                 "position: ahead.2, barrier: progress.barrier() });\n"
-                "        self.committed.unpruned.fetch_add(sent.messages, Ordering::Relaxed);\n"
+                "        self.committed.unpruned.add(sent.messages);\n"
                 "        taken.delivery.commit(&progress)?;\n",
             )
         ],

@@ -28,7 +28,7 @@ const PAUSE_MAX: Duration = Duration::from_secs(60);
 
 /// So many dead rows are worth a vacuum, and a part of those that live: it walks through all indexes.
 const VACUUM_ROWS: u64 = 20_000;
-const VACUUM_PART: u64 = 4;
+const VACUUM_PART: u64 = 8;
 /// A vacuum that takes longer is given up.
 const VACUUM_LIMIT: Duration = Duration::from_secs(300);
 
