@@ -41,6 +41,10 @@ const TAKEN_AT_ONCE: usize = 4;
 /// the whole backlog read once for each. No shard waits longer than this for the others.
 const BEGIN_TOGETHER: Duration = Duration::from_millis(500);
 
+/// How often a session looks whether there is anything to do where all is as it should be; a lease that
+/// was renewed, lost or given up wakes it.
+const CALM: Duration = Duration::from_secs(1);
+
 /// What outlives a session.
 pub(super) struct Shared {
     pub(super) id: RelayId,
@@ -86,6 +90,8 @@ pub(super) struct Session<'a> {
     to_begin: BTreeMap<ShardIndex, Begin>,
     to_begin_since: Instant,
     failures: BTreeMap<ShardIndex, Failure>,
+    /// A shard's taking or its deliverer has ended since the last plan.
+    changed: bool,
 }
 
 impl<'a> Session<'a> {
@@ -137,6 +143,7 @@ impl<'a> Session<'a> {
             to_begin: BTreeMap::new(),
             to_begin_since: Instant::now(),
             failures: BTreeMap::new(),
+            changed: false,
         };
         let ended = session.supervise(&mut background, stop).await;
         // The reader's end of every chunk channel goes with it: deliverers finish and end.
@@ -151,9 +158,11 @@ impl<'a> Session<'a> {
         stop: &mut watch::Receiver<bool>,
     ) -> Result<()> {
         let mut seen = self.shared.keeper.seen.clone();
-        let mut ticks = tokio::time::interval(self.shared.settings.retry.first);
+        self.plan().await;
+        let mut planned = Instant::now();
         loop {
             self.shared.tally.note_turn();
+            let pause = if self.is_calm() { CALM } else { self.shared.settings.retry.first };
             tokio::select! {
                 // In this order: a reader that failed ends its deliverers, too, and has the cause.
                 biased;
@@ -166,15 +175,30 @@ impl<'a> Session<'a> {
                     changed.map_err(|_| Error::new(ErrorKind::Failed, "keep leases", "the lease keeper ended"))?;
                     self.shared.keeper.seen.borrow().check()?;
                     self.plan().await;
+                    planned = Instant::now();
                 }
-                _ = ticks.tick() => self.plan().await,
+                () = tokio::time::sleep_until((planned + pause).into()) => {
+                    self.plan().await;
+                    planned = Instant::now();
+                }
             }
             self.begin_taken().await;
         }
     }
 
+    /// Whether nothing is under way, and nothing waits for its time.
+    fn is_calm(&self) -> bool {
+        let settled = |running: &Running| !running.stopping && !running.had_error;
+        !self.changed
+            && self.failures.is_empty()
+            && self.being_taken.is_empty()
+            && self.to_begin.is_empty()
+            && self.running.values().all(settled)
+    }
+
     /// Compares what is owned with what is run, and with what would be an even share.
     async fn plan(&mut self) {
+        self.changed = false;
         let seen = self.shared.keeper.seen.borrow().clone();
         self.clear_errors();
         let Some(renewed_at) = seen.renewed_at.filter(|_| seen.is_fresh()) else { return };
@@ -211,6 +235,7 @@ impl<'a> Session<'a> {
 
     async fn taken(&mut self, (shard, taken): Ended<Option<Taken>>) -> Result<()> {
         self.being_taken.remove(&shard);
+        self.changed = true;
         match taken {
             Ok(Some(taken)) => {
                 self.part.worked();
@@ -286,6 +311,7 @@ impl<'a> Session<'a> {
 
     async fn delivered(&mut self, (shard, ended): Ended<()>) {
         let running = self.running.remove(&shard);
+        self.changed = true;
         self.committed.forget(shard);
         self.end_reading(shard).await;
         if let Err(error) = &ended {
