@@ -129,8 +129,12 @@ pub trait ShardDelivery: Send {
     /// Whether a topic that could not be written may be written again; otherwise why not.
     fn topic_fault(&mut self, topic: &str) -> Result<Option<Fault>>;
 
-    /// Commits the batch together with the progress behind it.
-    fn commit(&mut self, progress: &Progress) -> Result<()>;
+    /// Adds the progress behind all that was sent: nothing is sent behind it. From here on it is on its
+    /// way, too, so what a commit has to wait for is waited for behind this where that is possible.
+    fn seal(&mut self, progress: &Progress) -> Result<()>;
+
+    /// Commits the sealed batch: messages and progress together.
+    fn commit(&mut self) -> Result<()>;
 
     /// Gives a batch up in which a message failed, and begins anew: none of it becomes visible, and
     /// the next batch is none the worse. It takes the shard as [`Delivery::open`] does, so it is for

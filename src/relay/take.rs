@@ -118,7 +118,8 @@ impl Taker {
                 let record = birth.clone();
                 delivery = blocking(move || {
                     delivery.begin()?;
-                    delivery.commit(&record)?;
+                    delivery.seal(&record)?;
+                    delivery.commit()?;
                     Ok(delivery)
                 })
                 .await?;

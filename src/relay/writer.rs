@@ -44,6 +44,12 @@ impl End {
             self.barriers.push(barrier.clone());
         }
     }
+
+    /// The last window's barrier.
+    fn voucher(&self) -> Option<Voucher> {
+        let last = self.barriers.last()?;
+        Some(Voucher { id: last.id?, number: last.number })
+    }
 }
 
 /// Messages on their way into one transaction.
@@ -145,34 +151,53 @@ impl ShardWriter {
     /// a window whose rows a crash or a failover can still take back.
     pub(super) fn commit(&mut self, end: &End, sent: &Sent) -> Result<()> {
         failpoint!("relay.batch.sent")?;
+        let records = !sent.asides.is_empty() || self.asides.has_unrecorded();
+        let vouching = if records { Vouching::Fresh } else { self.vouching(end) };
+        let mut voucher = match vouching {
+            Vouching::Window => end.voucher(),
+            Vouching::Voucher | Vouching::Fresh => self.voucher,
+        };
+        let mut progress = self.progress(end, voucher);
+        // Sent while the barriers become durable; it counts for nothing before the commit.
+        if vouching != Vouching::Fresh {
+            self.taken.delivery.seal(&progress)?;
+        }
         for barrier in &end.barriers {
             self.wait_for(barrier)?;
         }
-        if !sent.asides.is_empty() || self.asides.has_unrecorded() {
-            self.voucher = Some(self.asides.record(&sent.asides)?);
-        } else if let Some(last) = end.barriers.last() {
-            self.vouch(last, end)?;
+        if vouching == Vouching::Fresh {
+            voucher = Some(self.asides.record(&sent.asides)?);
         }
+        // Whatever fails from here on: what is recorded is passed over from now on, and only a progress that
+        // names this barrier, or a younger one, may do that.
+        self.voucher = voucher;
         self.waited_for = end.barriers.last().and_then(|last| last.id).or(self.waited_for);
-        let taken = &mut self.taken;
-        let progress = Progress {
+        if vouching == Vouching::Fresh {
+            progress = self.progress(end, voucher);
+            self.taken.delivery.seal(&progress)?;
+        }
+        let began = Instant::now();
+        self.taken.delivery.commit()?;
+        let (shard, epoch, barrier) = (self.taken.shard, self.taken.epoch, progress.barrier());
+        tracing::debug!(%shard, messages = sent.messages, took = ?began.elapsed(), "committed");
+        self.committed.note(Delivered { shard, epoch, position: progress.position.clone(), barrier });
+        self.committed.unpruned.add(sent.messages);
+        self.delivers.store(true, Ordering::Relaxed);
+        self.taken.progress = progress;
+        failpoint!("relay.batch.committed")
+    }
+
+    fn progress(&self, end: &End, voucher: Option<Voucher>) -> Progress {
+        let taken = &self.taken;
+        Progress {
             epoch: taken.epoch.0,
             shards: taken.progress.shards,
             hash: taken.progress.hash,
             database: taken.database.clone(),
             position: end.position.clone().unwrap_or_else(|| taken.progress.position.clone()),
-            barrier: self.voucher.map(|voucher| voucher.id.0),
+            barrier: voucher.map(|voucher| voucher.id.0),
             cleared: end.cleared.iter().map(|id| id.0).collect(),
-        };
-        let began = Instant::now();
-        taken.delivery.commit(&progress)?;
-        tracing::debug!(shard = %taken.shard, messages = sent.messages, took = ?began.elapsed(), "committed");
-        let (shard, epoch, barrier) = (taken.shard, taken.epoch, progress.barrier());
-        self.committed.note(Delivered { shard, epoch, position: progress.position.clone(), barrier });
-        self.committed.unpruned.add(sent.messages);
-        self.delivers.store(true, Ordering::Relaxed);
-        taken.progress = progress;
-        failpoint!("relay.batch.committed")
+        }
     }
 
     /// From now on the progress names this barrier, or a younger one.
@@ -180,17 +205,12 @@ impl ShardWriter {
         self.voucher = Some(voucher);
     }
 
-    /// Chooses the barrier that the progress names, where nothing new is recorded.
-    fn vouch(&mut self, window: &Barrier, end: &End) -> Result<()> {
-        let Some(id) = window.id else { return Ok(()) };
+    /// Which barrier the progress names, where nothing new is recorded.
+    fn vouching(&self, end: &End) -> Vouching {
+        let Some(window) = end.voucher() else { return Vouching::Voucher };
         let position = end.position.as_ref().unwrap_or(&self.taken.progress.position);
-        let (voucher, waited_for) = (self.voucher.map(|kept| kept.number), self.waited_for == Some(id));
-        match choose(voucher, window.number, position, waited_for) {
-            Vouching::Window => self.voucher = Some(Voucher { id, number: window.number }),
-            Vouching::Voucher => {}
-            Vouching::Fresh => self.voucher = Some(self.asides.record(&[])?),
-        }
-        Ok(())
+        let voucher = self.voucher.map(|kept| kept.number);
+        choose(voucher, window.number, position, self.waited_for == Some(window.id))
     }
 
     fn wait_for(&self, barrier: &Barrier) -> Result<()> {

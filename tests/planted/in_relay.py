@@ -145,12 +145,13 @@ BUGS = [
         [
             Edit(
                 WRITER,
-                "        taken.delivery.commit(&progress)?;\n",
+                "        self.taken.delivery.commit()?;\n",
+                "        let taken = &self.taken;\n"
                 "        let ahead = (taken.shard, taken.epoch, progress.position.clone());\n"
                 "        self.committed.note(Delivered { shard: ahead.0, epoch: ahead.1, "
                 "position: ahead.2, barrier: progress.barrier() });\n"
                 "        self.committed.unpruned.add(sent.messages);\n"
-                "        taken.delivery.commit(&progress)?;\n",
+                "        self.taken.delivery.commit()?;\n",
             )
         ],
     ),

@@ -19,8 +19,9 @@ BUGS = [
         [
             Edit(
                 WRITER,
-                "self.voucher = Some(self.asides.record(&sent.asides)?);\n        } else if",
-                "self.asides.record(&sent.asides)?;\n        }\n        if",
+                "voucher = Some(self.asides.record(&sent.asides)?);",
+                "self.asides.record(&sent.asides)?;\n"
+                "            voucher = end.voucher().or(voucher);",
             )
         ],
     ),

@@ -7,7 +7,7 @@ use onecommit::id::{BarrierId, Epoch, ShardIndex};
 use onecommit::message::{ID_HEADER, StoredMessage};
 use onecommit::protocol::position::Position;
 use onecommit::protocol::progress::{DatabaseIdentity, Progress};
-use onecommit::{ErrorKind, Message, MessageId};
+use onecommit::{ErrorKind, Message, MessageId, Result};
 
 const SHARD: ShardIndex = ShardIndex(0);
 const ABORT_LIMIT: Duration = Duration::from_secs(30);
@@ -95,7 +95,7 @@ fn progress_is_absent_until_it_is_committed(backend: &dyn Backend) {
     assert_eq!(shard.progress().unwrap(), None);
     // The birth record: progress without messages.
     shard.begin().unwrap();
-    shard.commit(&progress(1, 0)).unwrap();
+    commit(&mut *shard, &progress(1, 0)).unwrap();
     assert_eq!(shard.progress().unwrap(), Some(progress(1, 0)));
     assert_eq!(place.delivery().peek(SHARD).unwrap(), Some(progress(1, 0)));
     drop(shard);
@@ -108,7 +108,7 @@ fn what_is_removed_is_forgotten_and_no_message_with_it(backend: &dyn Backend) {
     let mut shard = place.open(3);
     shard.begin().unwrap();
     shard.send(&place.messages(0..5)).unwrap();
-    shard.commit(&progress(3, 5)).unwrap();
+    commit(&mut *shard, &progress(3, 5)).unwrap();
     drop(shard);
     for _ in 0..2 {
         place.delivery().remove().unwrap();
@@ -127,13 +127,13 @@ fn messages_and_progress_are_committed_together(backend: &dyn Backend) {
     shard.send(&place.messages(10..20)).unwrap();
     assert_eq!(place.keys(), [] as [i64; 0], "nothing is visible before the commit");
     assert_eq!(place.delivery().peek(SHARD).unwrap(), None);
-    shard.commit(&progress(1, 20)).unwrap();
+    commit(&mut *shard, &progress(1, 20)).unwrap();
     assert_eq!(place.keys(), (0..20).collect::<Vec<_>>());
     assert_eq!(shard.progress().unwrap(), Some(progress(1, 20)));
     for round in 2..5 {
         shard.begin().unwrap();
         shard.send(&place.messages(round * 10..round * 10 + 10)).unwrap();
-        shard.commit(&progress(1, round * 10 + 10)).unwrap();
+        commit(&mut *shard, &progress(1, round * 10 + 10)).unwrap();
         let settled = place.delivery().peek_settled(SHARD).unwrap();
         assert_eq!(settled, Some(progress(1, round * 10 + 10)), "a confirmed commit is seen");
     }
@@ -163,7 +163,7 @@ fn every_content_arrives(backend: &dyn Backend) {
     let mut shard = place.open(1);
     shard.begin().unwrap();
     shard.send(&sent).unwrap();
-    shard.commit(&progress(1, 4)).unwrap();
+    commit(&mut *shard, &progress(1, 4)).unwrap();
     let arrived = place.backend.committed(&place.topic);
     assert_eq!(arrived.len(), sent.len());
     for (sent, arrived) in sent.iter().zip(&arrived) {
@@ -182,9 +182,10 @@ fn what_is_given_up_never_arrives(backend: &dyn Backend) {
     let mut shard = place.open(1);
     shard.begin().unwrap();
     shard.send(&place.messages(0..3)).unwrap();
-    shard.commit(&progress(1, 3)).unwrap();
+    commit(&mut *shard, &progress(1, 3)).unwrap();
     shard.begin().unwrap();
     shard.send(&place.messages(3..6)).unwrap();
+    shard.seal(&progress(1, 6)).unwrap();
     shard.abort(ABORT_LIMIT).unwrap();
     assert_eq!(place.keys(), [0, 1, 2]);
     assert_eq!(place.delivery().peek(SHARD).unwrap(), Some(progress(1, 3)));
@@ -193,7 +194,7 @@ fn what_is_given_up_never_arrives(backend: &dyn Backend) {
     assert_eq!(shard.progress().unwrap(), Some(progress(1, 3)));
     shard.begin().unwrap();
     shard.send(&place.messages(6..9)).unwrap();
-    shard.commit(&progress(2, 9)).unwrap();
+    commit(&mut *shard, &progress(2, 9)).unwrap();
     assert_eq!(place.keys(), [0, 1, 2, 6, 7, 8]);
     // A batch that is dropped half-way, as by a crash.
     shard.begin().unwrap();
@@ -208,13 +209,13 @@ fn a_fenced_predecessor_commits_nothing(backend: &dyn Backend) {
     let mut old = place.open(1);
     old.begin().unwrap();
     old.send(&place.messages(0..3)).unwrap();
-    old.commit(&progress(1, 3)).unwrap();
+    commit(&mut *old, &progress(1, 3)).unwrap();
     old.begin().unwrap();
     old.send(&place.messages(3..6)).unwrap();
     let mut new = place.open(2);
     assert_eq!(new.progress().unwrap(), Some(progress(1, 3)));
 
-    let late = old.send(&place.messages(6..9)).and_then(|_| old.commit(&progress(1, 9)));
+    let late = old.send(&place.messages(6..9)).and_then(|_| commit(&mut *old, &progress(1, 9)));
     let error = late.expect_err("a fenced predecessor must not commit");
     assert_eq!(error.kind(), ErrorKind::Fenced, "{error}");
     assert_eq!(place.keys(), [0, 1, 2]);
@@ -222,7 +223,7 @@ fn a_fenced_predecessor_commits_nothing(backend: &dyn Backend) {
 
     new.begin().unwrap();
     new.send(&place.messages(3..6)).unwrap();
-    new.commit(&progress(2, 6)).unwrap();
+    commit(&mut *new, &progress(2, 6)).unwrap();
     assert_eq!(place.keys(), [0, 1, 2, 3, 4, 5]);
     assert_eq!(new.progress().unwrap(), Some(progress(2, 6)));
 }
@@ -236,10 +237,10 @@ fn shards_do_not_fence_each_other(backend: &dyn Backend) {
     first.send(&place.messages(0..2)).unwrap();
     second.begin().unwrap();
     second.send(&place.messages(2..4)).unwrap();
-    second.commit(&progress(7, 4)).unwrap();
+    commit(&mut *second, &progress(7, 4)).unwrap();
     assert_eq!(second.progress().unwrap(), Some(progress(7, 4)));
     assert_eq!(first.progress().unwrap(), None);
-    first.commit(&progress(1, 2)).unwrap();
+    commit(&mut *first, &progress(1, 2)).unwrap();
     assert_eq!(first.progress().unwrap(), Some(progress(1, 2)));
     assert_eq!(second.progress().unwrap(), Some(progress(7, 4)));
     let mut keys = place.keys();
@@ -256,7 +257,7 @@ fn the_order_of_sending_is_kept(backend: &dyn Backend) {
             let first = batch * 1000 + chunk * 250;
             shard.send(&place.messages(first..first + 250)).unwrap();
         }
-        shard.commit(&progress(1, batch * 1000 + 1000)).unwrap();
+        commit(&mut *shard, &progress(1, batch * 1000 + 1000)).unwrap();
     }
     assert_eq!(place.keys(), (0..3000).collect::<Vec<_>>());
 }
@@ -269,6 +270,12 @@ fn stored(id: i64, message: Message) -> StoredMessage {
 /// For messages' times: a store deletes by them what is older than its topic's retention.
 pub fn now_ms() -> i64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis().try_into().unwrap()
+}
+
+/// Ends a batch.
+pub(crate) fn commit(shard: &mut dyn ShardDelivery, progress: &Progress) -> Result<()> {
+    shard.seal(progress)?;
+    shard.commit()
 }
 
 fn progress(epoch: i64, last: i64) -> Progress {

@@ -16,7 +16,7 @@ use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 
-use crate::conformance_delivery as conformance;
+use crate::conformance_delivery::{self as conformance, commit};
 
 pub(crate) const FIRST: ShardIndex = ShardIndex(0);
 const SECOND: ShardIndex = ShardIndex(1);
@@ -152,7 +152,7 @@ impl Place {
         let mut shard = self.delivery(more).open(FIRST, Epoch(1)).unwrap();
         shard.begin().unwrap();
         shard.send(messages).unwrap();
-        shard.commit(&progress(1, 1)).unwrap();
+        commit(&mut *shard, &progress(1, 1)).unwrap();
         let deadline = Instant::now() + LIMIT;
         loop {
             let arrived = conformance::Backend::committed(&Kafka, &self.topic);
@@ -267,7 +267,7 @@ fn a_partition_that_is_asked_for_is_taken_and_one_that_is_not_there_is_the_messa
             if *message_id == wrong.message_id && reason.contains("no partition 3")),
         "{fault:?}"
     );
-    shard.commit(&progress(2, 2)).unwrap();
+    commit(&mut *shard, &progress(2, 2)).unwrap();
     assert_eq!(conformance::Backend::committed(&Kafka, &place.topic).len(), 4, "without the wrong one");
 }
 
@@ -311,7 +311,7 @@ fn of_invalid_records_each_is_named_and_the_others_are_innocent() {
     let mut shard = place.open(FIRST, 1);
     shard.begin().unwrap();
     shard.send(&messages).unwrap();
-    let error = shard.commit(&progress(1, 1)).unwrap_err();
+    let error = commit(&mut *shard, &progress(1, 1)).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Invalid, "{error}");
     let Blame::These(faults) = shard.blame() else { panic!("{:?}", shard.blame()) };
     let named: BTreeSet<MessageId> = faults
@@ -325,7 +325,7 @@ fn of_invalid_records_each_is_named_and_the_others_are_innocent() {
     assert_eq!(shard.renew().unwrap(), None, "no progress was committed");
     shard.begin().unwrap();
     shard.send(&[keyed(1), keyed(3), keyed(5)]).unwrap();
-    shard.commit(&progress(1, 1)).unwrap();
+    commit(&mut *shard, &progress(1, 1)).unwrap();
     assert_eq!(conformance::Backend::committed(&Kafka, &place.topic).len(), 3);
 }
 
@@ -339,7 +339,7 @@ fn topics_can_be_used_as_soon_as_they_are_made() {
         assert!(place.delivery(&[]).create_topic(&topic, Some(5)).unwrap());
         shard.begin().unwrap();
         shard.send(&[stored(1, Message::new(&topic, "k", "v").unwrap())]).unwrap();
-        shard.commit(&progress(1, number)).unwrap();
+        commit(&mut *shard, &progress(1, number)).unwrap();
         assert_eq!(partitions(&topic), 5);
     }
 }
@@ -356,7 +356,7 @@ fn what_is_too_large_fails_with_its_topic_and_nothing_of_the_batch_is_seen() {
         shard.begin().unwrap();
         assert_eq!(shard.send(&[message(10), message(3_000)]).unwrap(), None);
         std::thread::sleep(Duration::from_millis(pause_ms));
-        let error = shard.commit(&progress(1, 1)).unwrap_err();
+        let error = commit(&mut *shard, &progress(1, 1)).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Invalid, "{error}");
         names_the_topic(&error, &place);
         assert!(matches!(shard.blame(), Blame::Somebody { of_topic: false, .. }), "{:?}", shard.blame());
@@ -385,7 +385,7 @@ fn what_is_too_large_fails_with_its_topic_and_nothing_of_the_batch_is_seen() {
     let mut shard = place.open(FIRST, 2);
     shard.begin().unwrap();
     shard.send(&[message(20)]).unwrap();
-    shard.commit(&progress(2, 1)).unwrap();
+    commit(&mut *shard, &progress(2, 1)).unwrap();
     let arrived = conformance::Backend::committed(&Kafka, &place.topic);
     assert_eq!(arrived.iter().map(|message| message.value.as_ref().unwrap().len()).collect::<Vec<_>>(), [20]);
 }
@@ -400,7 +400,7 @@ fn progress_is_found_behind_hundreds_of_commits_and_gaps() {
         shard.begin().unwrap();
         shard.send(&[stored(1, Message::new(&place.topic, "k", "v").unwrap())]).unwrap();
         let began = Instant::now();
-        shard.commit(&record).unwrap();
+        commit(&mut *shard, &record).unwrap();
         times.push(began.elapsed());
         if number % 100 == 0 {
             assert_eq!(shard.progress().unwrap(), Some(record.clone()));
@@ -413,7 +413,7 @@ fn progress_is_found_behind_hundreds_of_commits_and_gaps() {
     eprintln!("a commit took p50 {:.1} ms, p90 {:.1} ms, longest {:.1} ms", ms(150), ms(270), ms(299));
     let last = progress(1, 300);
     shard.begin().unwrap();
-    shard.commit(&last).unwrap();
+    commit(&mut *shard, &last).unwrap();
     // More than the first three steps back.
     place.leave_gap(FIRST, 3_000);
     assert_eq!(shard.progress().unwrap(), Some(last.clone()));
@@ -431,7 +431,7 @@ fn absence_of_progress_is_proved_by_reading_all_of_its_partition() {
     place.leave_gap(FIRST, 1);
     assert_eq!(shard.progress().unwrap(), None);
     shard.begin().unwrap();
-    shard.commit(&progress(1, 1)).unwrap();
+    commit(&mut *shard, &progress(1, 1)).unwrap();
     assert!(shard.progress().unwrap().is_some());
     assert_eq!(place.open(FIRST, 1).progress().unwrap(), None);
 }
@@ -475,16 +475,16 @@ fn who_was_fenced_while_idle_commits_nothing_more() {
     let mut old = place.open(FIRST, 1);
     let born = progress(1, 0);
     old.begin().unwrap();
-    old.commit(&born).unwrap();
+    commit(&mut *old, &born).unwrap();
     let mut new = place.open(FIRST, 2);
     for _ in 0..2 {
-        let error = old.begin().and_then(|()| old.commit(&progress(1, 1))).unwrap_err();
+        let error = old.begin().and_then(|()| commit(&mut *old, &progress(1, 1))).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Fenced, "{error}");
     }
     assert_eq!(new.progress().unwrap(), Some(born));
     let next = progress(2, 2);
     new.begin().unwrap();
-    new.commit(&next).unwrap();
+    commit(&mut *new, &next).unwrap();
     assert_eq!(new.progress().unwrap(), Some(next));
 }
 

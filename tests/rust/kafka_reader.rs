@@ -9,6 +9,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
 use rdkafka::{ClientConfig, Offset};
 
+use crate::conformance_delivery::commit;
 use crate::delivery_kafka::{FIRST, LIMIT, Place, progress, properties, stored};
 
 /// One topic, and who delivers to it.
@@ -35,7 +36,7 @@ impl Topic {
         self.shard.begin().unwrap();
         self.shard.send(&[stored(1, message)]).unwrap();
         let done = between(self);
-        self.shard.commit(&progress(1, self.sent)).unwrap();
+        commit(&mut *self.shard, &progress(1, self.sent)).unwrap();
         done
     }
 

@@ -383,7 +383,11 @@ fn append(path: &Path, numbers: std::ops::Range<u32>) {
     let messages: Vec<StoredMessage> = (1..).zip(outbox_suite::numbered(numbers)).map(stored).collect();
     shard.begin().unwrap();
     shard.send(&messages).unwrap();
-    shard.commit(&Progress::birth(Epoch(1), 1, database, Position::Sequence { last: 0 })).unwrap();
+    delivery_suite::commit(
+        &mut *shard,
+        &Progress::birth(Epoch(1), 1, database, Position::Sequence { last: 0 }),
+    )
+    .unwrap();
 }
 
 #[test]
@@ -479,7 +483,7 @@ fn what_goes_into_a_log_that_is_gone_is_not_committed() {
     let database = DatabaseIdentity { system: "1".into(), database: "main".into(), timeline: None };
     let progress = Progress::birth(Epoch(1), 1, database, Position::Sequence { last: 0 });
     let mut shard = log.open(SHARD, Epoch(1)).unwrap();
-    let mut commit = move || shard.begin().and_then(|()| shard.commit(&progress));
+    let mut commit = move || shard.begin().and_then(|()| delivery_suite::commit(&mut *shard, &progress));
     commit().unwrap();
     std::fs::rename(&path, &aside).unwrap();
     let error = commit().unwrap_err();

@@ -167,7 +167,7 @@ impl ShardDelivery for KafkaShard {
         self.look_up(topic)
     }
 
-    fn commit(&mut self, progress: &Progress) -> Result<()> {
+    fn seal(&mut self, progress: &Progress) -> Result<()> {
         let key = Progress::key(&self.scope.participant, self.shard);
         let sent = self.producer.send(&Record {
             topic: &self.progress_topic,
@@ -183,6 +183,10 @@ impl ShardDelivery for KafkaShard {
             let why = "the progress record is larger than `message.max.bytes` of [kafka] allows: raise it";
             return Err(Error::new(ErrorKind::Configuration, "commit transaction", why));
         }
+        Ok(())
+    }
+
+    fn commit(&mut self) -> Result<()> {
         failpoint!("delivery.commit.before")?;
         self.producer.commit(REQUEST_LIMIT)?;
         failpoint!("delivery.commit.after")

@@ -28,6 +28,7 @@ pub(super) struct TopicLogShard {
     name: String,
     taken: i64,
     batch: Option<Vec<StoredMessage>>,
+    sealed: Option<Progress>,
 }
 
 impl TopicLogShard {
@@ -49,7 +50,7 @@ impl TopicLogShard {
         failpoint!("topic_log.take.before_commit")?;
         commit(transaction, OPERATION)?;
         failpoint!("topic_log.take.after_commit")?;
-        Ok(TopicLogShard { connection, place, name, taken, batch: None })
+        Ok(TopicLogShard { connection, place, name, taken, batch: None, sealed: None })
     }
 }
 
@@ -63,6 +64,7 @@ impl ShardDelivery for TopicLogShard {
             return Err(Error::new(ErrorKind::Failed, APPEND, "the batch before was not ended"));
         }
         self.batch = Some(Vec::new());
+        self.sealed = None;
         Ok(())
     }
 
@@ -85,10 +87,15 @@ impl ShardDelivery for TopicLogShard {
         Ok(None)
     }
 
-    fn commit(&mut self, progress: &Progress) -> Result<()> {
-        let batch = self.batch.take().ok_or_else(no_batch)?;
+    fn seal(&mut self, progress: &Progress) -> Result<()> {
+        self.sealed = Some(progress.clone());
+        Ok(())
+    }
+
+    fn commit(&mut self) -> Result<()> {
+        let (batch, progress) = self.batch.take().zip(self.sealed.take()).ok_or_else(no_batch)?;
         let transaction = begin(&mut self.connection, APPEND)?;
-        move_progress(&transaction, &self.name, self.taken, progress)?;
+        move_progress(&transaction, &self.name, self.taken, &progress)?;
         append(&transaction, &batch)?;
         failpoint!("topic_log.append.before_commit")?;
         commit(transaction, APPEND)?;

@@ -35,7 +35,8 @@ fn deliver(delivery: &TopicLogDelivery, messages: &[StoredMessage]) -> Result<()
     let mut shard = delivery.open(ShardIndex(0), Epoch(1))?;
     shard.begin()?;
     shard.send(messages)?;
-    shard.commit(&progress)
+    shard.seal(&progress)?;
+    shard.commit()
 }
 
 type Parts = (Option<Vec<u8>>, Option<Vec<u8>>, Vec<Header>, Option<i32>, i64);

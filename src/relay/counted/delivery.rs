@@ -9,6 +9,7 @@ use crate::delivery::{Blame, Delivery, Fault, ShardDelivery};
 use crate::error::Result;
 use crate::id::{Epoch, ShardIndex};
 use crate::message::StoredMessage;
+use crate::protocol::position::Position;
 use crate::protocol::progress::Progress;
 
 /// A delivery that is counted.
@@ -60,7 +61,7 @@ impl Delivery for CountedDelivery {
     fn open(&self, shard: ShardIndex, epoch: Epoch) -> Result<Box<dyn ShardDelivery>> {
         let inner = self.tally.delivery.block("open shard", || self.inner.open(shard, epoch))?;
         let tally = Arc::clone(&self.tally);
-        Ok(Box::new(CountedShard { inner, tally, shard, batch: None }))
+        Ok(Box::new(CountedShard { inner, tally, shard, batch: None, sealed: None }))
     }
 }
 
@@ -70,6 +71,8 @@ struct CountedShard {
     shard: ShardIndex,
     /// Messages and bytes of the batch that is begun.
     batch: Option<(u64, u64)>,
+    /// Where the shard stands behind that batch.
+    sealed: Option<Position>,
 }
 
 impl CountedShard {
@@ -132,13 +135,20 @@ impl ShardDelivery for CountedShard {
         self.tally.delivery.block("look up topic", || inner.topic_fault(topic))
     }
 
-    fn commit(&mut self, progress: &Progress) -> Result<()> {
+    fn seal(&mut self, progress: &Progress) -> Result<()> {
+        self.sealed = Some(progress.position.clone());
+        self.step("send progress", |inner| inner.seal(progress))
+    }
+
+    fn commit(&mut self) -> Result<()> {
         let began = Instant::now();
-        self.step("commit batch", |inner| inner.commit(progress))?;
+        self.step("commit batch", |inner| inner.commit())?;
         let (messages, bytes) = self.batch.take().unwrap_or_default();
         if let Some(shard) = self.tally.shard(self.shard) {
             shard.note_committed(messages, bytes, began.elapsed());
-            shard.note_position(progress.position.clone());
+            if let Some(position) = self.sealed.take() {
+                shard.note_position(position);
+            }
         }
         Ok(())
     }

@@ -186,7 +186,8 @@ impl Adoption<'_> {
         let birth = Progress { cleared, ..birth };
         blocking(move || {
             delivery.begin()?;
-            delivery.commit(&birth)
+            delivery.seal(&birth)?;
+            delivery.commit()
         })
         .await
     }
