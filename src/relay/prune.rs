@@ -90,8 +90,7 @@ impl Pruner {
             if pruned.messages < u64::from(self.limit) {
                 return Ok(());
             }
-            let makes_way = self.deferral.is_fed && unpruned.is_known();
-            unpruned.limit(makes_way.then_some(most / CROWDED_PART));
+            unpruned.limit(self.deferral.is_fed.then_some(most / CROWDED_PART));
             tokio::task::yield_now().await;
         }
     }

@@ -45,7 +45,7 @@ impl Unpruned {
 
     /// A piece went. Only when all are gone nothing is left to do.
     pub(super) fn some_went(&self, messages: u64) {
-        if self.is_known() {
+        if !self.more.load(Ordering::Relaxed) {
             self.messages.send_modify(|all| *all = (*all).min(all.saturating_sub(messages).max(1)));
         }
     }
@@ -54,11 +54,6 @@ impl Unpruned {
     pub(super) fn all_went(&self, before: u64) {
         self.more.store(false, Ordering::Relaxed);
         self.messages.send_modify(|all| *all = all.saturating_sub(before));
-    }
-
-    /// Whether all are counted.
-    pub(super) fn is_known(&self) -> bool {
-        !self.more.load(Ordering::Relaxed)
     }
 
     pub(super) fn messages(&self) -> u64 {
