@@ -90,7 +90,8 @@ pub(super) struct Session<'a> {
     to_begin: BTreeMap<ShardIndex, Begin>,
     to_begin_since: Instant,
     failures: BTreeMap<ShardIndex, Failure>,
-    /// A shard's taking or its deliverer has ended since the last plan.
+    /// When it was last planned, and whether a shard's taking or its deliverer has ended since.
+    planned: Instant,
     changed: bool,
 }
 
@@ -143,6 +144,7 @@ impl<'a> Session<'a> {
             to_begin: BTreeMap::new(),
             to_begin_since: Instant::now(),
             failures: BTreeMap::new(),
+            planned: Instant::now(),
             changed: false,
         };
         let ended = session.supervise(&mut background, stop).await;
@@ -159,10 +161,10 @@ impl<'a> Session<'a> {
     ) -> Result<()> {
         let mut seen = self.shared.keeper.seen.clone();
         self.plan().await;
-        let mut planned = Instant::now();
         loop {
             self.shared.tally.note_turn();
             let pause = if self.is_calm() { CALM } else { self.shared.settings.retry.first };
+            let next_plan = (self.planned + pause).into();
             tokio::select! {
                 // In this order: a reader that failed ends its deliverers, too, and has the cause.
                 biased;
@@ -175,12 +177,8 @@ impl<'a> Session<'a> {
                     changed.map_err(|_| Error::new(ErrorKind::Failed, "keep leases", "the lease keeper ended"))?;
                     self.shared.keeper.seen.borrow().check()?;
                     self.plan().await;
-                    planned = Instant::now();
                 }
-                () = tokio::time::sleep_until((planned + pause).into()) => {
-                    self.plan().await;
-                    planned = Instant::now();
-                }
+                () = tokio::time::sleep_until(next_plan) => self.plan().await,
             }
             self.begin_taken().await;
         }
@@ -198,7 +196,7 @@ impl<'a> Session<'a> {
 
     /// Compares what is owned with what is run, and with what would be an even share.
     async fn plan(&mut self) {
-        self.changed = false;
+        (self.planned, self.changed) = (Instant::now(), false);
         let seen = self.shared.keeper.seen.borrow().clone();
         self.clear_errors();
         let Some(renewed_at) = seen.renewed_at.filter(|_| seen.is_fresh()) else { return };
