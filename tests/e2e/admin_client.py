@@ -14,9 +14,7 @@ from tests.servers import free_port
 
 from .command_line import RelayProcess
 from .installation import Installation, Table
-from .waiting import wait_until
-
-LIMIT_S = 15.0
+from .waiting import LIMIT_S, wait_until
 
 
 class Admin:

@@ -27,7 +27,7 @@ from .checker import Committed, Record, Report, compare
 from .waiting import LIMIT_S, wait_until
 
 ID_HEADER = "onecommit-id"
-REQUEST_LIMIT_S = 15.0
+REQUEST_LIMIT_S = LIMIT_S
 POLL_S = 0.05
 Place = tuple[str, int]
 
@@ -56,13 +56,20 @@ class TopicReader:
                 "reconnect.backoff.max.ms": 200,
             }
         )
-        self.partitions = [place for topic in topics for place in self._partitions_of(topic)]
+        self.partitions = [
+            place
+            for topic in topics
+            for place in wait_until(partial(self._partitions_of, topic), f"{topic} is there")
+        ]
         self._consumer.assign(
             [TopicPartition(topic, number, OFFSET_BEGINNING) for topic, number in self.partitions]
         )
 
     def _partitions_of(self, topic: str) -> list[Place]:
+        """None while a broker has not heard yet of a topic that was just made."""
         found = self._consumer.list_topics(topic, REQUEST_LIMIT_S).topics[topic]
+        if found.error is not None and found.error.code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
+            return []
         if found.error is not None:
             raise KafkaException(found.error)
         return [(topic, number) for number in found.partitions]

@@ -18,6 +18,7 @@ import psycopg
 from psycopg import sql
 
 from .checker import Committed
+from .waiting import LIMIT_S
 
 KEYS = 20
 SCHEMA = f"""
@@ -42,6 +43,14 @@ from (select convert_to('key-' || n %% {KEYS} + 1, 'UTF8') as key,
              convert_to(repeat('x', %(bytes)s) || n, 'UTF8') as value
       from generate_series(1, %(messages)s) n) m
 """
+# Who might have held the lock that was not to be had.
+OPEN_TRANSACTIONS = """
+select format('%s %s, for %s, %s: %s', application_name, state, now() - xact_start,
+  wait_event, left(query, 100))
+from pg_stat_activity where xact_start < now() - interval '1 s'
+union all select format('prepared %s, for %s', gid, now() - prepared) from pg_prepared_xacts
+"""
+LOCK_LIMIT_MS = int(LIMIT_S * 1000)
 Connection = psycopg.Connection[tuple[object, ...]]
 
 
@@ -160,16 +169,20 @@ class Writers:
         while not self._stop.is_set():
             try:
                 with connect(self.url) as connection:
-                    connection.execute("set lock_timeout = '20s'")
+                    connection.execute(sql.SQL("set lock_timeout = {}").format(LOCK_LIMIT_MS))
                     mode = sql.Literal(self.synchronous_commit)
                     connection.execute(sql.SQL("set synchronous_commit = {}").format(mode))
                     while not self._stop.wait(self.pause_s):
                         self._transaction(connection, chance)
-            except psycopg.errors.LockNotAvailable:
-                raise
+            except psycopg.errors.LockNotAvailable as error:
+                raise AssertionError(f"{error}\n{self._open_transactions()}") from error
             except self.away:
                 self.lost_connections += 1
                 self._stop.wait(0.05)
+
+    def _open_transactions(self) -> str:
+        with connect(self.url) as connection:
+            return "\n".join(str(row[0]) for row in connection.execute(OPEN_TRANSACTIONS))
 
     def _transaction(self, connection: Connection, chance: random.Random) -> None:
         keys: list[bytes | None] = [

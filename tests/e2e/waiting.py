@@ -6,7 +6,8 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-LIMIT_S = 60.0
+# Shared machines have been seen to stop writing to their disks for half a minute.
+LIMIT_S = 120.0
 LOOK_EVERY_S = 0.02
 
 T = TypeVar("T")

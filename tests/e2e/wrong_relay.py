@@ -24,8 +24,8 @@ from confluent_kafka import (
 )
 
 from .kafka_topics import ID_HEADER
+from .waiting import LIMIT_S
 
-LIMIT_S = 30.0
 BEFORE_ANY = "3:3:"
 WINDOW = """
 select id, xid::text, message_id::text, topic, key, value from onecommit.outbox
