@@ -151,31 +151,25 @@ impl ShardWriter {
     /// a window whose rows a crash or a failover can still take back.
     pub(super) fn commit(&mut self, end: &End, sent: &Sent) -> Result<()> {
         failpoint!("relay.batch.sent")?;
-        let records = !sent.asides.is_empty() || self.asides.has_unrecorded();
-        let vouching = if records { Vouching::Fresh } else { self.vouching(end) };
-        let mut voucher = match vouching {
-            Vouching::Window => end.voucher(),
-            Vouching::Voucher | Vouching::Fresh => self.voucher,
+        let known = match self.vouching(end, sent) {
+            Vouching::Window => Some(end.voucher()),
+            Vouching::Voucher => Some(self.voucher),
+            Vouching::Fresh => None,
         };
-        let mut progress = self.progress(end, voucher);
         // Sent while the barriers become durable; it counts for nothing before the commit.
-        if vouching != Vouching::Fresh {
-            self.taken.delivery.seal(&progress)?;
-        }
+        let early = known.map(|voucher| self.seal(end, voucher)).transpose()?;
         for barrier in &end.barriers {
             self.wait_for(barrier)?;
         }
-        if vouching == Vouching::Fresh {
-            voucher = Some(self.asides.record(&sent.asides)?);
-        }
+        let voucher = match known {
+            Some(voucher) => voucher,
+            None => Some(self.asides.record(&sent.asides)?),
+        };
         // Whatever fails from here on: what is recorded is passed over from now on, and only a progress that
         // names this barrier, or a younger one, may do that.
         self.voucher = voucher;
         self.waited_for = end.barriers.last().and_then(|last| last.id).or(self.waited_for);
-        if vouching == Vouching::Fresh {
-            progress = self.progress(end, voucher);
-            self.taken.delivery.seal(&progress)?;
-        }
+        let progress = early.map_or_else(|| self.seal(end, voucher), Ok)?;
         let began = Instant::now();
         self.taken.delivery.commit()?;
         let (shard, epoch, barrier) = (self.taken.shard, self.taken.epoch, progress.barrier());
@@ -187,9 +181,10 @@ impl ShardWriter {
         failpoint!("relay.batch.committed")
     }
 
-    fn progress(&self, end: &End, voucher: Option<Voucher>) -> Progress {
-        let taken = &self.taken;
-        Progress {
+    /// Sends the progress that the open transaction ends with.
+    fn seal(&mut self, end: &End, voucher: Option<Voucher>) -> Result<Progress> {
+        let taken = &mut self.taken;
+        let progress = Progress {
             epoch: taken.epoch.0,
             shards: taken.progress.shards,
             hash: taken.progress.hash,
@@ -197,7 +192,9 @@ impl ShardWriter {
             position: end.position.clone().unwrap_or_else(|| taken.progress.position.clone()),
             barrier: voucher.map(|voucher| voucher.id.0),
             cleared: end.cleared.iter().map(|id| id.0).collect(),
-        }
+        };
+        taken.delivery.seal(&progress)?;
+        Ok(progress)
     }
 
     /// From now on the progress names this barrier, or a younger one.
@@ -205,8 +202,11 @@ impl ShardWriter {
         self.voucher = Some(voucher);
     }
 
-    /// Which barrier the progress names, where nothing new is recorded.
-    fn vouching(&self, end: &End) -> Vouching {
+    /// Which barrier the progress names.
+    fn vouching(&self, end: &End, sent: &Sent) -> Vouching {
+        if !sent.asides.is_empty() || self.asides.has_unrecorded() {
+            return Vouching::Fresh;
+        }
         let Some(window) = end.voucher() else { return Vouching::Voucher };
         let position = end.position.as_ref().unwrap_or(&self.taken.progress.position);
         let voucher = self.voucher.map(|kept| kept.number);

@@ -19,9 +19,11 @@ BUGS = [
         [
             Edit(
                 WRITER,
-                "voucher = Some(self.asides.record(&sent.asides)?);",
-                "self.asides.record(&sent.asides)?;\n"
-                "            voucher = end.voucher().or(voucher);",
+                "None => Some(self.asides.record(&sent.asides)?),",
+                "None => {\n"
+                "                self.asides.record(&sent.asides)?;\n"
+                "                end.voucher().or(self.voucher)\n"
+                "            }",
             )
         ],
     ),
