@@ -86,7 +86,10 @@ declare
   contents bytea[];
   published uuid;
 begin
-  if topic is null or topic !~ '^[a-zA-Z0-9._-]{1,249}$' or topic in ('.', '..') then
+  -- A pattern with {1,249} in it takes longer than all the rest.
+  if topic is null or topic ~ '[^a-zA-Z0-9._-]' or length(topic) not between 1 and 249
+    or topic in ('.', '..')
+  then
     raise exception 'onecommit: % is not a Kafka topic name (1 to 249 of a-z, A-Z, 0-9, . _ -)',
       coalesce(quote_literal(left(topic, 60)), 'NULL') using errcode = 'invalid_parameter_value';
   end if;
