@@ -11,7 +11,7 @@ from confluent_kafka.admin import AdminClient
 
 from tests.e2e.conftest import MakeInstallation, make_installation, servers
 from tests.e2e.installation import PostgresInstallation
-from tests.e2e.waiting import wait_until
+from tests.e2e.waiting import LIMIT_S, wait_until
 
 from .document import FIRST_USE, README, blocks, places
 from .follower import Follower
@@ -41,7 +41,8 @@ def remove_topics(made: PostgresInstallation) -> None:
     admin = AdminClient({"bootstrap.servers": made.servers.kafka})
 
     def left() -> list[str]:
-        return [name for name in admin.list_topics(timeout=15).topics if name.startswith(TOPICS)]
+        there = admin.list_topics(timeout=LIMIT_S).topics
+        return [name for name in there if name.startswith(TOPICS)]
 
     for topic in TOPICS:
         made.topics.remove(topic)

@@ -29,6 +29,11 @@ from .document import Block
 LIMIT_MS = int(LIMIT_S * 1000)
 # Changes by itself, until the relay has done what there was to do.
 LOOK = "onecommit status\n"
+# The document's commands are run once each, and the machine may stand still meanwhile.
+PATIENCE = {
+    "ONECOMMIT_RELAY__REQUEST_TIMEOUT_MS": "60000",
+    "ONECOMMIT_RELAY__LEASE_TIMEOUT_MS": "60000",
+}
 VARYING = re.compile(
     r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}|\d+\.\d(?= s;)|(?<=epoch )\d+|\d+:\d+:[\d,]*"
 )
@@ -48,7 +53,8 @@ class Follower:
         os.mkfifo(keyboard)
         scripts = sysconfig.get_path("scripts")
         # What `pip install` is to bring is here already: nothing may come from elsewhere.
-        own = {"PATH": f"{scripts}{os.pathsep}{os.environ['PATH']}", "PIP_NO_INDEX": "1"}
+        path = f"{scripts}{os.pathsep}{os.environ['PATH']}"
+        own = {"PATH": path, "PIP_NO_INDEX": "1", **PATIENCE}
         command = ["bash", "-e", "-o", "pipefail", str(keyboard)]
         self._shell = Process(command, log=self._errors, environment={**os.environ, **own})
         self._keyboard = keyboard.open("w")

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 
 from confluent_kafka.admin import AdminClient
 
+from tests.e2e.waiting import LIMIT_S
+
 from .document import Block, blocks, text_of
 from .follower import Follower
 
@@ -34,5 +36,6 @@ def test_the_names_in_status_and_in_kafka(shop: Follower, put: Mapping[str, str]
     assert pattern is not None
     values = {"prefix": "onecommit.shop.", "incarnation": incarnation, "participant": "orders"}
     topic = re.sub(r"<(\w+)>", lambda place: values[place[1]], pattern[1])
-    there = AdminClient({"bootstrap.servers": put["127.0.0.1:9092"]}).list_topics(timeout=15).topics
+    admin = AdminClient({"bootstrap.servers": put["127.0.0.1:9092"]})
+    there = admin.list_topics(timeout=LIMIT_S).topics
     assert len(there[topic].partitions) == 2

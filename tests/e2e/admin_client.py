@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.samples import Sample
 
 from tests.servers import free_port
 
@@ -41,10 +42,16 @@ class Admin:
         return status, json.loads(body)["reasons"]
 
     def wait_ready(self) -> None:
+        self._wait_well("/readyz")
+
+    def wait_healthy(self) -> None:
+        self._wait_well("/healthz")
+
+    def _wait_well(self, path: str) -> None:
         wait_until(
-            lambda: self.health("/readyz")[0] == 200,
-            "ready",
-            explain=lambda: str(self.health("/readyz")),
+            lambda: self.health(path) == (200, []),
+            f"{path} says that all is well",
+            explain=lambda: str(self.health(path)),
         )
 
     def wait_unready(self, store: str | None, says: str = "") -> str:
@@ -63,13 +70,22 @@ class Admin:
 
     def samples(self, name: str, labels: Mapping[str, str] | None = None) -> list[float]:
         """The values of a metric whose labels include these."""
+        return [
+            sample.value
+            for sample in self._page()
+            if sample.name == name and (labels or {}).items() <= sample.labels.items()
+        ]
+
+    def sums(self, *names: str) -> list[float]:
+        """What the values of each metric add up to, all of them read at once."""
+        page = self._page()
+        return [sum(sample.value for sample in page if sample.name == name) for name in names]
+
+    def _page(self) -> list[Sample]:
         status, page = self.get("/metrics")
         assert status == 200, page
         return [
-            sample.value
-            for family in text_string_to_metric_families(page)
-            for sample in family.samples
-            if sample.name == name and (labels or {}).items() <= sample.labels.items()
+            sample for family in text_string_to_metric_families(page) for sample in family.samples
         ]
 
     def wait_sum(self, name: str, value: float) -> None:

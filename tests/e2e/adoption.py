@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from .checker import Committed, Report
-from .command_line import CommandLine, RelayProcess
-from .installation import Installation
+from .command_line import CommandLine, RelayProcess, was_late
+from .installation import Installation, Table
 from .waiting import wait_until
 
 
@@ -41,11 +41,17 @@ class Adoption:
         shown = self.show()
         assert shown["to_adopt"] and not shown["adopted"], shown
         assert self.show() == shown
-        done = _object(self.command_line.succeed("--json", "adopt", "main", "--yes"))
-        assert done == {**shown, "adopted": True}
+        adopted = {**shown, "adopted": True}
+        words = ("--json", "adopt", "main", "--yes")
+        done = self.command_line.run(*words)
+        if was_late(done):
+            # What it did until then is found by the next one.
+            self.command_line.succeed(*words)
+        else:
+            assert done.returncode == 0 and _object(done.stdout) == adopted, done
         after = self.show()
         assert not after["to_adopt"], after
-        return done
+        return adopted
 
     def deliver(self, said: dict[str, Any], ledger: Iterable[Committed]) -> Report:
         """A relay delivers all that the ledger holds; the verdict is checked by what was said."""
@@ -65,6 +71,15 @@ class Adoption:
 
     def _nothing_waits(self) -> bool:
         return all(shard["backlog_messages"] == 0 for shard in self.command_line.status())
+
+
+def long_leases(made: Installation) -> dict[str, Table]:
+    """Settings with which a relay counts as living where a busy machine lets it stand still."""
+    tables: dict[str, Table] = {"relay": {**made.relay_settings, "lease_timeout_ms": 20_000}}
+    if made.zookeeper is not None:
+        # The longest session that its ticks of 500 ms allow.
+        tables["zookeeper"] = {"servers": made.zookeeper, "session_timeout_ms": 10_000}
+    return tables
 
 
 def _object(printed: str) -> dict[str, Any]:

@@ -10,17 +10,24 @@ import os
 import re
 import signal
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from tests.servers.process import Process
 
+from . import terminal
 from .waiting import LIMIT_S, wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 BINARY = Path(os.environ.get("ONECOMMIT_TEST_BINARY", ROOT / "target" / "debug" / "onecommit"))
-UNREACHABLE = 3
+FAILED, UNREACHABLE = 1, 3
+# How errors whose outcome is not known are told: the same command may succeed later.
+UNCLEAR = re.compile(
+    '"retriable":true|did not confirm it|could not be kept for long enough|outcome is not known'
+)
+# Larger than what a command waits for itself, even where it asks several servers.
+RUN_LIMIT_S = 3 * LIMIT_S
 KILLED = 128 + signal.SIGKILL
 FAILPOINTS = "ONECOMMIT_FAILPOINTS"
 FAILPOINTS_LOG = "ONECOMMIT_FAILPOINTS_LOG"
@@ -47,23 +54,48 @@ class CommandLine:
             self.arguments(*words),
             capture_output=True,
             text=True,
-            timeout=LIMIT_S,
+            timeout=RUN_LIMIT_S,
             check=False,
             cwd=self.folder,
             env={**os.environ, **(environment or {})},
         )
 
+    def reached(
+        self, *words: str, environment: Mapping[str, str] | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        """`run` for a command whose servers are there: again where one is late."""
+        return _in_time(lambda: self.run(*words, environment=environment))
+
+    def answered(self, answer: str, *words: str) -> subprocess.CompletedProcess[str]:
+        """`reached` at a terminal, where a person has typed `answer`; the result's `stderr` is what
+        the terminal shows."""
+
+        def run() -> subprocess.CompletedProcess[str]:
+            command = self.arguments(*words)
+            ended = terminal.answered(command, self.folder, answer)
+            return subprocess.CompletedProcess(command, *ended)
+
+        return _in_time(run)
+
+    def unreached(
+        self, said: str, *words: str, environment: Mapping[str, str] | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        """Runs a command that can't reach something until that is what it says: another server may
+        have been late, and be named in its place."""
+        tried: list[subprocess.CompletedProcess[str]] = []
+
+        def is_told() -> bool:
+            done = self.run(*words, environment=environment)
+            assert done.returncode == UNREACHABLE, done
+            tried.append(done)
+            return said in done.stdout + done.stderr
+
+        wait_until(is_told, f"{said!r} is told", explain=lambda: str(tried[-1]))
+        return tried[-1]
+
     def succeed(self, *words: str) -> str:
-        """Runs a command that has to succeed; returns what it printed.
-
-        Where a server does not answer in time, as may be on a busy machine, it is run again.
-        """
-
-        def reached() -> subprocess.CompletedProcess[str] | None:
-            done = self.run(*words)
-            return None if done.returncode == UNREACHABLE else done
-
-        done = wait_until(reached, f"{words} reaches its servers")
+        """`reached` for a command that has to succeed; returns what it printed."""
+        done = self.reached(*words)
         assert done.returncode == 0, f"{words} ended with {done.returncode}: {done.stderr}"
         return done.stdout
 
@@ -103,6 +135,27 @@ class CommandLine:
         """Ends every relay that still runs."""
         for relay in self._started:
             relay.kill()
+
+
+def was_late(done: subprocess.CompletedProcess[str]) -> bool:
+    """Whether a command ended by a server that did not answer in time: it was not reached, or it is
+    not known what became of what was asked for."""
+    unclear = done.returncode == FAILED and UNCLEAR.search(done.stderr) is not None
+    return done.returncode == UNREACHABLE or unclear
+
+
+def _in_time(
+    run: Callable[[], subprocess.CompletedProcess[str]],
+) -> subprocess.CompletedProcess[str]:
+    """Runs a command again while a server is late, as may be on a busy machine."""
+    tried: list[subprocess.CompletedProcess[str]] = []
+
+    def ended() -> bool:
+        tried.append(run())
+        return not was_late(tried[-1])
+
+    wait_until(ended, "the servers answer in time", explain=lambda: str(tried[-1]))
+    return tried[-1]
 
 
 def _shards(printed: str) -> list[dict[str, Any]]:

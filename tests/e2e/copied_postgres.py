@@ -9,6 +9,8 @@ from collections.abc import Sequence
 
 from tests.servers import Postgres, ServerError
 
+from .waiting import LIMIT_S
+
 LOG_TAIL = 2000
 
 
@@ -56,7 +58,7 @@ def dump_and_load(source: Postgres, target: Postgres, database: str) -> None:
 
 def _run(server: Postgres, program: str, options: Sequence[str], given: bytes = b"") -> bytes:
     command = [str(server.programs / program), *options]
-    done = subprocess.run(command, input=given, capture_output=True, timeout=60, check=False)
+    done = subprocess.run(command, input=given, capture_output=True, timeout=LIMIT_S, check=False)
     if done.returncode != 0:
         raise ServerError(f"{program} failed: {done.stderr.decode()[-LOG_TAIL:]}")
     return done.stdout

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from subprocess import CompletedProcess
 from typing import Any
 
 from confluent_kafka.admin import AdminClient
@@ -19,6 +20,7 @@ from .waiting import wait_until
 SMALL_BYTES = 2_000
 TOO_LARGE = b"x" * (2 * SMALL_BYTES)
 LIMIT = "max.message.bytes"
+UNKNOWN = "there is no dead letter with this message id"
 
 
 class SmallTopic:
@@ -55,6 +57,14 @@ class SmallTopic:
             ConfigResource.Type.TOPIC, self.name, incremental_configs=[raised]
         )
         self.admin.incremental_alter_configs([resource])[resource].result(timeout=REQUEST_LIMIT_S)
+        wait_until(lambda: self._limit() == raised.value, "the broker knows the limit")
+
+    def _limit(self) -> str | None:
+        """As the broker has it, which may hear of a change later than the controller."""
+        resource = ConfigResource(ConfigResource.Type.TOPIC, self.name)
+        described = self.admin.describe_configs([resource])[resource]
+        limit: str | None = described.result(timeout=REQUEST_LIMIT_S)[LIMIT].value
+        return limit
 
     def wait_delivered(self, *message_ids: str) -> None:
         """Waits until a consumer has seen these."""
@@ -65,6 +75,25 @@ class SmallTopic:
         printed = self.installation.command_line.succeed("--json", "dead-letter", "list")
         found: list[dict[str, Any]] = json.loads(printed)["dead_letters"]
         return found
+
+    def see_to(self, *words: str) -> list[str] | None:
+        """Has dead letters retried or discarded, as `words` say, until none of them is left: a
+        relay that stands still is waited for. The ids that were told as done; None where it was
+        asked more than once, and others may have been done before."""
+        command = ("--json", "dead-letter", *words)
+        answers: list[CompletedProcess[str]] = []
+
+        def is_done() -> bool:
+            answer = self.installation.command_line.run(*command)
+            answers.append(answer)
+            # One that was named, and is done since it was asked for before, is not known any more.
+            is_gone = len(answers) > 1 and UNKNOWN in answer.stderr
+            return answer.returncode == 0 or is_gone
+
+        wait_until(is_done, f"{words} is done", explain=lambda: str(answers[-1]))
+        if len(answers) > 1:
+            return None
+        return [letter["message_id"] for letter in json.loads(answers[0].stdout)["done"]]
 
     def wait_dead(self, *message_ids: str, waiting: int | None = None) -> None:
         """Waits until these and no others are dead letters, with so many waiting behind them."""

@@ -18,6 +18,8 @@ import psycopg
 
 COMMITS = "commits"
 MESSAGES = 20
+# As long as tests wait for anything.
+BUSY_S = 120.0
 COLUMNS = "insert into ledger (message_id, topic, key, digest, place)"
 ENTER_POSTGRES = f"{COLUMNS} values (%s, %s, %s, %s, currval('onecommit.outbox_id_seq'))"
 ENTER_SQLITE = f"{COLUMNS} values (?, ?, ?, ?, last_insert_rowid())"
@@ -40,7 +42,7 @@ def main(url: str, topic: str, end: str) -> None:
 def connect(url: str) -> tuple[Any, Any]:
     """A connection that begins a transaction by itself, and the SQL that enters a message."""
     if url.startswith("sqlite:///"):
-        return sqlite3.connect(url.removeprefix("sqlite:///"), timeout=30.0), ENTER_SQLITE
+        return sqlite3.connect(url.removeprefix("sqlite:///"), timeout=BUSY_S), ENTER_SQLITE
     return psycopg.connect(url), ENTER_POSTGRES
 
 

@@ -48,7 +48,7 @@ class Installation:
         self.zookeeper = zookeeper
         # Small batches, so that a few hundred messages pass every step many times.
         self.relay_settings: dict[str, int] = {
-            "lease_timeout_ms": 1000,
+            "lease_timeout_ms": 3000,
             "batch_messages": 40,
             "retry_limit_ms": 500,
         }
@@ -69,7 +69,7 @@ class Installation:
             "relay": self.relay_settings,
         }
         if self.zookeeper is not None:
-            tables["zookeeper"] = {"servers": self.zookeeper, "session_timeout_ms": 1500}
+            tables["zookeeper"] = {"servers": self.zookeeper, "session_timeout_ms": 3000}
         tables.update(other or {})
         path = self.folder / name
         head = f'namespace = "{self.name}"\ndata_dir = "{self.folder / "data"}"\n'

@@ -26,9 +26,9 @@ from tests.servers import Kafka
 
 from .certificates import Authority
 from .secured_zookeeper import in_one_file
+from .waiting import LIMIT_S
 
 PASSWORD = "s3cret-of-the-client"
-LIMIT_S = 30.0
 LOGIN = "org.apache.kafka.common.security"
 Properties = dict[str, str | int | bool]
 

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from .checker import Committed
 from .postgres_outbox import KEYS
+from .waiting import LIMIT_S
 
 SCHEMA = """
 create table ledger (
@@ -26,7 +27,6 @@ create table ledger (
 """
 INSERT = "insert into onecommit_outbox (message_id, topic, key, value) values (?, ?, ?, ?)"
 ENTER = "insert into ledger (message_id, topic, key, digest, place) values (?, ?, ?, ?, ?)"
-BUSY_S = 30.0
 
 
 class SqliteOutbox:
@@ -45,7 +45,7 @@ class SqliteOutbox:
 
     def connect(self) -> sqlite3.Connection:
         """A connection in which transactions are begun by hand."""
-        return sqlite3.connect(self.path, timeout=BUSY_S, isolation_level=None)
+        return sqlite3.connect(self.path, timeout=LIMIT_S, isolation_level=None)
 
     def execute(self, statement: str) -> None:
         """Changes the file by hand."""

@@ -46,4 +46,7 @@ class Standby(Postgres):
 
     def promote(self) -> None:
         """Makes it a primary."""
-        self.query("select pg_promote()")
+        # Not by its own wait, which is as long as that for an answer here.
+        self.query("select pg_promote(false)")
+        recovers = "select pg_is_in_recovery()"
+        wait_until(lambda: self.query(recovers) == [("f",)], "the standby is promoted")

@@ -45,7 +45,7 @@ def on_a_terminal(
     finally:
         os.close(theirs)
     try:
-        printed, _ = child.communicate(timeout=LIMIT_S)
+        printed, _ = child.communicate(timeout=3 * LIMIT_S)
     finally:
         child.kill()
         child.wait()

@@ -8,16 +8,15 @@ from contextlib import closing
 from dataclasses import replace
 
 import pytest
-from confluent_kafka import OFFSET_BEGINNING, Consumer, Producer, TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
-from .adoption import Adoption
+from .adoption import Adoption, long_leases
 from .command_line import RelayProcess
 from .conftest import MakeInstallation, OwnServers
 from .installation import PARTITIONS, PostgresInstallation, Servers, Table
-from .kafka_topics import KafkaTopics
+from .kafka_topics import REQUEST_LIMIT_S, KafkaTopics
 from .postgres_outbox import PostgresOutbox, url_of
-from .terminal import answered
 from .waiting import wait_until
 
 BACKLOG = 50
@@ -66,10 +65,10 @@ def test_where_all_is_as_it_was_there_is_nothing_to_adopt(delivered: PostgresIns
 def test_nobody_can_be_asked(delivered: PostgresInstallation) -> None:
     restored(delivered)
     before = state(delivered)
-    done = delivered.command_line.run("adopt", "main")
+    done = delivered.command_line.reached("adopt", "main")
     assert done.returncode == 2 and "--yes" in done.stderr, done
     assert "barrier row" in done.stdout and f"delivers all {MORE} messages" in done.stdout
-    done = delivered.command_line.run("adopt", "other", "--yes")
+    done = delivered.command_line.reached("adopt", "other", "--yes")
     assert done.returncode == 2 and "no participant of this name" in done.stderr, done
     assert state(delivered) == before
 
@@ -77,24 +76,24 @@ def test_nobody_can_be_asked(delivered: PostgresInstallation) -> None:
 def test_the_answer_of_a_person_decides(delivered: PostgresInstallation) -> None:
     restored(delivered)
     before = state(delivered)
-    command = delivered.command_line.arguments("adopt", "main")
     for answer in ("", "yes", "mai"):
-        status, printed, shown = answered(command, delivered.folder, answer)
-        assert status == 1, shown
-        assert "barrier row" in printed and "nothing was changed" in shown
+        done = delivered.command_line.answered(answer, "adopt", "main")
+        assert done.returncode == 1, done
+        assert "barrier row" in done.stdout and "nothing was changed" in done.stderr
         assert state(delivered) == before
-    status, printed, shown = answered(command, delivered.folder, "main")
-    assert status == 0, shown
-    assert "Type the participant's name (main)" in shown and "adopted" in printed
+    done = delivered.command_line.answered("main", "adopt", "main")
+    assert done.returncode == 0, done
+    assert "Type the participant's name (main)" in done.stderr and "adopted" in done.stdout
     delivered.finish(delivered.relay(), at_least=BACKLOG + MORE)
 
 
 def test_no_relay_may_live(delivered: PostgresInstallation) -> None:
+    delivered.configure(other=long_leases(delivered))
     relay = delivered.relay()
     relay.wait_for("delivers", times=2)
     # Only a look at the installation would tell it, which it takes when it takes a shard.
     delivered.outbox.execute("update onecommit.installation set delivery_id = 'another'")
-    done = delivered.command_line.run("adopt", "main", "--yes")
+    done = delivered.command_line.reached("adopt", "main", "--yes")
     assert done.returncode == 4 and relay.id() in done.stderr, done
     assert "stop them" in done.stderr
     relay.kill()
@@ -128,13 +127,13 @@ def test_a_progress_topic_that_was_deleted(delivered: PostgresInstallation) -> N
     admin = AdminClient({"bootstrap.servers": delivered.servers.kafka})
 
     def progress_topics() -> list[str]:
-        topics = admin.list_topics(timeout=15).topics
+        topics = admin.list_topics(timeout=REQUEST_LIMIT_S).topics
         return [topic for topic in topics if delivered.name in topic and ".progress." in topic]
 
     (topic,) = progress_topics()
     for made_anew in (False, True):
         delivered.outbox.burst(delivered.topic, MORE)
-        admin.delete_topics([topic])[topic].result(timeout=15)
+        admin.delete_topics([topic])[topic].result(timeout=REQUEST_LIMIT_S)
         wait_until(lambda: not progress_topics(), "the topic is gone")
         adoption = Adoption(delivered)
         if made_anew:
@@ -156,7 +155,7 @@ def test_a_progress_topic_that_was_deleted(delivered: PostgresInstallation) -> N
 def test_a_progress_topic_that_was_set_back(delivered: PostgresInstallation) -> None:
     """The database is ahead of it: all that is still there may have been delivered."""
     kafka, made = delivered.servers.kafka, delivered
-    topics = AdminClient({"bootstrap.servers": kafka}).list_topics(timeout=15).topics
+    topics = AdminClient({"bootstrap.servers": kafka}).list_topics(timeout=REQUEST_LIMIT_S).topics
     (topic,) = [name for name in topics if made.name in name and ".progress." in name]
     old = last_records(kafka, topic, len(topics[topic].partitions))
     relay = made.relay()
@@ -175,7 +174,7 @@ def test_a_progress_topic_that_was_set_back(delivered: PostgresInstallation) -> 
     producer = Producer({"bootstrap.servers": kafka})
     for partition, (key, value) in old.items():
         producer.produce(topic, value, key=key, partition=partition)
-    assert producer.flush(15) == 0
+    assert producer.flush(REQUEST_LIMIT_S) == 0
     adoption = Adoption(made)
     adoption.refused("barrier row")
     said = adoption.adopt()
@@ -199,11 +198,13 @@ def last_records(kafka: str, topic: str, partitions: int) -> dict[int, tuple[byt
         for partition in range(partitions):
             consumer.assign([TopicPartition(topic, partition, OFFSET_BEGINNING)])
             while True:
-                message = consumer.poll(15)
+                message = consumer.poll(REQUEST_LIMIT_S)
                 assert message is not None
-                if message.error() is not None:
+                error = message.error()
+                if error is None:
+                    found[partition] = (message.key() or b"", message.value() or b"")
+                elif error.code() == KafkaError._PARTITION_EOF:
                     break
-                found[partition] = (message.key() or b"", message.value() or b"")
     return found
 
 
@@ -212,15 +213,15 @@ def test_a_progress_that_can_not_be_read(delivered: PostgresInstallation, record
     """What a later release wrote is that one's: there the way on is another one."""
     delivered.outbox.burst(delivered.topic, MORE)
     kafka = delivered.servers.kafka
-    topics = AdminClient({"bootstrap.servers": kafka}).list_topics(timeout=15).topics
+    topics = AdminClient({"bootstrap.servers": kafka}).list_topics(timeout=REQUEST_LIMIT_S).topics
     (topic,) = [name for name in topics if delivered.name in name and ".progress." in name]
     producer = Producer({"bootstrap.servers": kafka})
     for partition in topics[topic].partitions:
         producer.produce(topic, record, key=f"main/{partition}".encode(), partition=partition)
-    assert producer.flush(15) == 0
+    assert producer.flush(REQUEST_LIMIT_S) == 0
     adoption = Adoption(delivered)
     if record[:1] == b"\x09":
-        done = adoption.command_line.run("adopt", "main", "--yes")
+        done = adoption.command_line.reached("adopt", "main", "--yes")
         assert done.returncode == 4 and "later release" in done.stderr, done
         return
     relay = delivered.relay()
@@ -265,12 +266,13 @@ def test_zookeeper(
         if other:
             url = url_of(made.servers.postgres, second.name)
             table: Table = {"url": url, "outbox": True, "shards": 2}
-            others = Adoption(made, made.configure("second.toml", {"participants.main": table}))
+            tables = {"participants.main": table, **long_leases(made)}
+            others = Adoption(made, made.configure("second.toml", tables))
             others.command_line.succeed("init")
             living = others.relay()
             living.wait_for("delivers", times=2)
             adoption = Adoption(made, made.configure("first.toml"))
-            done = adoption.command_line.run("adopt", "main", "--yes")
+            done = adoption.command_line.reached("adopt", "main", "--yes")
             assert done.returncode == 4 and living.id() in done.stderr, done
             living.stop()
         adoption = Adoption(made, made.configure("first.toml"))

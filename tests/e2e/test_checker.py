@@ -15,6 +15,7 @@ from confluent_kafka.cimpl import NewTopic
 from .checker import Committed, Kind, Record, Report, compare
 from .conftest import MakeInstallation, OwnServers
 from .installation import PostgresInstallation, Servers
+from .kafka_topics import REQUEST_LIMIT_S
 from .postgres_crash import next_xid, nothing_flushed_by_itself
 from .postgres_outbox import publish
 from .wrong_relay import Bugs, WrongRelay
@@ -248,7 +249,7 @@ def test_the_checker_judges_a_relay_with(
     admin = AdminClient({"bootstrap.servers": servers.kafka})
     progress = NewTopic(f"{made.topic}.wrong-progress", 1, 1)
     for answer in admin.create_topics([progress]).values():
-        answer.result(timeout=15)
+        answer.result(timeout=REQUEST_LIMIT_S)
     with ExitStack() as lives:
         for provoke in planted.provocations:
             provoke(Scene(made, own_servers, planted.bugs, lives))

@@ -45,13 +45,16 @@ def test_a_dead_letter_parks_its_key_and_nothing_else_until_it_is_retried(
     wait_until(lambda: installation.outbox.waiting_rows() == 4, "all but four are pruned")
 
     # Retried as it is, it fails again.
-    done = installation.command_line.run("dead-letter", "retry", dead)
-    assert done.returncode == 1 and "failed again" in done.stdout, done
+    def fails_again() -> bool:
+        done = installation.command_line.reached("dead-letter", "retry", dead)
+        assert done.returncode == 1, done
+        return "failed again" in done.stdout
+
+    wait_until(fails_again, "it is tried, and fails again", explain=relay.text)
     small.wait_dead(dead, waiting=3)
 
     small.raise_limit()
-    printed = installation.command_line.succeed("--json", "dead-letter", "retry", "--all")
-    assert [one["message_id"] for one in json.loads(printed)["done"]] == [dead], printed
+    assert small.see_to("retry", "--all") in ([dead], None)
     small.wait_delivered(behind, second, *later)
     assert small.letters() == []
     small.wait_delivered(*small.commit((key, SMALL)))
@@ -69,13 +72,13 @@ def test_a_discarded_message_is_gone_and_its_key_goes_on(
         (b"k", TOO_LARGE), (b"k", SMALL), (b"k", TOO_LARGE), (b"k", SMALL)
     )
     small.wait_dead(dead, waiting=3)
-    done = installation.command_line.run("dead-letter", "discard", dead)
+    done = installation.command_line.reached("dead-letter", "discard", dead)
     assert done.returncode == 2 and "--yes" in done.stderr, done
-    installation.command_line.succeed("dead-letter", "discard", dead, "--yes")
+    assert small.see_to("discard", dead, "--yes") in ([dead], None)
     small.wait_delivered(behind)
     # The next one that can't be delivered parks the key again.
     small.wait_dead(second, waiting=1)
-    installation.command_line.succeed("dead-letter", "discard", "--topic", small.name, "--yes")
+    small.see_to("discard", "--topic", small.name, "--yes")
     small.wait_delivered(last)
     installation.wait_pruned()
     relay.stop()
@@ -107,7 +110,7 @@ def test_policies_pass_and_stop(installation: PostgresInstallation) -> None:
     small.wait_dead(dead, waiting=0)
     small.raise_limit()
     small.wait_delivered(stops, waits)
-    installation.command_line.succeed("dead-letter", "retry", dead)
+    small.see_to("retry", dead)
     small.wait_delivered(dead)
     relay.stop()
     report = small.report()
@@ -146,7 +149,7 @@ def test_a_partition_that_is_not_there_and_a_row_written_by_hand_are_dead_letter
     wait_until(lambda: len(small.letters()) == 2, "two dead letters")
     reasons = " ".join(letter["reason"] for letter in small.letters())
     assert "no partition 7" in reasons and "only letters, digits" in reasons, reasons
-    installation.command_line.succeed("dead-letter", "discard", "--all", "--yes")
+    small.see_to("discard", "--all", "--yes")
     installation.wait_pruned()
     installation.finish(relay)
 
@@ -179,7 +182,7 @@ def test_what_may_be_set_aside_is_limited_and_the_shard_says_so(
     one_more = small.commit((key, SMALL))
     relay.wait_for("messages would be set aside, and `set_aside_max` allows 3")
     commit(installation, installation.topic, key_in(1))
-    installation.command_line.succeed("dead-letter", "discard", "--all", "--yes")
+    small.see_to("discard", "--all", "--yes")
     small.wait_delivered(*ids[1:], *one_more)
     installation.wait_pruned()
     relay.stop()
@@ -196,7 +199,7 @@ def test_what_is_asked_for_without_a_relay_is_done_by_the_next_one(
     relay.stop()
     small.raise_limit()
     ask = ["--json", "dead-letter", "retry", dead, "--wait-seconds", "0"]
-    done = installation.command_line.run(*ask)
+    done = installation.command_line.reached(*ask)
     assert done.returncode == 1 and len(json.loads(done.stdout)["pending"]) == 1, done
     assert small.letters()[0]["request"] == "retry"
     relay = installation.relay()
@@ -209,7 +212,7 @@ def test_what_is_asked_for_without_a_relay_is_done_by_the_next_one(
 def test_ids_that_are_no_dead_letters_are_refused(installation: PostgresInstallation) -> None:
     unknown = "00000000-0000-4000-8000-000000000000"
     for words in (["show", unknown], ["retry", unknown], ["discard", unknown, "--yes"]):
-        done = installation.command_line.run("dead-letter", *words)
+        done = installation.command_line.reached("dead-letter", *words)
         assert done.returncode == 2 and unknown in done.stderr, done
     for words in (["show", "no-id"], ["retry"], ["list", "--participant", "nobody"]):
-        assert installation.command_line.run("dead-letter", *words).returncode == 2, words
+        assert installation.command_line.reached("dead-letter", *words).returncode == 2, words

@@ -50,7 +50,7 @@ def test_nothing_is_lost_doubled_or_overtaken(
     )
     small.raise_limit()
     while small.letters():
-        installation.command_line.succeed("dead-letter", "retry", "--all")
+        small.see_to("retry", "--all")
     installation.wait_delivered()
     installation.wait_pruned()
     installation.finish(*relays, at_least=ROUNDS * TRANSACTIONS)

@@ -63,7 +63,7 @@ def test_a_retry_whose_record_a_failover_brings_back_is_not_delivered_again(
         relay = made.relay("relay.aside.committed=stop")
         small.wait_dead(ids[0], waiting=2)
         small.raise_limit()
-        made.command_line.run("dead-letter", "retry", "--all", "--wait-seconds", "0")
+        made.command_line.reached("dead-letter", "retry", "--all", "--wait-seconds", "0")
         relay.wait_hit("relay.aside.committed")
         standby.catch_up()
         standby.cut_off()

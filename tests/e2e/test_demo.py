@@ -7,9 +7,8 @@ import re
 import subprocess
 from pathlib import Path
 
-from .command_line import BINARY
+from .command_line import BINARY, RUN_LIMIT_S
 from .terminal import on_a_terminal
-from .waiting import LIMIT_S
 
 DEMO = [str(BINARY), "demo", "--messages", "2000", "--kills", "1"]
 ERASE = "\x1b[K"
@@ -28,7 +27,7 @@ def test_a_terminal_shows_one_line_that_changes_and_is_gone_at_the_end(tmp_path:
 
 def test_a_pipe_gets_the_verdict_only(tmp_path: Path) -> None:
     done = subprocess.run(
-        DEMO, cwd=tmp_path, capture_output=True, text=True, timeout=LIMIT_S, check=False
+        DEMO, cwd=tmp_path, capture_output=True, text=True, timeout=RUN_LIMIT_S, check=False
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert "Exactly once, in order" in done.stdout

@@ -115,7 +115,7 @@ def test_2_configuration(tmp_path: Path, words: tuple[str, ...]) -> None:
 
 @pytest.mark.parametrize("words", [("relay",), ("status",)], ids=["relay", "status"])
 def test_2_before_init(make_installation: MakeInstallation, words: tuple[str, ...]) -> None:
-    expect(2, make_installation().command_line.run(*words), "onecommit init")
+    expect(2, make_installation().command_line.reached(*words), "onecommit init")
 
 
 @pytest.mark.parametrize("words", COMMANDS[1:], ids=NAMES[1:])
@@ -126,7 +126,7 @@ def test_2_before_init_without_a_server(fresh: CommandLine, words: tuple[str, ..
 
 def test_2_a_topic_that_nobody_made(installation: PostgresInstallation) -> None:
     words = ["consume", f"{installation.name}.absent", "--from-beginning", "--max", "1"]
-    expect(2, installation.command_line.run(*words), "onecommit init --topic")
+    expect(2, installation.command_line.reached(*words), "onecommit init --topic")
 
 
 def away(installation: PostgresInstallation, server: str) -> CommandLine:
@@ -161,7 +161,7 @@ def away(installation: PostgresInstallation, server: str) -> CommandLine:
 )
 def test_3_a_server_is_away(installation: PostgresInstallation, command: str, server: str) -> None:
     words = [installation.topic, "--from-beginning"] if command == "consume" else []
-    expect(3, away(installation, server).run(command, *words), server)
+    away(installation, server).unreached(server, command, *words)
 
 
 def test_not_3_a_relay_waits_for_a_server_that_is_away(

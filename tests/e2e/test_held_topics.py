@@ -101,7 +101,7 @@ def test_a_topic_declared_dead_makes_dead_letters_until_that_is_taken_back(
     assert not missing.is_held()
     commit(installation, installation.topic, b"k")
     discarded = ids[0]
-    installation.command_line.succeed("dead-letter", "discard", discarded, "--yes")
+    missing.see_to("discard", discarded, "--yes")
 
     missing.make()
     taken = relay.text().count("delivers shard")
@@ -109,7 +109,7 @@ def test_a_topic_declared_dead_makes_dead_letters_until_that_is_taken_back(
     relay.wait_for("delivers shard", times=taken + 1)  # the shard has begun anew
     last = missing.commit((b"other", b"4"))
     missing.wait_delivered(*last)
-    installation.command_line.succeed("dead-letter", "retry", "--topic", missing.name)
+    missing.see_to("retry", "--topic", missing.name)
     missing.wait_delivered(*ids[1:])
     installation.wait_pruned()
     relay.stop()

@@ -14,6 +14,7 @@ from tests.servers import Kafka
 from .adoption import Adoption
 from .conftest import MakeInstallation
 from .installation import PARTITIONS, Servers
+from .kafka_topics import REQUEST_LIMIT_S
 
 BACKLOG = 50
 MORE = 7
@@ -46,10 +47,11 @@ def test_a_kafka_wiped_behind_the_same_address_is_refused(
     said = relay.text().splitlines()[-1]
     assert "Kafka cluster" in said and "another one" in said, said
 
-    done = made.command_line.run("init")
+    done = made.command_line.reached("init")
     assert done.returncode == 4 and "onecommit adopt main" in done.stderr, done
-    there = AdminClient({"bootstrap.servers": own_kafka.address}).list_topics(timeout=15)
-    assert not [name for name in there.topics if made.name in name]
+    admin = AdminClient({"bootstrap.servers": own_kafka.address})
+    there = admin.list_topics(timeout=REQUEST_LIMIT_S).topics
+    assert not [name for name in there if made.name in name]
 
     adoption = Adoption(made)
     said_by_adopt = adoption.adopt()

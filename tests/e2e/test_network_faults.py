@@ -16,11 +16,19 @@ import pytest
 
 from tests.servers import Kafka, free_port
 
-from .command_line import RelayProcess
 from .conftest import MakeInstallation
 from .installation import PostgresInstallation, Servers, Table
 from .tcp_proxy import NetworkFault, TcpProxy
-from .test_servers_fail import SOME, wait_more_committed, wait_some_delivered
+from .test_servers_fail import (
+    LEASES_AWAY,
+    LEASES_KEPT,
+    SHARD_AWAY,
+    SHARD_DELIVERS,
+    SOME,
+    wait_more_committed,
+    wait_said,
+    wait_some_delivered,
+)
 from .waiting import wait_until
 
 # PostgreSQL alone keeps the leases too.
@@ -28,14 +36,11 @@ Server = Literal["postgres", "kafka", "zookeeper"]
 # Faults that end soon are met in the middle of whatever is under way, and each time elsewhere.
 SHORT_ROUNDS = 4
 MANY_PIECES = 100
-# An unanswered request to Kafka ends after 15 s, and it takes a few of them.
-LIMIT_S = 240.0
 # What the relay says when it misses a server, and when it has it again.
-LEASES = ("leases can't be kept", "leases are kept again")
 SAYS: dict[Server, tuple[str, str]] = {
-    "postgres": LEASES,
-    "kafka": ("the shard waits, nothing is lost", "delivers again"),
-    "zookeeper": LEASES,
+    "postgres": (LEASES_AWAY, LEASES_KEPT),
+    "kafka": (SHARD_AWAY, SHARD_DELIVERS),
+    "zookeeper": (LEASES_AWAY, LEASES_KEPT),
 }
 
 
@@ -110,7 +115,7 @@ def test_a_relay_outlasts_it(
             if fault is NetworkFault.DELAY:
                 wait_hits(proxy, fault, MANY_PIECES)
             else:
-                wait_said(relay, SAYS[server][0], SAYS[server][1])
+                wait_said(relay, *SAYS[server])
             wait_more_committed(writers)
             proxy.mend()
             if fault is not NetworkFault.DELAY:
@@ -127,13 +132,3 @@ def begin(proxy: TcpProxy, fault: NetworkFault) -> None:
 
 def wait_hits(proxy: TcpProxy, fault: NetworkFault, hits: int) -> None:
     wait_until(lambda: proxy.hits[fault] >= hits, f"{fault} hits {hits} times")
-
-
-def wait_said(relay: RelayProcess, what: str, opposite: str) -> None:
-    """Waits until the relay has said this, and not the opposite since then."""
-
-    def said() -> bool:
-        text = relay.text()
-        return text.rfind(what) > text.rfind(opposite)
-
-    wait_until(said, what, LIMIT_S, explain=relay.text)

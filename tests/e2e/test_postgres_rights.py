@@ -23,6 +23,7 @@ from .installation import (
     Table,
     postgres_to_topic_log,
 )
+from .waiting import wait_until
 
 DOCUMENT = "docs/security.md"
 HEADING = "## Give each role its least rights in PostgreSQL"
@@ -164,8 +165,14 @@ def test_every_role_does_its_work_with_its_rights(place: Place) -> None:
     relay = place.command_line("orders_relay").relay()
     place.publish()
     place.installation.wait_pruned()
-    status = place.command_line("orders_status").succeed("status")
-    assert status.count("nothing waits; relay") == place.installation.outbox.shards, status
+    status = place.command_line("orders_status")
+
+    def told() -> bool:
+        """A relay that stands still for a moment is no owner."""
+        owned = status.succeed("status").count("nothing waits; relay")
+        return owned == place.installation.outbox.shards
+
+    wait_until(told, "who delivers is told", explain=relay.text)
     relay.stop()
     assert LACKING not in relay.text()
     consumed = place.command_line("orders_relay").succeed(
@@ -210,7 +217,7 @@ def test_a_command_says_which_right_it_lacks(
         place.make_tables()
     for grant in granted(role):
         place.give(role, without=grant)
-        done = place.command_line(role).run(command)
+        done = place.command_line(role).reached(command)
         assert done.returncode == CONFIGURATION, (grant, done)
         assert re.search(f"{LACKING} .*{grant.name}", done.stdout + done.stderr), (grant, done)
 
@@ -237,11 +244,11 @@ def test_who_sees_to_dead_letters_does_it_with_these_rights_and_no_fewer(place: 
     place.owner.execute(DISCARDED)
     place.give("orders_support")
     for words in SUPPORT:
-        done = place.command_line("orders_support").run(*words)
+        done = place.command_line("orders_support").reached(*words)
         assert done.returncode in (0, 1) and LACKING not in done.stderr, done
     for grant in granted("orders_support"):
         place.give("orders_support", without=grant)
-        said = [place.command_line("orders_support").run(*words) for words in SUPPORT]
+        said = [place.command_line("orders_support").reached(*words) for words in SUPPORT]
         lacking = [done for done in said if re.search(f"{LACKING} .*{grant.name}", done.stderr)]
         assert lacking and all(done.returncode == CONFIGURATION for done in lacking), (grant, said)
 

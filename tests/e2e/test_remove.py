@@ -10,9 +10,11 @@ import psycopg
 import pytest
 from confluent_kafka.admin import AdminClient
 
+from .adoption import long_leases
 from .conftest import MakeInstallation
 from .installation import Installation, PostgresInstallation, embedded
-from .terminal import answered
+from .kafka_topics import REQUEST_LIMIT_S
+from .waiting import wait_until
 
 BACKLOG = 50
 
@@ -20,6 +22,7 @@ BACKLOG = 50
 @pytest.fixture
 def on_servers(make_installation: MakeInstallation) -> PostgresInstallation:
     made = make_installation(zookeeper=True)
+    made.configure(other=long_leases(made))
     made.init()
     made.deliver(BACKLOG)
     return made
@@ -28,6 +31,7 @@ def on_servers(make_installation: MakeInstallation) -> PostgresInstallation:
 @pytest.fixture
 def on_files(tmp_path: Path) -> Iterator[Installation]:
     made = embedded(tmp_path)
+    made.configure(other=long_leases(made))
     made.init()
     made.deliver(BACKLOG)
     try:
@@ -38,7 +42,8 @@ def on_files(tmp_path: Path) -> Iterator[Installation]:
 
 def topics(made: PostgresInstallation) -> list[str]:
     admin = AdminClient({"bootstrap.servers": made.servers.kafka})
-    return [topic for topic in admin.list_topics(timeout=15).topics if made.name in topic]
+    listed = admin.list_topics(timeout=REQUEST_LIMIT_S).topics
+    return [topic for topic in listed if made.name in topic]
 
 
 def has_schema(made: PostgresInstallation) -> bool:
@@ -52,13 +57,14 @@ def test_all_of_ours_goes_and_the_topics_for_messages_stay(
 ) -> None:
     made = on_servers
     assert len(topics(made)) == 2
-    command = made.command_line.arguments("init", "--remove")
-    status, printed, shown = answered(command, made.folder, "yes")
-    assert status == 1 and "nothing was changed" in shown and has_schema(made)
-    status, printed, shown = answered(command, made.folder, made.name)
-    assert status == 0 and f"({made.name})" in shown and "removed" in printed, shown
+    done = made.command_line.answered("yes", "init", "--remove")
+    assert done.returncode == 1 and "nothing was changed" in done.stderr and has_schema(made), done
+    done = made.command_line.answered(made.name, "init", "--remove")
+    assert done.returncode == 0 and f"({made.name})" in done.stderr, done
+    assert "removed" in done.stdout, done
     assert not has_schema(made)
-    assert topics(made) == [made.topic]
+    # The broker may hear of it a little later.
+    wait_until(lambda: topics(made) == [made.topic], "the topic for messages alone is there")
     assert "nothing is there" in made.command_line.succeed("init", "--remove")
     relay = made.relay()
     assert relay.wait() == 2 and "onecommit init" in relay.text()
@@ -68,14 +74,13 @@ def test_messages_that_wait_are_not_thrown_away(on_files: Installation) -> None:
     made = on_files
     made.outbox.burst(made.topic, 7)
     words = ["init", "--remove", "--yes"]
-    done = made.command_line.run(*words)
+    done = made.command_line.reached(*words)
     assert done.returncode == 4 and "messages: 7" in done.stderr, done
     assert "7 messages that were not delivered" in done.stdout
-    done = made.command_line.run("--json", *words, "--discard-undelivered")
-    assert done.returncode == 0, done
-    (participant,) = json.loads(done.stdout)["participants"]
+    told = made.command_line.succeed("--json", *words, "--discard-undelivered")
+    (participant,) = json.loads(told)["participants"]
     assert participant == {"participant": "main", "undelivered_messages": 7}
-    done = made.command_line.run("status")
+    done = made.command_line.reached("status")
     assert done.returncode == 2, done
 
 
@@ -84,16 +89,16 @@ def test_no_relay_may_live(given: str, request: pytest.FixtureRequest) -> None:
     made: Installation = request.getfixturevalue(given)
     relay = made.relay()
     relay.wait_for("delivers", times=made.outbox.shards)
-    done = made.command_line.run("init", "--remove", "--yes", "--discard-undelivered")
+    done = made.command_line.reached("init", "--remove", "--yes", "--discard-undelivered")
     assert done.returncode == 4 and relay.id() in done.stderr, done
     made.outbox.burst(made.topic, BACKLOG)
     made.finish(relay, at_least=2 * BACKLOG)
 
 
 def test_nobody_can_be_asked(on_files: Installation) -> None:
-    done = on_files.command_line.run("init", "--remove")
+    done = on_files.command_line.reached("init", "--remove")
     assert done.returncode == 2 and "--yes" in done.stderr, done
-    done = on_files.command_line.run("init", "--remove", "--topic", "t")
+    done = on_files.command_line.reached("init", "--remove", "--topic", "t")
     assert done.returncode == 2, done
     on_files.outbox.burst(on_files.topic, BACKLOG)
     on_files.finish(on_files.relay(), at_least=2 * BACKLOG)

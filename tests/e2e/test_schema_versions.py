@@ -45,14 +45,14 @@ def test_relays_work_with_tables_of_the_release_before_and_while_they_are_brough
 
     wait_until(told, "what to do in status", explain=lambda: relays[0].text() + relays[1].text())
     assert version(installation) == 1
-    refused = installation.command_line.run("dead-letter", "list")
+    refused = installation.command_line.reached("dead-letter", "list")
     assert refused.returncode == 2 and "run `onecommit init`" in refused.stderr, refused
 
     installation.init()
     assert version(installation) == 2
     small.wait_dead(dead, waiting=1)
     small.raise_limit()
-    installation.command_line.succeed("dead-letter", "retry", dead)
+    small.see_to("retry", dead)
     small.wait_delivered(dead, behind)
     installation.wait_pruned()
     installation.finish(*relays, at_least=5)
@@ -62,5 +62,5 @@ def test_tables_of_a_later_release_are_refused(installation: PostgresInstallatio
     with installation.postgres.connect() as connection:
         connection.execute("update onecommit.installation set schema_version = 3")
     for words in (["init"], ["relay"], ["dead-letter", "list"]):
-        done = installation.command_line.run(*words)
+        done = installation.command_line.reached(*words)
         assert done.returncode == 4 and "works with 1 to 2" in done.stderr, done

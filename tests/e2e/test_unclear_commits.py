@@ -67,7 +67,10 @@ def test_a_commit_that_was_sent_twice_can_not_end_the_next_transaction(
             )
         wait_more_committed(writers)
     installation.finish(relay, at_least=SOME)
-    assert proxy.since_faults() == [(Fault.HOLD_FIRST, [COMMITS, COMMITS])] * ROUNDS
+    since = proxy.since_faults()
+    assert [fault for fault, _ in since] == [Fault.HOLD_FIRST] * ROUNDS
+    # It may be sent once more; nothing else comes from that producer.
+    assert all(set(requests) == {COMMITS} and len(requests) > 1 for _, requests in since), since
     assert FENCED.issuperset(proxy.held_answers), proxy.held_answers
     assert "was sent more than once" in relay.text(), relay.text()
 

@@ -14,11 +14,16 @@ from .waiting import wait_until
 TOO_LONG_MS = 600_000
 
 
-@pytest.fixture
-def progress_topic(installation: PostgresInstallation) -> str:
+def progress_topics(installation: PostgresInstallation) -> list[str]:
+    """None while a broker has not heard yet of what `init` made."""
     admin = AdminClient({"bootstrap.servers": installation.servers.kafka})
     topics = admin.list_topics(timeout=REQUEST_LIMIT_S).topics
-    (found,) = [topic for topic in topics if f".{installation.name}." in topic]
+    return [topic for topic in topics if f".{installation.name}." in topic]
+
+
+@pytest.fixture
+def progress_topic(installation: PostgresInstallation) -> str:
+    (found,) = wait_until(lambda: progress_topics(installation), "the progress topic is there")
     return found
 
 
@@ -56,6 +61,9 @@ def test_progress_that_is_committed_and_not_to_be_seen_yet_is_waited_for(
     installation: PostgresInstallation, progress_topic: str
 ) -> None:
     """As when the coordinator dies between its answer to a commit and the commit's markers."""
+    # If it began anew it would wait behind the open transaction, too.
+    installation.relay_settings |= {"request_timeout_ms": 60_000, "lease_timeout_ms": 60_000}
+    installation.configure()
     first = installation.relay()
     commit(installation, installation.topic, key_in(0))
     installation.wait_delivered()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from .checker import Committed, Record, Report, compare
 from .kafka_topics import ID_HEADER, digest_of
-from .waiting import wait_until
+from .waiting import LIMIT_S, wait_until
 
 MESSAGES = """
 select t.name, m.partition, m.offset, m.key, m.value, m.headers
@@ -30,7 +30,7 @@ class TopicLog:
 
     def records(self, topics: Sequence[str]) -> list[Record]:
         """All messages of these topics."""
-        with closing(sqlite3.connect(self.path, timeout=30.0)) as connection:
+        with closing(sqlite3.connect(self.path, timeout=LIMIT_S)) as connection:
             rows = connection.execute(MESSAGES).fetchall()
         return [
             Record(_message_id(headers), topic, partition, offset, key, digest_of(value))

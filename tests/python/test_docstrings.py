@@ -29,7 +29,7 @@ def modules() -> Iterator[ModuleType]:
 def names(lite: sqlite3.Connection, shop: Path) -> dict[str, Any]:
     """What the examples take as given: connections, an outbox, and one message in a topic."""
     outbox = onecommit.Outbox()
-    with closing(sqlite3.connect(shop / "onecommit-data" / "main.db")) as conn, conn:
+    with closing(sqlite3.connect(shop / "onecommit-data" / "main.db", timeout=120)) as conn, conn:
         outbox.publish(conn, "account.changed", key="42", value={"total": 100})
     list(onecommit.read("account.changed", from_beginning=True, limit=1))
     return {**vars(onecommit), "conn": lite, "psycopg": psycopg, "outbox": outbox}

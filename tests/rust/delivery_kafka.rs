@@ -17,15 +17,11 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 
 use crate::conformance_delivery::{self as conformance, commit};
+use crate::patience::{LIMIT, answered_blocking};
 
 pub(crate) const FIRST: ShardIndex = ShardIndex(0);
 const SECOND: ShardIndex = ShardIndex(1);
 const SHARDS: u16 = 2;
-/// A condition that does not come true within this time never does.
-pub(crate) const LIMIT: Duration = Duration::from_secs(60);
-/// Kafka answers a commit before its markers are in the partitions. This long they are waited for;
-/// then what is in the way is a transaction that is open.
-const MARKERS_LIMIT: Duration = Duration::from_secs(6);
 const PAUSE: Duration = Duration::from_millis(10);
 
 fn server() -> String {
@@ -53,9 +49,8 @@ impl conformance::Backend for Kafka {
         Box::new(KafkaDelivery::new(properties(&[]), scope))
     }
 
-    fn committed(&self, topic: &str) -> Vec<DeliveredMessage> {
-        let mut reader = KafkaReader::open(&properties(&[]), topic, None, true).unwrap();
-        wait_for_markers(topic);
+    fn visible(&self, topic: &str) -> Vec<DeliveredMessage> {
+        let mut reader = answered_blocking(|| KafkaReader::open(&properties(&[]), topic, None, true));
         let mut found = Vec::new();
         let deadline = Instant::now() + LIMIT;
         while !reader.at_end() {
@@ -64,21 +59,24 @@ impl conformance::Backend for Kafka {
         }
         found
     }
-}
 
-fn wait_for_markers(topic: &str) {
-    let consumer = |isolation| -> BaseConsumer {
-        let config = client_config(&[("group.id", "onecommit.test"), ("isolation.level", isolation)]);
-        config.create().unwrap()
-    };
-    let (committed, any) = (consumer("read_committed"), consumer("read_uncommitted"));
-    let ends = |consumer: &BaseConsumer| -> Vec<i64> {
-        let partitions = 0..partitions(topic);
-        partitions.map(|number| consumer.fetch_watermarks(topic, number, LIMIT).unwrap().1).collect()
-    };
-    let deadline = Instant::now() + MARKERS_LIMIT;
-    while ends(&committed) != ends(&any) && Instant::now() < deadline {
-        std::thread::sleep(PAUSE);
+    /// Kafka answers a commit before its markers are in the partitions.
+    fn committed(&self, topic: &str) -> Vec<DeliveredMessage> {
+        let consumer = |isolation| -> BaseConsumer {
+            let config = client_config(&[("group.id", "onecommit.test"), ("isolation.level", isolation)]);
+            config.create().unwrap()
+        };
+        let (committed, any) = (consumer("read_committed"), consumer("read_uncommitted"));
+        let ends = |consumer: &BaseConsumer| -> Vec<i64> {
+            let partitions = 0..partitions(topic);
+            partitions.map(|number| consumer.fetch_watermarks(topic, number, LIMIT).unwrap().1).collect()
+        };
+        let deadline = Instant::now() + LIMIT;
+        while ends(&committed) != ends(&any) {
+            assert!(Instant::now() < deadline, "a transaction of {topic} stays open");
+            std::thread::sleep(PAUSE);
+        }
+        self.visible(topic)
     }
 }
 
@@ -97,8 +95,8 @@ pub(crate) struct Place {
 impl Place {
     pub(crate) fn new(partitions: u32) -> Self {
         let place = Place::empty();
-        place.delivery(&[]).init().unwrap();
-        assert!(place.delivery(&[]).create_topic(&place.topic, Some(partitions)).unwrap());
+        place.init();
+        answered_blocking(|| place.delivery(&[]).create_topic(&place.topic, Some(partitions)));
         place
     }
 
@@ -114,8 +112,12 @@ impl Place {
         KafkaDelivery::new(properties(more), self.scope.clone())
     }
 
+    fn init(&self) {
+        answered_blocking(|| self.delivery(&[]).init());
+    }
+
     pub(crate) fn open(&self, shard: ShardIndex, epoch: i64) -> Box<dyn ShardDelivery> {
-        self.delivery(&[]).open(shard, Epoch(epoch)).unwrap()
+        answered_blocking(|| self.delivery(&[]).open(shard, Epoch(epoch)))
     }
 
     /// Makes a topic as somebody else would.
@@ -129,7 +131,7 @@ impl Place {
         let options = AdminOptions::new();
         let answers = runtime.block_on(admin.create_topics([&wanted], &options)).unwrap();
         answers.into_iter().for_each(|answer| drop(answer.unwrap()));
-        assert!(!self.delivery(&[]).create_topic(topic, None).unwrap(), "waits for it");
+        assert!(!answered_blocking(|| self.delivery(&[]).create_topic(topic, None)), "waits for it");
     }
 
     /// Records of another producer in a shard's progress partition, given up: offsets without
@@ -149,7 +151,7 @@ impl Place {
     }
 
     fn send(&self, messages: &[StoredMessage], more: &[(&str, &str)]) -> Vec<DeliveredMessage> {
-        let mut shard = self.delivery(more).open(FIRST, Epoch(1)).unwrap();
+        let mut shard = answered_blocking(|| self.delivery(more).open(FIRST, Epoch(1)));
         shard.begin().unwrap();
         shard.send(messages).unwrap();
         commit(&mut *shard, &progress(1, 1)).unwrap();
@@ -278,7 +280,7 @@ fn names_the_topic(error: &Error, place: &Place) {
 #[test]
 fn a_missing_topic_is_its_own_fault_and_said_with_the_way_on() {
     let place = Place::empty();
-    place.delivery(&[]).init().unwrap();
+    place.init();
     let message = stored(1, Message::new(&place.topic, "k", "v").unwrap());
     let mut shard = place.open(FIRST, 1);
     shard.begin().unwrap();
@@ -293,7 +295,7 @@ fn a_missing_topic_is_its_own_fault_and_said_with_the_way_on() {
     assert!(unread.to_string().contains("onecommit init --topic"), "{unread}");
 
     shard.abort(LIMIT).unwrap();
-    assert!(place.delivery(&[]).create_topic(&place.topic, None).unwrap());
+    answered_blocking(|| place.delivery(&[]).create_topic(&place.topic, None));
     assert_eq!(shard.topic_fault(&place.topic).unwrap(), None);
     assert_eq!(place.send(&[message], &[]).len(), 1);
 }
@@ -301,7 +303,7 @@ fn a_missing_topic_is_its_own_fault_and_said_with_the_way_on() {
 #[test]
 fn of_invalid_records_each_is_named_and_the_others_are_innocent() {
     let place = Place::empty();
-    place.delivery(&[]).init().unwrap();
+    place.init();
     place.make(&place.topic, 1, &[("cleanup.policy", "compact")]);
     let keyed = |number: u64| stored(number, Message::new(&place.topic, "k", "v").unwrap());
     let keyless = |number: u64| {
@@ -332,11 +334,11 @@ fn of_invalid_records_each_is_named_and_the_others_are_innocent() {
 #[test]
 fn topics_can_be_used_as_soon_as_they_are_made() {
     let place = Place::empty();
-    place.delivery(&[]).init().unwrap();
+    place.init();
     let mut shard = place.open(FIRST, 1);
     for number in 0..20 {
         let topic = format!("{}.{number}", place.topic);
-        assert!(place.delivery(&[]).create_topic(&topic, Some(5)).unwrap());
+        answered_blocking(|| place.delivery(&[]).create_topic(&topic, Some(5)));
         shard.begin().unwrap();
         shard.send(&[stored(1, Message::new(&topic, "k", "v").unwrap())]).unwrap();
         commit(&mut *shard, &progress(1, number)).unwrap();
@@ -347,7 +349,7 @@ fn topics_can_be_used_as_soon_as_they_are_made() {
 #[test]
 fn what_is_too_large_fails_with_its_topic_and_nothing_of_the_batch_is_seen() {
     let place = Place::empty();
-    place.delivery(&[]).init().unwrap();
+    place.init();
     place.make(&place.topic, 1, &[("max.message.bytes", "2000")]);
     let message = |bytes: usize| stored(1, Message::new(&place.topic, "k", vec![b'x'; bytes]).unwrap());
     // Refused by the broker, before and after the progress is sent. Nobody is named for a batch.
@@ -417,7 +419,7 @@ fn progress_is_found_behind_hundreds_of_commits_and_gaps() {
     // More than the first three steps back.
     place.leave_gap(FIRST, 3_000);
     assert_eq!(shard.progress().unwrap(), Some(last.clone()));
-    assert_eq!(place.delivery(&[]).peek(FIRST).unwrap(), Some(last.clone()));
+    assert_eq!(answered_blocking(|| place.delivery(&[]).peek(FIRST)), Some(last.clone()));
     drop(shard);
     assert_eq!(place.open(FIRST, 2).progress().unwrap(), Some(last));
 }
@@ -466,7 +468,7 @@ fn a_progress_topic_that_would_lose_progress_is_refused() {
     }
     let place = Place::empty();
     place.make(&place.scope.progress_topic(), i32::from(SHARDS), &[("cleanup.policy", "compact")]);
-    place.delivery(&[]).init().unwrap();
+    place.init();
 }
 
 #[test]

@@ -10,7 +10,8 @@ use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
 use rdkafka::{ClientConfig, Offset};
 
 use crate::conformance_delivery::commit;
-use crate::delivery_kafka::{FIRST, LIMIT, Place, progress, properties, stored};
+use crate::delivery_kafka::{FIRST, Place, progress, properties, stored};
+use crate::patience::{LIMIT, answered_blocking};
 
 /// One topic, and who delivers to it.
 struct Topic {
@@ -41,7 +42,7 @@ impl Topic {
     }
 
     fn open(&self, group: Option<&str>, from_beginning: bool) -> KafkaReader {
-        KafkaReader::open(&properties(&[]), &self.place.topic, group, from_beginning).unwrap()
+        answered_blocking(|| KafkaReader::open(&properties(&[]), &self.place.topic, group, from_beginning))
     }
 
     fn group(&self, name: &str) -> String {

@@ -6,18 +6,17 @@ use std::time::Duration;
 use async_trait::async_trait;
 use onecommit::error::{ErrorKind, Result};
 use onecommit::id::{Epoch, RelayId, ShardIndex};
-use onecommit::lease::Lease;
 use onecommit::lease::postgres::PostgresLease;
+use onecommit::lease::{Lease, LeaseView};
 use onecommit::outbox::postgres::print_sql;
 use tokio_postgres::NoTls;
 use uuid::Uuid;
 
-use crate::conformance_lease::{self as conformance, SHARDS, owner, renew_until};
+use crate::conformance_lease::{self as conformance, LONG, SHARDS, SHORT, owner, taken, until};
 use crate::outbox_postgres::{NEWEST, OLDEST, USUAL, server};
+use crate::patience::{LIMIT, answered};
 
 const FIRST: ShardIndex = ShardIndex(0);
-const TIMEOUT: Duration = Duration::from_secs(2);
-const CONDITION_LIMIT: Duration = Duration::from_secs(60);
 
 /// A schema of its own with the outbox's tables, and a connection to look and meddle with.
 struct Place {
@@ -46,8 +45,8 @@ impl Place {
 
     async fn relay(&self, timeout: Duration) -> (PostgresLease, RelayId) {
         let relay = RelayId::random();
-        let mut lease = self.connect(&self.url, relay, timeout).await.unwrap();
-        lease.renew().await.unwrap();
+        let mut lease = answered(async || self.connect(&self.url, relay, timeout).await).await;
+        answered(async || lease.renew().await).await;
         (lease, relay)
     }
 
@@ -64,8 +63,8 @@ impl Place {
 
 #[async_trait]
 impl conformance::Place for Place {
-    async fn open(&self, relay: RelayId) -> Box<dyn Lease> {
-        Box::new(self.connect(&self.url, relay, TIMEOUT).await.unwrap())
+    async fn open(&self, relay: RelayId, timeout: Duration) -> Result<Box<dyn Lease>> {
+        Ok(Box::new(self.connect(&self.url, relay, timeout).await?))
     }
 }
 
@@ -93,30 +92,33 @@ async fn leases_in_the_newest_postgresql_conform() {
 #[tokio::test]
 async fn a_silent_relay_loses_its_shards_and_never_gets_them_back_by_itself() {
     let place = Place::new().await;
-    let (mut silent, silent_relay) = place.relay(TIMEOUT).await;
-    let (mut other, other_relay) = place.relay(TIMEOUT).await;
+    let (mut silent, silent_relay) = place.relay(LONG).await;
+    let (mut other, other_relay) = place.relay(SHORT).await;
     let before = silent.take(FIRST, Epoch(7)).await.unwrap().unwrap();
     assert_eq!(before, Epoch(8));
-    assert_eq!(owner(&other.renew().await.unwrap(), FIRST), Some(silent_relay));
-    assert_eq!(other.take(FIRST, Epoch::ZERO).await.unwrap(), None);
+    let view = answered(async || other.renew().await).await;
+    assert_eq!(owner(&view, FIRST), Some(silent_relay));
+    // However long ago the other one has looked, this one has shown since that it lives.
+    silent.renew().await.unwrap();
+    assert_eq!(answered(async || other.take(FIRST, Epoch::ZERO).await).await, None);
 
-    renew_until(&mut other, |view| view.live == [other_relay] && owner(view, FIRST).is_none()).await;
-    let taken = other.take(FIRST, Epoch::ZERO).await.unwrap().unwrap();
-    assert!(taken > before);
+    let dead = |view: &LeaseView| view.live == [other_relay] && owner(view, FIRST).is_none();
+    until("the silent one is dead", &mut other, dead).await;
+    assert!(taken(&mut other, Epoch::ZERO).await > before);
 
     let view = silent.renew().await.unwrap();
     assert_eq!(owner(&view, FIRST), Some(other_relay));
     assert_eq!(silent.take(FIRST, Epoch::ZERO).await.unwrap(), None);
     silent.release(FIRST).await.unwrap();
     silent.leave().await.unwrap();
-    let view = other.renew().await.unwrap();
+    let view = answered(async || other.renew().await).await;
     assert_eq!((view.live.clone(), owner(&view, FIRST)), (vec![other_relay], Some(other_relay)));
 }
 
 #[tokio::test]
 async fn of_two_that_take_at_the_same_time_one_succeeds() {
     let place = Place::new().await;
-    let ((mut one, _), (mut two, _)) = (place.relay(TIMEOUT).await, place.relay(TIMEOUT).await);
+    let ((mut one, _), (mut two, _)) = (place.relay(LONG).await, place.relay(LONG).await);
     for shard in (0..SHARDS).map(ShardIndex) {
         let (one, two) = tokio::join!(one.take(shard, Epoch::ZERO), two.take(shard, Epoch::ZERO));
         let taken = (one.unwrap(), two.unwrap());
@@ -127,8 +129,8 @@ async fn of_two_that_take_at_the_same_time_one_succeeds() {
 #[tokio::test]
 async fn a_lost_connection_is_replaced_and_loses_no_lease() {
     let place = Place::new().await;
-    let (mut lease, relay) = place.relay(TIMEOUT * 10).await;
-    let (mut other, _) = place.relay(TIMEOUT * 10).await;
+    let (mut lease, relay) = place.relay(LONG).await;
+    let (mut other, _) = place.relay(LONG).await;
     lease.take(FIRST, Epoch::ZERO).await.unwrap().unwrap();
     place
         .sql(
@@ -136,17 +138,17 @@ async fn a_lost_connection_is_replaced_and_loses_no_lease() {
              where query like '%{s}%' and application_name = 'onecommit relay lease'",
         )
         .await;
-    renew_until(&mut lease, |view| owner(view, FIRST) == Some(relay)).await;
-    renew_until(&mut other, |view| owner(view, FIRST) == Some(relay)).await;
+    until("it keeps its shard", &mut lease, |view| owner(view, FIRST) == Some(relay)).await;
+    until("the other one sees it", &mut other, |view| owner(view, FIRST) == Some(relay)).await;
     assert_eq!(lease.take(FIRST, Epoch::ZERO).await.unwrap(), Some(Epoch(2)));
 }
 
 #[tokio::test]
 async fn who_only_looks_is_not_among_the_living() {
     let place = Place::new().await;
-    let (mut lease, relay) = place.relay(TIMEOUT).await;
+    let (mut lease, relay) = place.relay(LONG).await;
     lease.take(FIRST, Epoch::ZERO).await.unwrap().unwrap();
-    let mut observer = place.connect(&place.url, RelayId::random(), TIMEOUT).await.unwrap();
+    let mut observer = place.connect(&place.url, RelayId::random(), LONG).await.unwrap();
     let view = observer.look().await.unwrap();
     assert_eq!((view.live.clone(), owner(&view, FIRST)), (vec![relay], Some(relay)));
     assert_eq!(lease.renew().await.unwrap().live, [relay]);
@@ -159,14 +161,14 @@ async fn rows_of_dead_relays_are_removed_and_missing_shards_are_added() {
     let (mut lease, relay) = place.relay(timeout).await;
     place.sql("insert into {s}.relay select gen_random_uuid(), n from generate_series(1, 100) n").await;
     place.sql("delete from {s}.lease where shard > 2").await;
-    renew_until(&mut lease, |view| view.live.len() == 101).await;
-    renew_until(&mut lease, |view| view.live == [relay]).await;
+    until("they are seen", &mut lease, |view| view.live.len() == 101).await;
+    until("they are dead", &mut lease, |view| view.live == [relay]).await;
     let emptied = async {
         while place.number("select count(*) from {s}.relay").await > 1 {
-            renew_until(&mut lease, |_| true).await;
+            answered(async || lease.renew().await).await;
         }
     };
-    tokio::time::timeout(CONDITION_LIMIT, emptied).await.unwrap();
+    tokio::time::timeout(LIMIT, emptied).await.unwrap();
     assert_eq!(place.number("select count(*) from {s}.lease").await, i64::from(SHARDS));
 }
 
@@ -184,7 +186,7 @@ async fn an_epoch_is_on_disk_before_it_is_returned() {
         )
         .await;
     let unflushed = format!("{}?options=-c%20synchronous_commit%3Doff", place.url);
-    let mut lease = place.connect(&unflushed, RelayId::random(), TIMEOUT).await.unwrap();
+    let mut lease = place.connect(&unflushed, RelayId::random(), LONG).await.unwrap();
     lease.renew().await.unwrap();
     lease.take(FIRST, Epoch::ZERO).await.unwrap().unwrap();
     lease.release(FIRST).await.unwrap();
@@ -197,7 +199,7 @@ async fn a_statement_that_lost_a_conflict_surely_did_nothing() {
     let place = Place::new().await;
     let repeatable =
         format!("{}?options=-c%20default_transaction_isolation%3Drepeatable%5C%20read", place.url);
-    let mut lease = place.connect(&repeatable, RelayId::random(), CONDITION_LIMIT).await.unwrap();
+    let mut lease = place.connect(&repeatable, RelayId::random(), LONG).await.unwrap();
     lease.renew().await.unwrap();
     place.sql("begin; update {s}.lease set beat = beat where shard = 0").await;
     let taking = tokio::spawn(async move { (lease.take(FIRST, Epoch::ZERO).await, lease) });
@@ -208,7 +210,7 @@ async fn a_statement_that_lost_a_conflict_surely_did_nothing() {
             place.sql("select pg_stat_clear_snapshot()").await;
         }
     };
-    tokio::time::timeout(CONDITION_LIMIT, blocked).await.unwrap();
+    tokio::time::timeout(LIMIT, blocked).await.unwrap();
     place.sql("commit").await;
     let (taken, mut lease) = taking.await.unwrap();
     let error = taken.unwrap_err();
@@ -223,20 +225,20 @@ async fn what_stands_in_the_way_is_said() {
     let relay = RelayId::random();
 
     let url = place.url.parse().unwrap();
-    let mut unprepared = PostgresLease::connect(&url, "nothing_here", 1, relay, TIMEOUT).await.unwrap();
+    let mut unprepared = PostgresLease::connect(&url, "nothing_here", 1, relay, LONG).await.unwrap();
     let error = unprepared.renew().await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Configuration);
     assert!(error.to_string().contains("onecommit init"), "{error}");
 
     let read_only = format!("{}?options=-c%20default_transaction_read_only%3Don", place.url);
-    let mut lease = place.connect(&read_only, relay, TIMEOUT).await.unwrap();
+    let mut lease = place.connect(&read_only, relay, LONG).await.unwrap();
     assert_eq!(lease.renew().await.unwrap_err().kind(), ErrorKind::Unreachable);
 
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let silent = format!("postgresql://app:secret@{}/db", listener.local_addr().unwrap());
-    let error = place.connect(&silent, relay, TIMEOUT).await.err().unwrap();
+    let error = place.connect(&silent, relay, SHORT).await.err().unwrap();
     assert_eq!(error.kind(), ErrorKind::Unreachable);
     assert!(error.to_string().contains("app:***@127.0.0.1"), "{error}");
     drop(listener);
-    assert_eq!(place.connect(&silent, relay, TIMEOUT).await.err().unwrap().kind(), ErrorKind::Unreachable);
+    assert_eq!(place.connect(&silent, relay, SHORT).await.err().unwrap().kind(), ErrorKind::Unreachable);
 }

@@ -13,7 +13,8 @@ use tokio::sync::watch;
 use uuid::Uuid;
 use zookeeper_client as zk;
 
-use crate::conformance_lease::{self as conformance, SHARDS, owner, renew_until};
+use crate::conformance_lease::{self as conformance, LONG, SHARDS, SHORT, owner, taken, tried, until};
+use crate::patience::answered;
 
 const FIRST: ShardIndex = ShardIndex(0);
 
@@ -39,7 +40,7 @@ impl Place {
         let settings = ZookeeperSettings {
             servers,
             chroot: Some("/onecommit-tests".into()),
-            session_timeout: Duration::from_secs(2),
+            session_timeout: LONG,
             user: None,
             password: None,
             tls: None,
@@ -48,8 +49,8 @@ impl Place {
         Place { settings, namespace, incarnation: Incarnation::random() }
     }
 
-    fn through(&self, servers: String) -> Place {
-        let settings = ZookeeperSettings { servers, ..self.settings.clone() };
+    fn through(&self, servers: String, session_timeout: Duration) -> Place {
+        let settings = ZookeeperSettings { servers, session_timeout, ..self.settings.clone() };
         Place { settings, namespace: self.namespace.clone(), incarnation: self.incarnation }
     }
 
@@ -60,8 +61,8 @@ impl Place {
 
     async fn relay(&self) -> (ZookeeperLease, RelayId) {
         let relay = RelayId::random();
-        let mut lease = self.connect(relay).await.unwrap();
-        lease.renew().await.unwrap();
+        let mut lease = answered(async || self.connect(relay).await).await;
+        answered(async || lease.renew().await).await;
         (lease, relay)
     }
 
@@ -70,7 +71,7 @@ impl Place {
     }
 
     async fn client(&self) -> zk::Client {
-        zk::Client::connect(&self.settings.servers).await.unwrap()
+        zk::Client::connector().with_session_timeout(LONG).connect(&self.settings.servers).await.unwrap()
     }
 }
 
@@ -103,12 +104,23 @@ impl Proxy {
         });
         Proxy { address, open }
     }
+
+    /// Ends the connections there are, and goes on with others.
+    async fn cut(&self) {
+        self.open.send_replace(false);
+        // Beside theirs there is the listener's own receiver.
+        while self.open.receiver_count() > 1 {
+            tokio::task::yield_now().await;
+        }
+        self.open.send_replace(true);
+    }
 }
 
 #[async_trait]
 impl conformance::Place for Place {
-    async fn open(&self, relay: RelayId) -> Box<dyn Lease> {
-        Box::new(self.connect(relay).await.unwrap())
+    async fn open(&self, relay: RelayId, timeout: Duration) -> Result<Box<dyn Lease>> {
+        let place = self.through(self.settings.servers.clone(), timeout);
+        Ok(Box::new(place.connect(relay).await?))
     }
 }
 
@@ -131,7 +143,8 @@ async fn zookeeper_is_prepared_once_and_for_one_incarnation() {
     let found = found_incarnation(&place.settings, &place.namespace).await.unwrap();
     assert_eq!(found, Some(place.incarnation));
 
-    let other = Place { incarnation: Incarnation::random(), ..place.through(place.settings.servers.clone()) };
+    let other =
+        Place { incarnation: Incarnation::random(), ..place.through(place.settings.servers.clone(), LONG) };
     let refused = init(&other.settings, &other.namespace, other.incarnation).await.unwrap_err();
     assert_eq!(refused.kind(), ErrorKind::Refused);
     let refused = other.connect(RelayId::random()).await.err().unwrap();
@@ -177,12 +190,11 @@ async fn a_layout_that_is_gone_or_anothers_is_refused_also_within_a_session() {
 async fn a_connection_lost_within_the_session_loses_no_lease() {
     let place = Place::new().await;
     let proxy = Proxy::start(&place.settings.servers).await;
-    let (mut cut_off, relay) = place.through(proxy.address.clone()).relay().await;
+    let (mut cut_off, relay) = place.through(proxy.address.clone(), LONG).relay().await;
     let epoch = cut_off.take(FIRST, Epoch::ZERO).await.unwrap().unwrap();
 
-    proxy.open.send_replace(false);
-    proxy.open.send_replace(true);
-    renew_until(&mut cut_off, |view| owner(view, FIRST) == Some(relay)).await;
+    proxy.cut().await;
+    until("it is back", &mut cut_off, |view| owner(view, FIRST) == Some(relay)).await;
 
     let (mut other, _) = place.relay().await;
     assert_eq!(other.take(FIRST, Epoch::ZERO).await.unwrap(), None);
@@ -193,30 +205,28 @@ async fn a_connection_lost_within_the_session_loses_no_lease() {
 async fn an_expired_session_loses_its_leases_and_the_next_one_takes_them_with_a_higher_epoch() {
     let place = Place::new().await;
     let proxy = Proxy::start(&place.settings.servers).await;
-    let (mut cut_off, cut_off_relay) = place.through(proxy.address.clone()).relay().await;
+    let (mut cut_off, cut_off_relay) = place.through(proxy.address.clone(), SHORT).relay().await;
     let (mut other, other_relay) = place.relay().await;
-    let before = cut_off.take(FIRST, Epoch::ZERO).await.unwrap().unwrap();
-    assert_eq!(owner(&other.renew().await.unwrap(), FIRST), Some(cut_off_relay));
-    assert_eq!(other.take(FIRST, Epoch::ZERO).await.unwrap(), None);
+    let before = taken(&mut cut_off, Epoch::ZERO).await;
 
     proxy.open.send_replace(false);
     let unreachable = cut_off.renew().await.unwrap_err();
     assert_eq!(unreachable.kind(), ErrorKind::Unreachable);
     assert!(unreachable.to_string().contains(&proxy.address), "{unreachable}");
     let gone = |view: &LeaseView| !view.live.contains(&cut_off_relay) && owner(view, FIRST).is_none();
-    renew_until(&mut other, gone).await;
+    until("its session is over", &mut other, gone).await;
     let between = other.take(FIRST, Epoch::ZERO).await.unwrap().unwrap();
     assert!(between > before);
 
     proxy.open.send_replace(true);
-    let view = renew_until(&mut cut_off, |view| view.live.contains(&cut_off_relay)).await;
-    assert_eq!(owner(&view, FIRST), Some(other_relay));
-    assert_eq!(cut_off.take(FIRST, Epoch::ZERO).await.unwrap(), None);
-    cut_off.release(FIRST).await.unwrap();
+    let (view, found) = tried(&mut cut_off, Epoch::ZERO).await;
+    assert!(view.live.contains(&cut_off_relay));
+    assert_eq!((owner(&view, FIRST), found), (Some(other_relay), None));
+    answered(async || cut_off.release(FIRST).await).await;
     assert_eq!(owner(&other.renew().await.unwrap(), FIRST), Some(other_relay));
 
     other.release(FIRST).await.unwrap();
-    assert!(cut_off.take(FIRST, Epoch::ZERO).await.unwrap().unwrap() > between);
+    assert!(taken(&mut cut_off, Epoch::ZERO).await > between);
 }
 
 /// A server that was away longer than the client waits gives every session its full time anew.
@@ -319,12 +329,12 @@ async fn a_server_that_is_away_or_no_server_is_said_so() {
         listener.local_addr().unwrap().to_string()
     };
     for away in [silent, nobody] {
-        let error = place.through(away.clone()).connect(RelayId::random()).await.err().unwrap();
+        let error = place.through(away.clone(), SHORT).connect(RelayId::random()).await.err().unwrap();
         assert_eq!(error.kind(), ErrorKind::Unreachable);
         assert!(error.to_string().contains(&away), "{error}");
     }
     for wrong in ["", "host:port", "a:1/path"] {
-        let error = place.through(wrong.into()).connect(RelayId::random()).await.err().unwrap();
+        let error = place.through(wrong.into(), SHORT).connect(RelayId::random()).await.err().unwrap();
         assert_eq!(error.kind(), ErrorKind::Configuration, "{error}");
     }
 }

@@ -17,6 +17,7 @@ mod lease_postgres;
 mod lease_zookeeper;
 #[cfg(feature = "postgres")]
 mod outbox_postgres;
+mod patience;
 #[cfg(feature = "postgres")]
 mod read_path;
 #[cfg(feature = "sqlite")]

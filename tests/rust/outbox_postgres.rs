@@ -22,11 +22,10 @@ use uuid::Uuid;
 
 use crate::conformance_outbox::{self as conformance, drain, installation};
 use crate::conformance_set_aside;
+use crate::patience::LIMIT;
 
 const SHARD: ShardIndex = ShardIndex(0);
 const REQUEST_LIMIT: Duration = Duration::from_secs(60);
-/// A condition that does not come true within this time never does.
-const LIMIT: Duration = Duration::from_secs(60);
 pub(crate) const OLDEST: &str = "ONECOMMIT_TEST_POSTGRES_13";
 pub(crate) const USUAL: &str = "ONECOMMIT_TEST_POSTGRES";
 pub(crate) const NEWEST: &str = "ONECOMMIT_TEST_POSTGRES_18";

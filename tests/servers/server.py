@@ -24,7 +24,7 @@ from .process import Account, Process, ServerError, keep, tail
 from .started import Started
 
 START_LIMIT = 180.0
-STOP_LIMIT = 60.0
+STOP_LIMIT = 180.0  # the checkpoint of a PostgreSQL that stops can be long
 ASK_EVERY = 0.05
 
 

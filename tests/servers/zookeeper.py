@@ -1,7 +1,7 @@
 """A real ZooKeeper server, standing alone.
 
-Promises session timeouts from 1 s (two ticks of 500 ms) up to 10 s, as many connections as a test
-wants, and all four-letter commands. Writes are synced to disk, as ZooKeeper does by itself.
+Promises session timeouts from 1 s (two ticks of 500 ms) up to 240 s, as many connections as a
+test wants, and all four-letter commands. Writes are synced to disk, as ZooKeeper does by itself.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ class ZooKeeper(Server):
         self._logging = self.folder / "logback.xml"
         self._settings = {
             "tickTime": "500",
+            "maxSessionTimeout": "240000",
             "dataDir": str(self.folder / "data"),
             "clientPort": str(self.port),
             "clientPortAddress": "127.0.0.1",

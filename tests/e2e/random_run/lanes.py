@@ -13,7 +13,7 @@ from functools import partial
 
 from confluent_kafka.admin import AdminClient
 
-from tests.servers import Ensemble, Kafka
+from tests.servers import Ensemble, Kafka, ZooKeeper
 
 from ..kafka_topics import REQUEST_LIMIT_S
 from ..tcp_proxy import NetworkFault
@@ -88,7 +88,15 @@ def _all_in_sync(admin: AdminClient) -> bool:
 
 
 def _kill_zookeeper_leader(zookeeper: Ensemble, chance: random.Random) -> None:
-    leader = zookeeper.leader()
+    leader = wait_until(partial(_leader, zookeeper), "ZooKeeper has a leader")
     leader.kill()
     time.sleep(chance.uniform(0.2, 2.0))
     leader.start()
+
+
+def _leader(zookeeper: Ensemble) -> ZooKeeper | None:
+    """None while one is elected."""
+    try:
+        return zookeeper.leader()
+    except (OSError, ValueError):
+        return None

@@ -18,6 +18,8 @@ from ..waiting import wait_until
 
 RELAYS = 3
 BEHIND_PROXIES = 0
+# Longer than a server may take to come back: until then nothing may come through the proxies.
+HIT_LIMIT_S = 240.0
 
 
 class Proxies:
@@ -47,7 +49,7 @@ class Proxies:
         for proxy in proxies:
             proxy.begin(fault)
         try:
-            wait_until(lambda: hits() > before, f"{fault} of {server} hits")
+            wait_until(lambda: hits() > before, f"{fault} of {server} hits", HIT_LIMIT_S)
             time.sleep(lasts_s)
         finally:
             for proxy in proxies:

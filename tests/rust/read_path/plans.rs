@@ -11,10 +11,9 @@ use onecommit::protocol::snapshot::Snapshot;
 
 use super::database::{Database, connect};
 use super::edges::{drain, insert, messages, reader};
+use crate::patience::LIMIT;
 
 const ROWS: usize = 300_000;
-/// A condition that does not come true within this time never does.
-const LIMIT: Duration = Duration::from_secs(60);
 
 /// Scans of the whole table, and entries read from its indexes.
 pub async fn looked_at(database: &Database) -> (i64, i64) {
@@ -118,7 +117,7 @@ async fn a_late_commit_is_not_searched_among_dead_rows() {
             assert!(drain(&mut outbox).await.is_empty());
         }
     };
-    tokio::time::timeout(Duration::from_secs(60), reported).await.expect("counters");
+    tokio::time::timeout(LIMIT, reported).await.expect("counters");
     let before = entries(&database).await;
     late.batch_execute("commit").await.expect("commit");
     insert(&database, 50).await;

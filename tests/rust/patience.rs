@@ -1,0 +1,38 @@
+//! How long the tests wait. A machine may stand still for half a minute, longer than a backend waits
+//! for its server: what was not answered is asked again.
+
+use std::time::{Duration, Instant};
+
+use onecommit::{Error, Result};
+
+/// A condition that does not come true within this time never does.
+pub const LIMIT: Duration = Duration::from_secs(120);
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// The answer to a request, which is repeated while the same request may succeed later.
+pub async fn answered<T>(mut request: impl AsyncFnMut() -> Result<T>) -> T {
+    let began = Instant::now();
+    loop {
+        match request().await {
+            Ok(answer) => return answer,
+            Err(error) => expect_an_answer_after(&error, began),
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
+/// The same for a request that blocks.
+pub fn answered_blocking<T>(mut request: impl FnMut() -> Result<T>) -> T {
+    let began = Instant::now();
+    loop {
+        match request() {
+            Ok(answer) => return answer,
+            Err(error) => expect_an_answer_after(&error, began),
+        }
+        std::thread::sleep(PAUSE);
+    }
+}
+
+fn expect_an_answer_after(error: &Error, began: Instant) {
+    assert!(error.is_retriable() && began.elapsed() < LIMIT, "{error}");
+}
