@@ -29,7 +29,7 @@ use crate::config::Relay;
 use crate::error::{Error, ErrorKind, Result};
 
 /// How long the last messages may take to arrive once nothing is killed any more.
-const DRAIN_LIMIT: Duration = Duration::from_secs(60);
+const DRAIN_LIMIT: Duration = Duration::from_secs(120);
 /// How long the whole demo may take.
 const DEMO_LIMIT: Duration = Duration::from_secs(600);
 

@@ -18,7 +18,7 @@ use crate::protocol::position::Position;
 
 const SHARD: ShardIndex = ShardIndex(0);
 /// How long a fresh relay may take to deliver.
-const START_LIMIT: Duration = Duration::from_secs(30);
+const START_LIMIT: Duration = Duration::from_secs(120);
 /// A kill comes at a random moment within this after the first delivery.
 const KILL_WITHIN_MS: u32 = 150;
 const PAUSE: Duration = Duration::from_millis(5);

@@ -15,7 +15,7 @@ use crate::service;
 /// The topic that the demo's messages go to.
 pub(super) const TOPIC: &str = "account.changed";
 /// How long a writer waits for SQLite's one write lock.
-const BUSY_LIMIT: Duration = Duration::from_secs(20);
+const BUSY_LIMIT: Duration = Duration::from_secs(120);
 /// A killed relay's successor waits this long before it takes over.
 const LEASE_TIMEOUT_MS: u64 = 500;
 
