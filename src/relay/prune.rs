@@ -22,8 +22,8 @@ const FED_PART: u64 = 4;
 const FED_MIN: u64 = 20_000;
 /// The part of them that may be delivered and not pruned while such a backlog lasts; with more, reads
 /// make way for pruning. What waits, and the dead rows until they are vacuumed, need room beside it.
-const UNPRUNED_PART: u64 = 4;
-const CROWDED_PART: u64 = 2;
+const UNPRUNED_PART: u64 = 8;
+const CROWDED_PART: u64 = 4;
 
 /// Prunes for as long as the session lives.
 pub(super) async fn run(

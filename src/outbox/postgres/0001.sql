@@ -24,7 +24,10 @@ create table {schema}.outbox (
   autovacuum_analyze_scale_factor = 0, autovacuum_analyze_threshold = 100000,
   autovacuum_vacuum_cost_delay = 0,
   toast.autovacuum_vacuum_scale_factor = 0, toast.autovacuum_vacuum_threshold = 20000,
-  toast.autovacuum_vacuum_cost_delay = 0
+  toast.autovacuum_vacuum_cost_delay = 0,
+  -- To cut off the file's end it would wait for a lock that a busy table never gives, five seconds in
+  -- which no other vacuum runs: the table grew by as much. What is empty as a whole is truncated.
+  vacuum_truncate = false, toast.vacuum_truncate = false
 );
 create index outbox_xid on {schema}.outbox (xid);
 
