@@ -77,7 +77,6 @@ def long_leases(made: Installation) -> dict[str, Table]:
     """Settings with which a relay counts as living where a busy machine lets it stand still."""
     tables: dict[str, Table] = {"relay": {**made.relay_settings, "lease_timeout_ms": 20_000}}
     if made.zookeeper is not None:
-        # The longest session that its ticks of 500 ms allow.
         tables["zookeeper"] = {"servers": made.zookeeper, "session_timeout_ms": 10_000}
     return tables
 

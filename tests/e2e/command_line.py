@@ -11,13 +11,14 @@ import re
 import signal
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from tests.servers.process import Process
 
 from . import terminal
-from .waiting import LIMIT_S, wait_until
+from .waiting import LIMIT_S, RUN_LIMIT_S, wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 BINARY = Path(os.environ.get("ONECOMMIT_TEST_BINARY", ROOT / "target" / "debug" / "onecommit"))
@@ -26,8 +27,6 @@ FAILED, UNREACHABLE = 1, 3
 UNCLEAR = re.compile(
     '"retriable":true|did not confirm it|could not be kept for long enough|outcome is not known'
 )
-# Larger than what a command waits for itself, even where it asks several servers.
-RUN_LIMIT_S = 3 * LIMIT_S
 KILLED = 128 + signal.SIGKILL
 FAILPOINTS = "ONECOMMIT_FAILPOINTS"
 FAILPOINTS_LOG = "ONECOMMIT_FAILPOINTS_LOG"
@@ -64,7 +63,7 @@ class CommandLine:
         self, *words: str, environment: Mapping[str, str] | None = None
     ) -> subprocess.CompletedProcess[str]:
         """`run` for a command whose servers are there: again where one is late."""
-        return _in_time(lambda: self.run(*words, environment=environment))
+        return _in_time(partial(self.run, *words, environment=environment))
 
     def answered(self, answer: str, *words: str) -> subprocess.CompletedProcess[str]:
         """`reached` at a terminal, where a person has typed `answer`; the result's `stderr` is what
@@ -82,16 +81,13 @@ class CommandLine:
     ) -> subprocess.CompletedProcess[str]:
         """Runs a command that can't reach something until that is what it says: another server may
         have been late, and be named in its place."""
-        tried: list[subprocess.CompletedProcess[str]] = []
 
-        def is_told() -> bool:
-            done = self.run(*words, environment=environment)
+        def is_told(done: subprocess.CompletedProcess[str]) -> bool:
             assert done.returncode == UNREACHABLE, done
-            tried.append(done)
             return said in done.stdout + done.stderr
 
-        wait_until(is_told, f"{said!r} is told", explain=lambda: str(tried[-1]))
-        return tried[-1]
+        run = partial(self.run, *words, environment=environment)
+        return _run_until(is_told, f"{said!r} is told", run)
 
     def succeed(self, *words: str) -> str:
         """`reached` for a command that has to succeed; returns what it printed."""
@@ -148,13 +144,21 @@ def _in_time(
     run: Callable[[], subprocess.CompletedProcess[str]],
 ) -> subprocess.CompletedProcess[str]:
     """Runs a command again while a server is late, as may be on a busy machine."""
+    return _run_until(lambda done: not was_late(done), "the servers answer in time", run)
+
+
+def _run_until(
+    is_over: Callable[[subprocess.CompletedProcess[str]], bool],
+    what: str,
+    run: Callable[[], subprocess.CompletedProcess[str]],
+) -> subprocess.CompletedProcess[str]:
     tried: list[subprocess.CompletedProcess[str]] = []
 
     def ended() -> bool:
         tried.append(run())
-        return not was_late(tried[-1])
+        return is_over(tried[-1])
 
-    wait_until(ended, "the servers answer in time", explain=lambda: str(tried[-1]))
+    wait_until(ended, what, explain=lambda: str(tried[-1]))
     return tried[-1]
 
 

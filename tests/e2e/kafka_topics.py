@@ -66,7 +66,7 @@ class TopicReader:
         )
 
     def _partitions_of(self, topic: str) -> list[Place]:
-        """None while a broker has not heard yet of a topic that was just made."""
+        """Nothing while a broker has not heard yet of a topic that was just made."""
         found = self._consumer.list_topics(topic, REQUEST_LIMIT_S).topics[topic]
         if found.error is not None and found.error.code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
             return []
@@ -158,6 +158,20 @@ def _bytes(part: bytes | str | None) -> bytes | None:
 def digest_of(value: bytes | None) -> str:
     """What stands for a value in ledger and records: the same as SQL's `md5`."""
     return "" if value is None else hashlib.md5(value, usedforsecurity=False).hexdigest()
+
+
+def progress_topics(servers: str, namespace: str) -> list[str]:
+    """Of an installation with one outbox, its progress topic where it is there."""
+    topics = AdminClient({"bootstrap.servers": servers}).list_topics(timeout=REQUEST_LIMIT_S).topics
+    return [name for name in topics if f".{namespace}." in name and ".progress." in name]
+
+
+def progress_topic(servers: str, namespace: str) -> str:
+    """The one that `init` has made: a broker may hear of it a little later."""
+    (found,) = wait_until(
+        lambda: progress_topics(servers, namespace), "the progress topic is there"
+    )
+    return found
 
 
 class KafkaTopics:

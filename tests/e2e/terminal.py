@@ -8,7 +8,7 @@ import subprocess
 import threading
 from pathlib import Path
 
-from .waiting import LIMIT_S
+from .waiting import RUN_LIMIT_S
 
 
 def answered(command: list[str], folder: Path, answer: str) -> tuple[int, str, str]:
@@ -45,7 +45,7 @@ def on_a_terminal(
     finally:
         os.close(theirs)
     try:
-        printed, _ = child.communicate(timeout=3 * LIMIT_S)
+        printed, _ = child.communicate(timeout=RUN_LIMIT_S)
     finally:
         child.kill()
         child.wait()

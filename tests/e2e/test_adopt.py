@@ -15,7 +15,7 @@ from .adoption import Adoption, long_leases
 from .command_line import RelayProcess
 from .conftest import MakeInstallation, OwnServers
 from .installation import PARTITIONS, PostgresInstallation, Servers, Table
-from .kafka_topics import REQUEST_LIMIT_S, KafkaTopics
+from .kafka_topics import REQUEST_LIMIT_S, KafkaTopics, progress_topic, progress_topics
 from .postgres_outbox import PostgresOutbox, url_of
 from .waiting import wait_until
 
@@ -124,17 +124,13 @@ def test_one_that_was_paused_does_no_harm(delivered: PostgresInstallation, point
 
 
 def test_a_progress_topic_that_was_deleted(delivered: PostgresInstallation) -> None:
-    admin = AdminClient({"bootstrap.servers": delivered.servers.kafka})
-
-    def progress_topics() -> list[str]:
-        topics = admin.list_topics(timeout=REQUEST_LIMIT_S).topics
-        return [topic for topic in topics if delivered.name in topic and ".progress." in topic]
-
-    (topic,) = progress_topics()
+    kafka, name = delivered.servers.kafka, delivered.name
+    admin = AdminClient({"bootstrap.servers": kafka})
+    topic = progress_topic(kafka, name)
     for made_anew in (False, True):
         delivered.outbox.burst(delivered.topic, MORE)
         admin.delete_topics([topic])[topic].result(timeout=REQUEST_LIMIT_S)
-        wait_until(lambda: not progress_topics(), "the topic is gone")
+        wait_until(lambda: not progress_topics(kafka, name), "the topic is gone")
         adoption = Adoption(delivered)
         if made_anew:
             delivered.init()
@@ -155,9 +151,8 @@ def test_a_progress_topic_that_was_deleted(delivered: PostgresInstallation) -> N
 def test_a_progress_topic_that_was_set_back(delivered: PostgresInstallation) -> None:
     """The database is ahead of it: all that is still there may have been delivered."""
     kafka, made = delivered.servers.kafka, delivered
-    topics = AdminClient({"bootstrap.servers": kafka}).list_topics(timeout=REQUEST_LIMIT_S).topics
-    (topic,) = [name for name in topics if made.name in name and ".progress." in name]
-    old = last_records(kafka, topic, len(topics[topic].partitions))
+    topic = progress_topic(kafka, made.name)
+    old = last_records(kafka, topic, made.outbox.shards)
     relay = made.relay()
     for _ in range(3):
         made.outbox.burst(made.topic, 20 * BACKLOG)
@@ -213,10 +208,9 @@ def test_a_progress_that_can_not_be_read(delivered: PostgresInstallation, record
     """What a later release wrote is that one's: there the way on is another one."""
     delivered.outbox.burst(delivered.topic, MORE)
     kafka = delivered.servers.kafka
-    topics = AdminClient({"bootstrap.servers": kafka}).list_topics(timeout=REQUEST_LIMIT_S).topics
-    (topic,) = [name for name in topics if delivered.name in name and ".progress." in name]
+    topic = progress_topic(kafka, delivered.name)
     producer = Producer({"bootstrap.servers": kafka})
-    for partition in topics[topic].partitions:
+    for partition in range(delivered.outbox.shards):
         producer.produce(topic, record, key=f"main/{partition}".encode(), partition=partition)
     assert producer.flush(REQUEST_LIMIT_S) == 0
     adoption = Adoption(delivered)

@@ -7,8 +7,9 @@ import re
 import subprocess
 from pathlib import Path
 
-from .command_line import BINARY, RUN_LIMIT_S
+from .command_line import BINARY
 from .terminal import on_a_terminal
+from .waiting import RUN_LIMIT_S
 
 DEMO = [str(BINARY), "demo", "--messages", "2000", "--kills", "1"]
 ERASE = "\x1b[K"

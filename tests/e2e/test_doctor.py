@@ -26,7 +26,7 @@ from tests.servers import Kafka, Postgres, free_port
 from .command_line import CommandLine
 from .conftest import MakeInstallation
 from .installation import Installation, PostgresInstallation, Servers, Table, embedded
-from .kafka_topics import REQUEST_LIMIT_S
+from .kafka_topics import REQUEST_LIMIT_S, progress_topic
 from .postgres_outbox import publish
 from .standby import Standby
 from .waiting import wait_until
@@ -295,18 +295,6 @@ def alter(servers: str, topic: str, name: str, value: str) -> None:
         answer.result(timeout=REQUEST_LIMIT_S)
 
 
-def progress_topic(made: PostgresInstallation) -> str:
-    admin = AdminClient({"bootstrap.servers": made.servers.kafka})
-
-    def listed() -> list[str]:
-        """Nothing while the broker has not heard yet of what `init` has just made."""
-        names = admin.list_topics(timeout=REQUEST_LIMIT_S).topics
-        return [name for name in names if f"{made.name}." in name and ".progress." in name]
-
-    (found,) = wait_until(listed, "the progress topic is there")
-    return found
-
-
 @pytest.mark.parametrize(
     ("name", "value"),
     [("cleanup.policy", "delete"), ("unclean.leader.election.enable", "true")],
@@ -314,7 +302,8 @@ def progress_topic(made: PostgresInstallation) -> str:
 def test_a_progress_topic_that_forgets(
     installation: PostgresInstallation, name: str, value: str
 ) -> None:
-    alter(installation.servers.kafka, progress_topic(installation), name, value)
+    kafka = installation.servers.kafka
+    alter(kafka, progress_topic(kafka, installation.name), name, value)
 
     def told() -> bool:
         return examine(installation.command_line).has("problem", f"{name} is {value}")
@@ -367,7 +356,7 @@ def test_leases_in_two_places_and_a_session_that_lasts_longer(
     made.init()
     assert made.zookeeper is not None
     right = examine(made.command_line)
-    assert right.has("ok", "ms are granted"), right.all
+    assert right.has("ok", "3000 ms are granted"), right.all
     assert right.has("ok", f"{made.zookeeper} runs 3."), right.all
     assert right.has("ok", "no relay keeps its leases beside the outbox"), right.all
     # Its ticks of 500 ms allow no session below a second.

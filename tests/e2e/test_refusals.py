@@ -18,11 +18,10 @@ from tests.servers import ZooKeeper
 from .command_line import CommandLine, RelayProcess
 from .conftest import MakeInstallation, OwnServers
 from .installation import Installation, PostgresInstallation, Servers, Table
-from .kafka_topics import REQUEST_LIMIT_S
+from .kafka_topics import REQUEST_LIMIT_S, progress_topic, progress_topics
 from .postgres_outbox import PostgresOutbox, ledger_of, publish, url_of
 from .standby import Standby
 from .test_taking_over import FENCE
-from .test_unseen_progress import progress_topics
 from .waiting import wait_until
 
 BACKLOG = 50
@@ -149,16 +148,17 @@ def test_a_restored_database_is_refused(delivered: PostgresInstallation) -> None
 def test_a_wiped_progress_topic_is_refused_also_when_it_is_made_anew(
     delivered: PostgresInstallation,
 ) -> None:
-    admin = AdminClient({"bootstrap.servers": delivered.servers.kafka})
-    (topic,) = wait_until(lambda: progress_topics(delivered), "the progress topic is there")
+    kafka, name = delivered.servers.kafka, delivered.name
+    admin = AdminClient({"bootstrap.servers": kafka})
+    topic = progress_topic(kafka, name)
     admin.delete_topics([topic])[topic].result(timeout=REQUEST_LIMIT_S)
-    wait_until(lambda: not progress_topics(delivered), "the topic is gone")
+    wait_until(lambda: not progress_topics(kafka, name), "the topic is gone")
     # Kafka says the same while a partition has no leader, so this is waited for, not refused.
     relay = delivered.relay()
     relay.wait_for("If it was deleted, restore it")
     relay.stop()
     delivered.init()
-    wait_until(lambda: progress_topics(delivered) == [topic], "the topic is there again")
+    assert progress_topic(kafka, name) == topic
     refuses(delivered.relay(), "progress is gone")
 
 

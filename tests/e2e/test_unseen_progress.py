@@ -4,27 +4,18 @@ from __future__ import annotations
 
 import pytest
 from confluent_kafka import Producer
-from confluent_kafka.admin import AdminClient
 
 from .installation import PostgresInstallation
-from .kafka_topics import REQUEST_LIMIT_S
+from .kafka_topics import REQUEST_LIMIT_S, progress_topic
 from .test_relay import commit, key_in
 from .waiting import wait_until
 
 TOO_LONG_MS = 600_000
 
 
-def progress_topics(installation: PostgresInstallation) -> list[str]:
-    """None while a broker has not heard yet of what `init` made."""
-    admin = AdminClient({"bootstrap.servers": installation.servers.kafka})
-    topics = admin.list_topics(timeout=REQUEST_LIMIT_S).topics
-    return [topic for topic in topics if f".{installation.name}." in topic]
-
-
 @pytest.fixture
-def progress_topic(installation: PostgresInstallation) -> str:
-    (found,) = wait_until(lambda: progress_topics(installation), "the progress topic is there")
-    return found
+def its_progress(installation: PostgresInstallation) -> str:
+    return progress_topic(installation.servers.kafka, installation.name)
 
 
 def hold_back(installation: PostgresInstallation, topic: str, partition: int) -> Producer:
@@ -58,7 +49,7 @@ def barriers(installation: PostgresInstallation) -> set[object]:
 
 
 def test_progress_that_is_committed_and_not_to_be_seen_yet_is_waited_for(
-    installation: PostgresInstallation, progress_topic: str
+    installation: PostgresInstallation, its_progress: str
 ) -> None:
     """As when the coordinator dies between its answer to a commit and the commit's markers."""
     # If it began anew it would wait behind the open transaction, too.
@@ -69,7 +60,7 @@ def test_progress_that_is_committed_and_not_to_be_seen_yet_is_waited_for(
     installation.wait_delivered()
     installation.wait_pruned()
     before = barriers(installation)
-    hold = hold_back(installation, progress_topic, partition=0)
+    hold = hold_back(installation, its_progress, partition=0)
     commit(installation, installation.topic, key_in(0))
     installation.wait_delivered()
     what = "the seen progress' barrier is gone"

@@ -8,11 +8,10 @@ from confluent_kafka.admin import AdminClient
 
 from .dead_letters import SMALL_BYTES, SmallTopic
 from .installation import PostgresInstallation
-from .kafka_topics import REQUEST_LIMIT_S, TopicReader
+from .kafka_topics import REQUEST_LIMIT_S, TopicReader, progress_topic
 from .postgres_outbox import publish
 from .test_relay import commit, key_in
 from .test_servers_fail import outages
-from .test_unseen_progress import progress_topics
 from .waiting import wait_until
 
 STOPS = "a message can't be delivered, and `on_poison` says"
@@ -68,8 +67,9 @@ def test_what_keeps_a_shard_from_being_taken_is_shown_and_gone_when_it_is(
     installation: PostgresInstallation,
 ) -> None:
     """Nothing waits to be delivered: the shards being taken is all that can take the error back."""
-    (progress,) = wait_until(lambda: progress_topics(installation), "the progress topic is there")
-    admin = AdminClient({"bootstrap.servers": installation.servers.kafka})
+    kafka = installation.servers.kafka
+    progress = progress_topic(kafka, installation.name)
+    admin = AdminClient({"bootstrap.servers": kafka})
     admin.delete_topics([progress])[progress].result(timeout=REQUEST_LIMIT_S)
     relay = installation.relay()
 

@@ -8,6 +8,8 @@ from typing import TypeVar
 
 # Shared machines have been seen to stop writing to their disks for half a minute.
 LIMIT_S = 120.0
+# Of a command: larger than what it waits for itself, even where it asks several servers.
+RUN_LIMIT_S = 3 * LIMIT_S
 LOOK_EVERY_S = 0.02
 
 T = TypeVar("T")

@@ -16,7 +16,7 @@ use tokio::task::JoinHandle;
 use tokio_postgres::NoTls;
 use uuid::Uuid;
 
-use crate::patience::{LIMIT, answered};
+use crate::patience::{self, LIMIT, answered};
 
 const PAUSE: Duration = Duration::from_millis(50);
 const KEYS: u64 = 7;
@@ -125,15 +125,7 @@ impl Installation {
     }
 
     async fn until(&self, what: &str, holds: impl Fn(&[ShardStatus]) -> bool) -> Vec<ShardStatus> {
-        let began = Instant::now();
-        loop {
-            let shards = answered(async || self.shards().await).await;
-            if holds(&shards) {
-                return shards;
-            }
-            assert!(began.elapsed() < LIMIT, "{what}: {shards:#?}");
-            tokio::time::sleep(PAUSE).await;
-        }
+        patience::until(what, async || self.shards().await, |shards| holds(shards)).await
     }
 
     /// Waits until nothing is left to deliver, then compares all that arrived with the ledger.

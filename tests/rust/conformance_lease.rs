@@ -9,7 +9,7 @@ use onecommit::id::{Epoch, RelayId, ShardIndex};
 use onecommit::lease::{Lease, LeaseView};
 use onecommit::protocol::lease::share;
 
-use crate::patience::{LIMIT, answered};
+use crate::patience::{self, LIMIT, answered};
 
 /// How many shards a place has.
 pub const SHARDS: u16 = 4;
@@ -204,15 +204,9 @@ pub async fn tried(lease: &mut dyn Lease, above: Epoch) -> (LeaseView, Option<Ep
 /// Takes the shard that is nobody else's. An attempt that was given up, and took effect later, can
 /// be in the way of the next one.
 pub async fn taken(lease: &mut dyn Lease, above: Epoch) -> Epoch {
-    let began = Instant::now();
-    loop {
-        let (view, found) = tried(lease, above).await;
-        if let Some(epoch) = found {
-            return epoch;
-        }
-        assert!(began.elapsed() < LIMIT, "the shard can't be taken: {view:?}");
-        tokio::time::sleep(PAUSE).await;
-    }
+    let request = async || Ok(tried(lease, above).await);
+    let (_, found) = patience::until("the shard is taken", request, |(_, found)| found.is_some()).await;
+    found.unwrap()
 }
 
 /// What a relay does again and again.
@@ -230,15 +224,7 @@ async fn step(lease: &mut Box<dyn Lease>, me: RelayId) -> LeaseView {
 
 /// Renews until the view is as expected.
 pub async fn until(what: &str, lease: &mut dyn Lease, expected: impl Fn(&LeaseView) -> bool) -> LeaseView {
-    let began = Instant::now();
-    loop {
-        let view = answered(async || lease.renew().await).await;
-        if expected(&view) {
-            return view;
-        }
-        assert!(began.elapsed() < LIMIT, "{what}, but it never came: {view:?}");
-        tokio::time::sleep(PAUSE).await;
-    }
+    patience::until(what, async || lease.renew().await, expected).await
 }
 
 /// Who owns a shard; every view has every shard.

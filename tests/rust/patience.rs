@@ -1,6 +1,7 @@
 //! How long the tests wait. A machine may stand still for half a minute, longer than a backend waits
 //! for its server: what was not answered is asked again.
 
+use std::fmt::Debug;
 use std::time::{Duration, Instant};
 
 use onecommit::{Error, Result};
@@ -21,7 +22,24 @@ pub async fn answered<T>(mut request: impl AsyncFnMut() -> Result<T>) -> T {
     }
 }
 
-/// The same for a request that blocks.
+/// Asks until the answer is as expected.
+pub async fn until<T: Debug>(
+    what: &str,
+    mut request: impl AsyncFnMut() -> Result<T>,
+    expected: impl Fn(&T) -> bool,
+) -> T {
+    let began = Instant::now();
+    loop {
+        let answer = answered(&mut request).await;
+        if expected(&answer) {
+            return answer;
+        }
+        assert!(began.elapsed() < LIMIT, "{what}, but it never came: {answer:#?}");
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
+/// The same as [`answered`] for a request that blocks.
 pub fn answered_blocking<T>(mut request: impl FnMut() -> Result<T>) -> T {
     let began = Instant::now();
     loop {
