@@ -18,6 +18,8 @@ pub struct Namespace(String);
 
 /// A named database that can take part (`orders`, `billing`).
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[cfg_attr(feature = "relay", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "relay", serde(try_from = "String", into = "String"))]
 pub struct ParticipantName(String);
 
 impl std::str::FromStr for Namespace {
@@ -43,6 +45,20 @@ impl std::str::FromStr for ParticipantName {
         let rule = "a participant's name starts with a small letter and has at most 40 of a-z, \
                     0-9 and _ (no __)";
         Err(Error::invalid("parse participant", rule).with("participant", format!("{text:?}")))
+    }
+}
+
+impl TryFrom<String> for ParticipantName {
+    type Error = Error;
+
+    fn try_from(text: String) -> Result<Self> {
+        text.parse()
+    }
+}
+
+impl From<ParticipantName> for String {
+    fn from(name: ParticipantName) -> String {
+        name.0
     }
 }
 
@@ -128,6 +144,49 @@ uuid_id!(
     /// One barrier row: the proof that what a window saw can't be un-happened by a crash.
     BarrierId
 );
+
+uuid_id!(
+    /// One running instance that decides transactions; never used again. A number that ZooKeeper
+    /// hands out would be handed out again after a restore.
+    CoordinatorId
+);
+
+/// One transaction: its coordinator, and its number there.
+///
+/// ```
+/// use onecommit::id::TransactionId;
+/// let text = "0f0a4a7e-6ec9-4aa5-8b3f-77c2d0b6f7a1:17";
+/// let id: TransactionId = text.parse()?;
+/// assert_eq!((id.number, id.to_string().as_str()), (17, text));
+/// # Ok::<(), onecommit::Error>(())
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct TransactionId {
+    /// Who decides it.
+    pub coordinator: CoordinatorId,
+    /// Counts that coordinator's transactions, from 1.
+    pub number: u64,
+}
+
+impl fmt::Display for TransactionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.coordinator, self.number)
+    }
+}
+
+impl std::str::FromStr for TransactionId {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let parts = text.split_once(':').and_then(|(coordinator, number)| {
+            Some(TransactionId { coordinator: coordinator.parse().ok()?, number: number.parse().ok()? })
+        });
+        parts.ok_or_else(|| {
+            let why = "a transaction's id is its coordinator's UUID, a colon and a number";
+            Error::invalid("parse transaction", why).with("transaction", format!("{text:?}"))
+        })
+    }
+}
 
 /// The number of a shard of one participant's outbox, from 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

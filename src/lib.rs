@@ -22,10 +22,14 @@ pub mod cli;
 #[cfg(feature = "relay")]
 pub mod config;
 #[cfg(feature = "relay")]
+pub mod decision_log;
+#[cfg(feature = "relay")]
 pub mod delivery;
 #[cfg(feature = "relay")]
 pub mod lease;
 pub mod outbox;
+#[cfg(feature = "relay")]
+pub mod participant;
 #[cfg(feature = "postgres")]
 mod postgres;
 #[cfg(feature = "relay")]
@@ -38,6 +42,8 @@ pub mod relay;
 pub mod service;
 #[cfg(feature = "sqlite")]
 mod sqlite;
+#[cfg(feature = "zookeeper")]
+pub mod zookeeper;
 
 /// The command line starts it without knowing the admin face: faces do not know each other.
 #[cfg(feature = "cli")]

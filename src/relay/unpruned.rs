@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 /// How long a read waits for the pruner at most. Even then 4 MiB go with each.
-const WAY_LIMIT: Duration = Duration::from_millis(100);
+const WAY_LIMIT: Duration = Duration::from_millis(200);
 const NO_LIMIT: u64 = u64::MAX;
 
 /// Counted up by the deliverers, and down by the pruner.

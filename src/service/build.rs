@@ -13,10 +13,11 @@ use crate::id::{Incarnation, ParticipantName, RelayId};
 use crate::lease::Lease;
 use crate::lease::file::FileLease;
 use crate::lease::postgres::PostgresLease;
-use crate::lease::zookeeper::{ZookeeperLease, ZookeeperSettings, ZookeeperTls};
+use crate::lease::zookeeper::ZookeeperLease;
 use crate::outbox::postgres::{Limits, PostgresSource};
 use crate::outbox::sqlite::SqliteSource;
 use crate::outbox::{Installation, OutboxSource};
+use crate::zookeeper::{ZookeeperSettings, ZookeeperTls};
 
 /// One participant with an outbox, by its name.
 pub(super) fn outbox<'a>(config: &'a Config, name: &ParticipantName) -> Result<&'a Participant> {

@@ -9,10 +9,10 @@ use crate::config::{Config, DatabaseUrl, Participant};
 use crate::delivery::Delivery;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{Incarnation, ParticipantName};
-use crate::lease::zookeeper;
 use crate::message::check_topic;
 use crate::outbox::Installation;
 use crate::protocol::slot::HASH_VERSION;
+use crate::zookeeper;
 
 const OPERATION: &str = "init";
 

@@ -10,8 +10,8 @@ use super::init::blocking;
 use crate::config::Config;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{Incarnation, ParticipantName, RelayId};
-use crate::lease::zookeeper;
 use crate::relay::Keeper;
+use crate::zookeeper;
 
 const OPERATION: &str = "remove";
 /// What there is to remove.

@@ -16,7 +16,7 @@ WORDS = {"error", "failpoint", "id", "message", "config", "clock"}
 FLOORS = [
     WORDS,
     {"protocol"},
-    {"sqlite", "postgres"},
+    {"sqlite", "postgres", "zookeeper"},
     {"participant", "decision_log", "lease", "outbox", "delivery"},
     {"coordinator", "relay"},
     {"service"},

@@ -5,13 +5,12 @@ use std::time::Duration;
 use async_trait::async_trait;
 use zookeeper_client as zk;
 
-use super::connection::{Connection, Effect, ZookeeperSettings};
-use super::layout::{self, Paths};
 use super::read::{Owner, Scope, Shard};
 use crate::error::{Error, ErrorKind, Result};
 use crate::failpoint;
 use crate::id::{Epoch, Incarnation, Namespace, ParticipantName, RelayId, ShardIndex};
 use crate::lease::{Lease, LeaseView};
+use crate::zookeeper::{self, Connection, Effect, Paths, ZookeeperSettings};
 
 /// How often a relay joins anew while it is being taken from among the living.
 const JOIN_TRIES: u32 = 3;
@@ -52,7 +51,7 @@ impl ZookeeperLease {
     async fn open(&mut self) -> Result<()> {
         self.connection = None;
         let connection = Connection::open(&self.settings).await?;
-        layout::check(&connection, &self.scope.paths, self.scope.incarnation).await?;
+        zookeeper::check(&connection, &self.scope.paths, self.scope.incarnation).await?;
         for folder in [
             self.scope.paths.relays(&self.scope.participant),
             self.scope.paths.shards(&self.scope.participant),

@@ -2,11 +2,10 @@
 
 use zookeeper_client as zk;
 
-use super::connection::{Connection, Effect};
-use super::layout::{self, Paths};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{Epoch, Incarnation, ParticipantName, RelayId, ShardIndex};
 use crate::lease::LeaseView;
+use crate::zookeeper::{self, Connection, Effect, Paths};
 
 /// Whose leases, and where.
 pub(super) struct Scope {
@@ -51,7 +50,7 @@ impl Scope {
         }
         let mut answers = connection.call(reader.commit()).await.map_err(failed)?.into_iter();
         let layout = node(connection, answers.next())?.map(|found| found.data);
-        layout::expect(&self.paths, layout.as_deref(), self.incarnation)?;
+        zookeeper::expect(&self.paths, layout.as_deref(), self.incarnation)?;
         let own = node(connection, answers.next())?;
         let joined = own.is_some_and(|own| own.session == connection.session());
         let mut view = LeaseView::default();

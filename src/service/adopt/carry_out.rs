@@ -18,13 +18,13 @@ use crate::config::Config;
 use crate::delivery::{Delivery, ShardDelivery};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{Epoch, RelayId, ShardIndex};
-use crate::lease::zookeeper;
 use crate::outbox::Outbox;
 use crate::protocol::progress::Progress;
 use crate::relay::Keeper;
 use crate::service::alone::wait_until_alone;
 use crate::service::build;
 use crate::service::init::blocking;
+use crate::zookeeper;
 
 const OPERATION: &str = "adopt";
 /// A topic log knows epochs that no progress names; so often the next one tried is twice as far above.

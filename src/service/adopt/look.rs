@@ -8,7 +8,6 @@ use crate::config::{Config, Participant};
 use crate::delivery::Delivery;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{ParticipantName, RelayId, ShardIndex};
-use crate::lease::zookeeper;
 use crate::outbox::{Contents, Installation, Outbox, ShardRow};
 use crate::protocol::progress::{DatabaseIdentity, Progress};
 use crate::relay::check_progress;
@@ -16,6 +15,7 @@ use crate::service::build;
 use crate::service::init::blocking;
 use crate::service::relay::installed;
 use crate::service::status::leases;
+use crate::zookeeper;
 
 const OPERATION: &str = "look before adopting";
 /// Counting millions of rows takes longer than any request of a relay.

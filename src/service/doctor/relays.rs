@@ -9,8 +9,8 @@ use super::{blocking, build};
 use crate::config::{Config, Participant};
 use crate::error::{Error, Result};
 use crate::id::{ParticipantName, RelayId};
-use crate::lease::zookeeper::versions;
 use crate::outbox::Installation;
+use crate::zookeeper::versions;
 
 /// What a relay that lives has not delivered for so long is told.
 const WAITS_MS: u64 = 60_000;

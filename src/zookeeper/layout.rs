@@ -175,12 +175,12 @@ fn encode(incarnation: Incarnation) -> Result<Vec<u8>> {
 }
 
 /// Refuses anything but the layout of this incarnation.
-pub(super) async fn check(connection: &Connection, paths: &Paths, incarnation: Incarnation) -> Result<()> {
+pub(crate) async fn check(connection: &Connection, paths: &Paths, incarnation: Incarnation) -> Result<()> {
     expect(paths, read(connection, paths).await?.as_deref(), incarnation)
 }
 
 /// The same for what was read of the node, None where there is none.
-pub(super) fn expect(paths: &Paths, data: Option<&[u8]>, incarnation: Incarnation) -> Result<()> {
+pub(crate) fn expect(paths: &Paths, data: Option<&[u8]>, incarnation: Incarnation) -> Result<()> {
     match data.map(|data| decode(paths, data)).transpose()? {
         Some(found) if found == incarnation => Ok(()),
         Some(found) => {
@@ -226,12 +226,12 @@ fn refused(paths: &Paths, message: &str) -> Error {
 }
 
 /// Where things are.
-pub(super) struct Paths {
+pub(crate) struct Paths {
     root: String,
 }
 
 impl Paths {
-    pub(super) fn new(settings: &ZookeeperSettings, namespace: &Namespace) -> Result<Paths> {
+    pub(crate) fn new(settings: &ZookeeperSettings, namespace: &Namespace) -> Result<Paths> {
         let chroot = settings.chroot.as_deref().unwrap_or("");
         let is_path = chroot.strip_prefix('/').is_some_and(|below| {
             below.split('/').all(|name| !matches!(name, "" | "." | "..") && !name.contains(char::is_control))
@@ -244,7 +244,7 @@ impl Paths {
         Ok(Paths { root: format!("{chroot}/onecommit/{namespace}") })
     }
 
-    pub(super) fn layout(&self) -> String {
+    pub(crate) fn layout(&self) -> String {
         format!("{}/layout", self.root)
     }
 
@@ -252,23 +252,23 @@ impl Paths {
         format!("{}/relays", self.root)
     }
 
-    pub(super) fn relays(&self, participant: &ParticipantName) -> String {
+    pub(crate) fn relays(&self, participant: &ParticipantName) -> String {
         format!("{}/relays/{participant}", self.root)
     }
 
-    pub(super) fn relay(&self, participant: &ParticipantName, relay: RelayId) -> String {
+    pub(crate) fn relay(&self, participant: &ParticipantName, relay: RelayId) -> String {
         format!("{}/relays/{participant}/{relay}", self.root)
     }
 
-    pub(super) fn shards(&self, participant: &ParticipantName) -> String {
+    pub(crate) fn shards(&self, participant: &ParticipantName) -> String {
         format!("{}/shards/{participant}", self.root)
     }
 
-    pub(super) fn shard(&self, participant: &ParticipantName, shard: ShardIndex) -> String {
+    pub(crate) fn shard(&self, participant: &ParticipantName, shard: ShardIndex) -> String {
         format!("{}/shards/{participant}/{shard}", self.root)
     }
 
-    pub(super) fn owner(&self, participant: &ParticipantName, shard: ShardIndex) -> String {
+    pub(crate) fn owner(&self, participant: &ParticipantName, shard: ShardIndex) -> String {
         format!("{}/shards/{participant}/{shard}/owner", self.root)
     }
 }

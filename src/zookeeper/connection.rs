@@ -50,7 +50,7 @@ impl fmt::Debug for ZookeeperSettings {
 
 /// What an operation that got no answer may have done.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Effect {
+pub(crate) enum Effect {
     /// Nothing: it only reads.
     None,
     /// It may have taken effect.
@@ -58,7 +58,7 @@ pub(super) enum Effect {
 }
 
 /// A session. Dropping it closes it in the background.
-pub(super) struct Connection {
+pub(crate) struct Connection {
     client: zk::Client,
     servers: String,
     has_user: bool,
@@ -66,7 +66,7 @@ pub(super) struct Connection {
 
 impl Connection {
     /// Opens a new session.
-    pub(super) async fn open(settings: &ZookeeperSettings) -> Result<Connection> {
+    pub(crate) async fn open(settings: &ZookeeperSettings) -> Result<Connection> {
         let operation = "connect to ZooKeeper";
         let mut connector =
             zk::Client::connector().with_fail_eagerly().with_session_timeout(settings.session_timeout);
@@ -108,33 +108,33 @@ impl Connection {
         }
     }
 
-    pub(super) fn client(&self) -> &zk::Client {
+    pub(crate) fn client(&self) -> &zk::Client {
         &self.client
     }
 
     /// The number by which ephemeral nodes name their session.
-    pub(super) fn session(&self) -> i64 {
+    pub(crate) fn session(&self) -> i64 {
         self.client.session_id().0
     }
 
     /// The session timeout that the servers granted.
-    pub(super) fn timeout(&self) -> Duration {
+    pub(crate) fn timeout(&self) -> Duration {
         self.client.session_timeout()
     }
 
     /// Whether the session is over, and with it everything that it held.
-    pub(super) fn is_over(&self) -> bool {
+    pub(crate) fn is_over(&self) -> bool {
         self.client.state().is_terminated()
     }
 
     /// Who may use the nodes that are created.
-    pub(super) fn acls(&self) -> zk::Acls<'static> {
+    pub(crate) fn acls(&self) -> zk::Acls<'static> {
         if self.has_user { zk::Acls::creator_all() } else { zk::Acls::anyone_all() }
     }
 
     /// Waits for a call's answer, within its limit: without a connection the client would hold it
     /// for as long as the session may still be saved.
-    pub(super) async fn call<T, E: Into<zk::Error>>(
+    pub(crate) async fn call<T, E: Into<zk::Error>>(
         &self,
         call: impl Future<Output = Result<T, E>>,
     ) -> Result<T, zk::Error> {
@@ -145,12 +145,12 @@ impl Connection {
     }
 
     /// What a call's error means to Onecommit.
-    pub(super) fn error(&self, operation: &'static str, effect: Effect, error: zk::Error) -> Error {
+    pub(crate) fn error(&self, operation: &'static str, effect: Effect, error: zk::Error) -> Error {
         describe(operation, effect, error).with("servers", &self.servers)
     }
 
     /// Creates a persistent node and those above it, as far as they are missing.
-    pub(super) async fn create_folders(&self, operation: &'static str, path: &str) -> Result<()> {
+    pub(crate) async fn create_folders(&self, operation: &'static str, path: &str) -> Result<()> {
         let options = zk::CreateMode::Persistent.with_acls(self.acls());
         let made = self.call(self.client.mkdir(path, &options)).await;
         made.map_err(|error| self.error(operation, Effect::Possible, error).with("path", path))
@@ -158,7 +158,7 @@ impl Connection {
 
     /// Closes the session and waits until ZooKeeper has confirmed it: everything ephemeral is then
     /// gone at once.
-    pub(super) async fn close(self) -> Result<()> {
+    pub(crate) async fn close(self) -> Result<()> {
         let mut states = self.client.state_watcher();
         let limit = self.timeout() / CALLS_PER_TIMEOUT;
         let servers = self.servers;

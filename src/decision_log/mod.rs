@@ -1,0 +1,6 @@
+//! The decision log port: where coordinators record what is committed, and what a live node finds of a
+//! dead one. One file a backend; what every backend owes is written at [`LogSession`] and checked by one
+//! conformance suite.
+
+mod port;
+pub use port::*;
