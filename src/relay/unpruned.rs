@@ -9,7 +9,9 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-/// How long a read waits for the pruner at most. Even then 4 MiB go with each.
+/// How long a read waits for the pruner at most. Even then 4 MiB go with each. With half of it the table
+/// grows to more than three times its backlog, with more nothing is delivered for nearly a second
+/// (docs/performance.md).
 const WAY_LIMIT: Duration = Duration::from_millis(200);
 const NO_LIMIT: u64 = u64::MAX;
 
