@@ -120,9 +120,11 @@ begin
   return published;
 end $$;
 
+-- Not in SQL: PostgreSQL would parse such a function anew for each call.
 create function {schema}.publish(
   topic text, key text, value text, headers jsonb default null, partition int default null
-) returns uuid language sql as $$
-  select {schema}.publish_bytes(
-    topic, convert_to(key, 'UTF8'), convert_to(value, 'UTF8'), headers, partition)
-$$;
+) returns uuid language plpgsql as $$
+begin
+  return {schema}.publish_bytes(
+    topic, convert_to(key, 'UTF8'), convert_to(value, 'UTF8'), headers, partition);
+end $$;
