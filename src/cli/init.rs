@@ -9,7 +9,7 @@ use super::output::Output;
 use super::remove;
 use crate::config::Config;
 use crate::error::{Error, ErrorKind, Result};
-use crate::outbox::{SCHEMA_VERSION, postgres};
+use crate::outbox::postgres::{self, SCHEMA_VERSION};
 use crate::service::{self, InitReport};
 
 #[derive(Args)]

@@ -14,21 +14,21 @@ use crate::protocol::position::Position;
 use crate::protocol::progress::{DatabaseIdentity, Progress};
 use crate::protocol::window;
 
-/// The version of the tables that this release makes and reads.
-pub const SCHEMA_VERSION: i32 = 2;
-/// The oldest version that this release still works with, so that relays can be replaced one by one
-/// before `onecommit init` brings the tables up to date. Without what came since: under version 1 a
-/// message that can't be delivered keeps its shard.
+/// The oldest version of a backend's tables that this release still works with, so that relays can be
+/// replaced one by one before `onecommit init` brings the tables up to date. Without what came since:
+/// under version 1 a message that can't be delivered keeps its shard.
 pub const SCHEMA_VERSION_OLDEST: i32 = 1;
+/// From this version on the tables can hold messages that are set aside.
+pub(super) const SET_ASIDE_SINCE: i32 = 2;
 
-/// Fails where this release can't work with tables of `version`.
-pub(super) fn check_version(version: i32) -> Result<()> {
-    if (SCHEMA_VERSION_OLDEST..=SCHEMA_VERSION).contains(&version) {
+/// Fails where this release, whose own tables have version `newest`, can't work with those of `version`.
+pub(super) fn check_version(version: i32, newest: i32) -> Result<()> {
+    if (SCHEMA_VERSION_OLDEST..=newest).contains(&version) {
         return Ok(());
     }
     let why = format!(
         "the outbox's tables have version {version}, this release works with {SCHEMA_VERSION_OLDEST} to \
-         {SCHEMA_VERSION}: run the release that made them, or a later one"
+         {newest}: run the release that made them, or a later one"
     );
     Err(Error::new(ErrorKind::Refused, "read installation", why))
 }

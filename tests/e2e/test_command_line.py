@@ -237,7 +237,7 @@ def test_init_without_the_right_to_make_tables_says_who_can_and_how(
             )
             owner.execute(sql.SQL(grants).format(schema, user))
             command_line.succeed("init")
-            assert command_line.succeed("init", "--print-sql", "--from", "2") == "\n"
+            assert command_line.succeed("init", "--print-sql", "--from", "3") == "\n"
         finally:
             owner.execute(sql.SQL("drop owned by {}").format(user))
             owner.execute(sql.SQL("drop role {}").format(user))

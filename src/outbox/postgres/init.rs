@@ -7,12 +7,12 @@ use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Row, Transaction};
 
 use super::rows::get;
-use super::schema::print_sql;
+use super::schema::{SCHEMA_VERSION, print_sql};
 use crate::config::PostgresUrl;
 use crate::error::{Error, ErrorKind, Result};
 use crate::failpoint;
 use crate::id::{Incarnation, ShardIndex};
-use crate::outbox::{Installation, SCHEMA_VERSION, SCHEMA_VERSION_OLDEST, check_version};
+use crate::outbox::{Installation, SCHEMA_VERSION_OLDEST, SET_ASIDE_SINCE, check_version};
 use crate::postgres::connect::connect;
 use crate::postgres::failure::from_postgres;
 use crate::postgres::quoted;
@@ -76,7 +76,8 @@ async fn version(transaction: &Transaction<'_>, schema: &str) -> Result<i32> {
     }
     match read(transaction, schema).await? {
         Some(found) => Ok(found.version),
-        None if has_table(transaction, schema, "set_aside").await? => Ok(SCHEMA_VERSION),
+        None if has_table(transaction, schema, "coordinator").await? => Ok(SCHEMA_VERSION),
+        None if has_table(transaction, schema, "set_aside").await? => Ok(SET_ASIDE_SINCE),
         None => Ok(SCHEMA_VERSION_OLDEST),
     }
 }
@@ -104,7 +105,7 @@ pub(super) async fn read<C: tokio_postgres::GenericClient>(
 
 fn decode(row: &Row) -> Result<Found> {
     let version: i32 = get(row, 0)?;
-    check_version(version)?;
+    check_version(version, SCHEMA_VERSION)?;
     let damaged = |what: &'static str| {
         let why = "a value is not what `init` writes: undo what was changed by hand";
         Error::new(ErrorKind::Refused, "read installation", why).with("column", what)

@@ -8,7 +8,7 @@ mod publish;
 mod schema;
 
 pub use publish::Outbox;
-pub use schema::print_sql;
+pub use schema::{SCHEMA_VERSION, print_sql};
 
 #[cfg(feature = "relay")]
 mod adopt;

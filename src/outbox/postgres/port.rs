@@ -22,7 +22,7 @@ use crate::id::{BarrierId, Epoch, MessageId, ParticipantName, ShardIndex};
 use crate::message::StoredMessage;
 use crate::outbox::{
     AsideCounts, Asked, Backlog, Barrier, Batch, Contents, DeadLetter, Delivered, Due, HeldTopic,
-    Installation, Outbox, OutboxSource, Pruned, Recorded, Request, Resumed, SCHEMA_VERSION, Selection,
+    Installation, Outbox, OutboxSource, Pruned, Recorded, Request, Resumed, SET_ASIDE_SINCE, Selection,
     SetAside, ShardRow, Voucher, tables_too_old,
 };
 use crate::postgres::connect::{Parameter, limited};
@@ -335,7 +335,7 @@ impl SetAside for PostgresOutbox {
 impl PostgresOutbox {
     /// Whether the tables can't hold anything that is set aside.
     fn is_old(&self) -> bool {
-        self.version < SCHEMA_VERSION
+        self.version < SET_ASIDE_SINCE
     }
 
     fn refuse_old(&self, operation: &'static str) -> Result<()> {

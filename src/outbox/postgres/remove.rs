@@ -25,6 +25,7 @@ const TABLES: &[&str] = &[
     "set_aside",
     "held_topic",
     "dead_topic",
+    "coordinator",
 ];
 const FUNCTIONS: &[&str] = &["publish", "publish_bytes"];
 

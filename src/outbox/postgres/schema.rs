@@ -6,7 +6,9 @@ use crate::postgres::quoted;
 pub(crate) const DEFAULT_SCHEMA: &str = "onecommit";
 
 /// Schema changes in order: file n brings version n - 1 to version n.
-const CHANGES: &[&str] = &[include_str!("0001.sql"), include_str!("0002.sql")];
+const CHANGES: &[&str] = &[include_str!("0001.sql"), include_str!("0002.sql"), include_str!("0003.sql")];
+/// The version of the tables that this release makes.
+pub const SCHEMA_VERSION: i32 = CHANGES.len() as i32;
 
 /// The SQL that brings an outbox from version `from` (0: nothing there) to this release's, for
 /// people who run their own migrations. Running it is not all that `init` does: the rows that name

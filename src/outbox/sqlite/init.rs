@@ -6,11 +6,11 @@ use std::time::Duration;
 use rusqlite::{Connection, OptionalExtension, params};
 use uuid::Uuid;
 
-use super::schema::print_sql;
+use super::schema::{SCHEMA_VERSION, print_sql};
 use crate::error::{Error, ErrorKind, Result};
 use crate::failpoint;
 use crate::id::{Incarnation, ShardIndex};
-use crate::outbox::{Installation, SCHEMA_VERSION, SCHEMA_VERSION_OLDEST, check_version};
+use crate::outbox::{Installation, SCHEMA_VERSION_OLDEST, check_version};
 use crate::sqlite::failure::from_sqlite;
 use crate::sqlite::{begin, commit, enter_wal, open_existing, open_or_create};
 
@@ -120,7 +120,7 @@ pub(super) fn read(connection: &Connection) -> Result<Option<Found>> {
     let sql = "select schema_version from onecommit_installation";
     let version: Option<i32> = connection.query_row(sql, (), |row| row.get(0)).optional().map_err(failed)?;
     let Some(version) = version else { return Ok(None) };
-    check_version(version)?;
+    check_version(version, SCHEMA_VERSION)?;
     let sql = "select outbox_id, incarnation, namespace, participant, shards, hash_version, delivery_id
                from onecommit_installation";
     let raw = connection.query_row(sql, (), |row| {

@@ -12,7 +12,7 @@ mod publish;
 mod schema;
 
 pub use publish::{publish, publish_many};
-pub use schema::print_sql;
+pub use schema::{SCHEMA_VERSION, print_sql};
 
 #[cfg(feature = "relay")]
 mod adopt;

@@ -18,7 +18,7 @@ use crate::id::{BarrierId, Epoch, MessageId, ShardIndex};
 use crate::message::StoredMessage;
 use crate::outbox::{
     AsideCounts, Asked, Backlog, Barrier, Batch, Chunk, Contents, DeadLetter, Delivered, Due, HeldTopic,
-    Installation, Outbox, OutboxSource, Pruned, Recorded, Request, Resumed, SCHEMA_VERSION, Selection,
+    Installation, Outbox, OutboxSource, Pruned, Recorded, Request, Resumed, SET_ASIDE_SINCE, Selection,
     SetAside, ShardRow, Voucher, tables_too_old,
 };
 use crate::protocol::position::Position;
@@ -398,7 +398,7 @@ impl SetAside for SqliteOutbox {
 impl SqliteOutbox {
     /// Whether the tables can't hold anything that is set aside.
     fn is_old(&self) -> bool {
-        self.version < SCHEMA_VERSION
+        self.version < SET_ASIDE_SINCE
     }
 
     fn refuse_old(&self, operation: &'static str) -> Result<()> {

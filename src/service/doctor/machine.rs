@@ -7,7 +7,7 @@ use rustix::fs::statvfs;
 use super::build;
 use super::finding::Findings;
 use crate::config::{Config, DatabaseUrl};
-use crate::outbox::SCHEMA_VERSION;
+use crate::outbox::{postgres, sqlite};
 use crate::sqlite::network_file_system;
 
 const MIB: u64 = 1024 * 1024;
@@ -18,8 +18,9 @@ const TOO_LITTLE_BYTES: u64 = 100 * MIB;
 /// Each folder with a file of ours, as far as any is embedded.
 pub(super) fn judge(findings: &mut Findings, config: &Config) {
     let release = env!("CARGO_PKG_VERSION");
-    findings
-        .ok("this machine", format!("onecommit {release}, which reads tables of version {SCHEMA_VERSION}"));
+    let (in_postgres, in_sqlite) = (postgres::SCHEMA_VERSION, sqlite::SCHEMA_VERSION);
+    let made = format!("makes tables of version {in_postgres} in PostgreSQL, {in_sqlite} in SQLite");
+    findings.ok("this machine", format!("onecommit {release}, which {made}"));
     let mut folders: Vec<&Path> = Vec::new();
     let embedded = config.kafka.is_none()
         || config.outboxes().any(|(_, participant)| build::has_lease_file(config, participant));
