@@ -27,6 +27,10 @@ const OPERATION: &str = "connect";
 /// A transaction of ours that waits for its relay longer than this is ended: between its statements
 /// nothing else is done, so the relay is paused or cut off.
 const IDLE_LIMIT_MS: u32 = 3000;
+/// Makes the commit of the open transaction wait for its flush, whatever the session's setting; one
+/// that waits for standbys, too, stays.
+pub(crate) const DURABLE: &str = "select set_config('synchronous_commit', 'on', true) \
+    where current_setting('synchronous_commit') in ('off', 'local')";
 /// A connection that is dropped with nothing under way ends well within this.
 const FAREWELL_LIMIT: Duration = Duration::from_millis(100);
 
@@ -55,9 +59,34 @@ impl DerefMut for OwnedClient {
 
 /// Connects within `limit`.
 pub(crate) async fn connect(url: &PostgresUrl, application: &str, limit: Duration) -> Result<OwnedClient> {
+    connect_with(url, application, None, limit).await
+}
+
+/// Connects as the URL says, and takes on another role from the first word on. What is set so belongs to
+/// the connection itself and can't be left behind in one that others use; a pooler that can't pass it
+/// on refuses the connection.
+pub(crate) async fn connect_as(
+    url: &PostgresUrl,
+    application: &str,
+    role: &str,
+    limit: Duration,
+) -> Result<OwnedClient> {
+    connect_with(url, application, Some(role), limit).await
+}
+
+async fn connect_with(
+    url: &PostgresUrl,
+    application: &str,
+    role: Option<&str>,
+    limit: Duration,
+) -> Result<OwnedClient> {
     let connected = async {
         let mut config = driver_config(url, limit)?;
         config.application_name(application);
+        if let Some(role) = role {
+            let options = [config.get_options().unwrap_or_default(), &role_option(role)].join(" ");
+            config.options(options);
+        }
         let found = password::find(&config)?;
         if let Some(password) = &found.password {
             config.password(password);
@@ -95,6 +124,18 @@ fn driver_config(url: &PostgresUrl, limit: Duration) -> Result<Config> {
         }
     }
     Ok(config)
+}
+
+/// The server's command-line option for a role: white space ends an option, a backslash keeps it.
+fn role_option(role: &str) -> String {
+    let mut option = "-c role=".to_string();
+    for c in role.chars() {
+        if c.is_ascii_whitespace() || c == '\\' || c == '\x0b' {
+            option.push('\\');
+        }
+        option.push(c);
+    }
+    option
 }
 
 /// Tries with and without TLS, in the order of the mode. Where both fail, the error of the try with TLS

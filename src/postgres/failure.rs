@@ -20,9 +20,14 @@ pub(crate) fn from_postgres(operation: &'static str, error: tokio_postgres::Erro
 /// it surely changed nothing. Not so of a shutdown or a cancellation, which may come behind a commit.
 #[cfg(feature = "relay")]
 pub(crate) fn is_conflict(error: &Error) -> bool {
-    let source = std::error::Error::source(error);
-    let answer = source.and_then(|source| source.downcast_ref::<tokio_postgres::Error>());
-    answer.and_then(|answer| answer.code()).is_some_and(|code| CONFLICTS.contains(&code.code()))
+    code(error).is_some_and(|code| CONFLICTS.contains(&code))
+}
+
+/// PostgreSQL's code (SQLSTATE) for what went wrong, where it has said so.
+#[cfg(feature = "relay")]
+pub(crate) fn code(error: &Error) -> Option<&str> {
+    let source = std::error::Error::source(error)?;
+    Some(source.downcast_ref::<tokio_postgres::Error>()?.code()?.code())
 }
 
 /// Whether the same connection could have gone otherwise with, or without, TLS. Not so of a wrong
@@ -105,9 +110,10 @@ const CERTIFICATES: [(&[&str], &str); 9] = [
 
 fn meaning(code: &SqlState) -> (ErrorKind, &'static str) {
     match code.code() {
-        "42P01" | "3F000" | "42703" | "42883" => {
-            (ErrorKind::Configuration, "the outbox's tables are not in this database: run `onecommit init`")
-        }
+        "42P01" | "3F000" | "42703" | "42883" => (
+            ErrorKind::Configuration,
+            "Onecommit's tables are not in this database, or are of an earlier release: run `onecommit init`",
+        ),
         "28P01" => (ErrorKind::Configuration, "PostgreSQL refused the user or the password"),
         "28000" => (
             ErrorKind::Configuration,
@@ -127,7 +133,7 @@ fn meaning(code: &SqlState) -> (ErrorKind, &'static str) {
         }
         "53100" => (ErrorKind::Unreachable, "PostgreSQL's disk is full"),
         // Cancelled by a limit of ours, or its connection ended by one.
-        "57014" | "25P03" => (ErrorKind::Unreachable, "it took longer than the relay's limits allow"),
+        "57014" | "25P03" => (ErrorKind::Unreachable, "it took longer than Onecommit's limits allow"),
         conflict if CONFLICTS.contains(&conflict) => {
             (ErrorKind::Unreachable, "a conflict with other transactions")
         }

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from .command_line import ROOT
 
-ROOMS = ["outbox", "delivery", "lease", "sqlite", "postgres"]
+ROOMS = ["outbox", "delivery", "lease", "participant", "sqlite", "postgres"]
 WITHIN_LINES = 15
 DURABLE = re.compile(
     r"(?<!fn )\bcommit\(transaction"  # SQLite, by our own function
@@ -20,6 +20,7 @@ DURABLE = re.compile(
     r'|\(.*"commit"\)'  # in SQL
     r"|\.execute_typed\(|Effect::Possible, &sql|self\.execute\("  # a statement on its own
     r"|\bwriter\.commit\(\)|\.client\(\)\.(?:create|delete|set_data)\("  # ZooKeeper
+    r"|\bself\.(?:write\(OPERATION|end_by\()"  # by a participant's own connections
     r"|\bproducer\.(?:commit|init_transactions)\(|\bcreate_topics\(|commit_consumer_state\("
 )
 FAILPOINT = "failpoint!("
@@ -36,7 +37,7 @@ EXCEPTIONS = {
     ): "ends a transaction that wrote nothing",
     (
         "outbox/postgres/connection.rs",
-        'self.execute("connect", &fill)',
+        'self.execute("connect", &fill_life(schema))',
     ): "an unlogged row that only has to be there while the server lives",
     (
         "outbox/postgres/port.rs",
@@ -132,6 +133,7 @@ def test_the_steps_are_found() -> None:
         "lease/file",
         "lease/postgres",
         "lease/zookeeper",
+        "participant/postgres",
     ]:
         assert any(step.file.startswith(backend) and step.guarded for step in found), backend
     for file, text in EXCEPTIONS:

@@ -6,6 +6,7 @@ mod combinations;
 mod conformance_delivery;
 mod conformance_lease;
 mod conformance_outbox;
+mod conformance_participant;
 mod conformance_set_aside;
 #[cfg(feature = "kafka")]
 mod delivery_kafka;
@@ -17,6 +18,8 @@ mod lease_postgres;
 mod lease_zookeeper;
 #[cfg(feature = "postgres")]
 mod outbox_postgres;
+#[cfg(feature = "postgres")]
+mod participant_postgres;
 mod patience;
 #[cfg(feature = "postgres")]
 mod read_path;

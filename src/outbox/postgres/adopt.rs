@@ -9,7 +9,7 @@
 use tokio_postgres::Row;
 use tokio_postgres::types::Type;
 
-use super::connection::{Connection, DURABLE};
+use super::connection::Connection;
 use super::delivered::OutboxShape;
 use super::reading::{last_id_column, shard_expression};
 use super::rows::get;
@@ -17,7 +17,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::failpoint;
 use crate::id::{Epoch, ShardIndex};
 use crate::outbox::Contents;
-use crate::postgres::connect::Parameter;
+use crate::postgres::connect::{DURABLE, Parameter};
 use crate::protocol::position::Position;
 use crate::protocol::progress::Progress;
 use crate::protocol::snapshot::Snapshot;

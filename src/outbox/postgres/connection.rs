@@ -13,12 +13,8 @@ use crate::config::PostgresUrl;
 use crate::error::{Error, ErrorKind, Result};
 use crate::postgres::connect::{OwnedClient, Parameter, alone, connect, limits, within};
 use crate::postgres::failure::from_postgres;
+use crate::postgres::server::{DATABASE, SYSTEM, TIMELINE, fill_life};
 use crate::protocol::progress::DatabaseIdentity;
-
-/// Makes the commit of the open transaction wait for its flush, whatever the session's setting; one
-/// that waits for standbys, too, stays.
-pub(super) const DURABLE: &str = "select set_config('synchronous_commit', 'on', true) \
-    where current_setting('synchronous_commit') in ('off', 'local')";
 
 /// A connection with the limits that hold for every request on it.
 pub(super) struct Connection {
@@ -115,10 +111,8 @@ impl Connection {
     /// Which database this is.
     pub(super) async fn identity(&self) -> Result<DatabaseIdentity> {
         self.refuse_standby().await?;
-        let sql = "select (select system_identifier::text from pg_control_system()), \
-                   (select oid::text from pg_database where datname = current_database()), \
-                   left(pg_walfile_name(pg_current_wal_lsn()), 8)";
-        let row = self.request("read identity", self.client.query_typed_one(sql, &[])).await?;
+        let sql = format!("select {SYSTEM}, {DATABASE}, {TIMELINE}");
+        let row = self.request("read identity", self.client.query_typed_one(&sql, &[])).await?;
         let text =
             |index| row.try_get::<_, String>(index).map_err(|error| from_postgres("read identity", error));
         Ok(DatabaseIdentity { system: text(0)?, database: text(1)?, timeline: Some(text(2)?) })
@@ -138,8 +132,7 @@ impl Connection {
 
     async fn read_life(&self) -> Result<Uuid> {
         let schema = &self.schema;
-        let fill = format!("insert into {schema}.server_life default values on conflict do nothing");
-        self.execute("connect", &fill).await?;
+        self.execute("connect", &fill_life(schema)).await?;
         let sql = format!("select id from {schema}.server_life");
         let row = self.request("connect", self.client.query_typed_one(&sql, &[])).await?;
         row.try_get(0).map_err(|error| from_postgres("connect", error))

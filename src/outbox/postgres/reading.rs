@@ -1,6 +1,7 @@
 //! The transaction in which a relay reads, and what each of its statements has in common.
 
-use super::connection::{Connection, DURABLE};
+use super::connection::Connection;
+use crate::postgres::connect::DURABLE;
 use crate::protocol::slot::SLOTS;
 use crate::protocol::snapshot::Snapshot;
 

@@ -7,14 +7,14 @@ use tokio_postgres::types::Type;
 use uuid::Uuid;
 
 use super::barrier;
-use super::connection::{Connection, DURABLE};
+use super::connection::Connection;
 use super::rows::{self, Rows, get};
 use crate::error::{Error, ErrorKind, Result};
 use crate::failpoint;
 use crate::id::{BarrierId, Epoch, MessageId, ShardIndex};
 use crate::message::StoredMessage;
 use crate::outbox::{Asked, Due, HeldTopic, READ_BYTES, Recorded, Resumed, Voucher};
-use crate::postgres::connect::Parameter;
+use crate::postgres::connect::{DURABLE, Parameter};
 use crate::protocol::position::Position;
 use crate::protocol::progress::Progress;
 use crate::protocol::sieve::{Aside, DEAD_TOPIC, ParkedKey};
