@@ -144,6 +144,14 @@ impl Connection {
         }
     }
 
+    /// Writes all of it or nothing, and says which part of it failed.
+    pub(crate) async fn commit(
+        &self,
+        mut writer: zk::MultiWriter<'_>,
+    ) -> Result<Vec<zk::MultiWriteResult>, zk::MultiWriteError> {
+        self.call(async { Ok::<_, zk::Error>(writer.commit().await) }).await?
+    }
+
     /// What a call's error means to Onecommit.
     pub(crate) fn error(&self, operation: &'static str, effect: Effect, error: zk::Error) -> Error {
         describe(operation, effect, error).with("servers", &self.servers)

@@ -1,5 +1,5 @@
-//! What Onecommit keeps in ZooKeeper, and whose it is: the paths below
-//! `/onecommit/<namespace>/`, and the node `layout` with the version of it all and the incarnation.
+//! Whose it is that Onecommit keeps in ZooKeeper: the node `layout` with the version of it all and the
+//! incarnation.
 //! Relies on nobody else writing there; promises that nothing is used that another incarnation or
 //! an unknown release has made.
 
@@ -7,9 +7,10 @@ use serde::{Deserialize, Serialize};
 use zookeeper_client as zk;
 
 use super::connection::{Connection, Effect, ZookeeperSettings};
+use super::paths::Paths;
 use crate::error::{Error, ErrorKind, Result};
 use crate::failpoint;
-use crate::id::{Incarnation, Namespace, ParticipantName, RelayId, ShardIndex};
+use crate::id::{Incarnation, Namespace};
 
 const VERSION: u32 = 1;
 
@@ -29,7 +30,7 @@ pub async fn init(
     let operation = "prepare ZooKeeper";
     let paths = Paths::new(settings, namespace)?;
     let connection = Connection::open(settings).await?;
-    connection.create_folders(operation, &paths.root).await.map_err(|error| not_allowed(error, &paths))?;
+    connection.create_folders(operation, paths.root()).await.map_err(|error| not_allowed(error, &paths))?;
     let data = encode(incarnation)?;
     failpoint!("zookeeper.init.before_commit")?;
     let options = zk::CreateMode::Persistent.with_acls(connection.acls());
@@ -54,7 +55,7 @@ fn not_allowed(error: Error, paths: &Paths) -> Error {
     let why = format!(
         "the node {} can't be made by this user: have it made by one who may, with all rights on it for \
          this user, and run this again",
-        paths.root
+        paths.root()
     );
     Error::new(ErrorKind::Configuration, error.operation(), why).caused_by(error)
 }
@@ -72,7 +73,8 @@ pub async fn found_incarnation(
     Ok(found)
 }
 
-/// Makes a namespace this incarnation's, whoever's it was. Refused while any relay lives there.
+/// Makes a namespace this incarnation's, whoever's it was. Refused while any relay or coordinator lives
+/// there.
 pub async fn adopt(
     settings: &ZookeeperSettings,
     namespace: &Namespace,
@@ -88,9 +90,9 @@ pub async fn adopt(
     }
     let living = living(&connection, &paths).await?;
     if !living.is_empty() {
-        let why =
-            "relays of another installation live in this namespace: stop them, or use another namespace";
-        return Err(refused(&paths, why).with("relays", living.join(", ")));
+        let why = "relays or coordinators of another installation live in this namespace: stop them, or \
+                   use another namespace";
+        return Err(refused(&paths, why).with("living", living.join(", ")));
     }
     let (path, data) = (paths.layout(), encode(incarnation)?);
     failpoint!("zookeeper.adopt.before_commit")?;
@@ -100,8 +102,8 @@ pub async fn adopt(
     connection.close().await
 }
 
-/// Removes everything of a namespace, if it is this incarnation's. Refused while any relay lives there;
-/// idempotent.
+/// Removes everything of a namespace, if it is this incarnation's. Refused while any relay or coordinator
+/// lives there; idempotent.
 pub async fn remove(
     settings: &ZookeeperSettings,
     namespace: &Namespace,
@@ -113,13 +115,13 @@ pub async fn remove(
     expect(&paths, Some(&data), incarnation)?;
     let living = living(&connection, &paths).await?;
     if !living.is_empty() {
-        let why = "relays of this namespace live: stop them, and run this again";
-        return Err(refused(&paths, why).with("relays", living.join(", ")));
+        let why = "relays or coordinators of this namespace live: stop them, and run this again";
+        return Err(refused(&paths, why).with("living", living.join(", ")));
     }
     // The layout goes last: without it nobody could tell whose the rest is.
-    let mut nodes = below(&connection, &paths.root).await?;
+    let mut nodes = below(&connection, paths.root()).await?;
     nodes.retain(|path| *path != paths.layout());
-    nodes.extend([paths.layout(), paths.root.clone()]);
+    nodes.extend([paths.layout(), paths.root().to_string()]);
     for path in nodes {
         failpoint!("zookeeper.remove.before_commit")?;
         match connection.call(connection.client().delete(&path, None)).await {
@@ -148,14 +150,17 @@ async fn below(connection: &Connection, root: &str) -> Result<Vec<String>> {
     Ok(found)
 }
 
-/// The relays of all participants that live in the namespace, each as `participant/relay`.
+/// Who lives in the namespace: the relays of all participants, each as `relays/participant/relay`, and
+/// the coordinators, with those that are being recovered, as `coordinators/id`.
 async fn living(connection: &Connection, paths: &Paths) -> Result<Vec<String>> {
     let mut found = Vec::new();
     let folder = paths.all_relays();
     for participant in children(connection, &folder).await? {
         let relays = children(connection, &format!("{folder}/{participant}")).await?;
-        found.extend(relays.into_iter().map(|relay| format!("{participant}/{relay}")));
+        found.extend(relays.into_iter().map(|relay| format!("relays/{participant}/{relay}")));
     }
+    let coordinators = children(connection, &paths.all_live()).await?;
+    found.extend(coordinators.into_iter().map(|coordinator| format!("coordinators/{coordinator}")));
     Ok(found)
 }
 
@@ -223,80 +228,4 @@ fn decode(paths: &Paths, data: &[u8]) -> Result<Incarnation> {
 
 fn refused(paths: &Paths, message: &str) -> Error {
     Error::new(ErrorKind::Refused, "check ZooKeeper layout", message).with("path", paths.layout())
-}
-
-/// Where things are.
-pub(crate) struct Paths {
-    root: String,
-}
-
-impl Paths {
-    pub(crate) fn new(settings: &ZookeeperSettings, namespace: &Namespace) -> Result<Paths> {
-        let chroot = settings.chroot.as_deref().unwrap_or("");
-        let is_path = chroot.strip_prefix('/').is_some_and(|below| {
-            below.split('/').all(|name| !matches!(name, "" | "." | "..") && !name.contains(char::is_control))
-        });
-        if !chroot.is_empty() && !is_path {
-            let message = "[zookeeper] chroot is no path: write it as /a/b, without a slash at its end";
-            return Err(Error::new(ErrorKind::Configuration, "connect to ZooKeeper", message)
-                .with("chroot", format!("{chroot:?}")));
-        }
-        Ok(Paths { root: format!("{chroot}/onecommit/{namespace}") })
-    }
-
-    pub(crate) fn layout(&self) -> String {
-        format!("{}/layout", self.root)
-    }
-
-    fn all_relays(&self) -> String {
-        format!("{}/relays", self.root)
-    }
-
-    pub(crate) fn relays(&self, participant: &ParticipantName) -> String {
-        format!("{}/relays/{participant}", self.root)
-    }
-
-    pub(crate) fn relay(&self, participant: &ParticipantName, relay: RelayId) -> String {
-        format!("{}/relays/{participant}/{relay}", self.root)
-    }
-
-    pub(crate) fn shards(&self, participant: &ParticipantName) -> String {
-        format!("{}/shards/{participant}", self.root)
-    }
-
-    pub(crate) fn shard(&self, participant: &ParticipantName, shard: ShardIndex) -> String {
-        format!("{}/shards/{participant}/{shard}", self.root)
-    }
-
-    pub(crate) fn owner(&self, participant: &ParticipantName, shard: ShardIndex) -> String {
-        format!("{}/shards/{participant}/{shard}/owner", self.root)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use super::*;
-
-    fn layout_under(chroot: Option<&str>) -> Result<String> {
-        let settings = ZookeeperSettings {
-            servers: "127.0.0.1:2181".into(),
-            chroot: chroot.map(str::to_string),
-            session_timeout: Duration::from_secs(2),
-            user: None,
-            password: None,
-            tls: None,
-        };
-        Ok(Paths::new(&settings, &"shop".parse()?)?.layout())
-    }
-
-    #[test]
-    fn everything_lies_below_the_chroot() {
-        assert_eq!(layout_under(None).unwrap(), "/onecommit/shop/layout");
-        assert_eq!(layout_under(Some("/apps/a")).unwrap(), "/apps/a/onecommit/shop/layout");
-        for wrong in ["apps", "/", "/apps/", "/a//b", "/a/../b"] {
-            assert_eq!(layout_under(Some(wrong)).unwrap_err().kind(), ErrorKind::Configuration, "{wrong}");
-        }
-    }
 }

@@ -3,12 +3,14 @@
 
 mod connection;
 mod layout;
+mod paths;
 mod tls;
 mod version;
 
 pub use connection::ZookeeperSettings;
 pub(crate) use connection::{Connection, Effect};
-pub(crate) use layout::{Paths, check, expect};
 pub use layout::{adopt, found_incarnation, init, remove};
+pub(crate) use layout::{check, expect};
+pub(crate) use paths::Paths;
 pub use tls::ZookeeperTls;
 pub use version::versions;

@@ -12,14 +12,24 @@ from pathlib import Path
 
 from .command_line import ROOT
 
-ROOMS = ["outbox", "delivery", "lease", "participant", "sqlite", "postgres"]
+ROOMS = [
+    "outbox",
+    "delivery",
+    "lease",
+    "participant",
+    "decision_log",
+    "sqlite",
+    "postgres",
+    "zookeeper",
+]
 WITHIN_LINES = 15
 DURABLE = re.compile(
     r"(?<!fn )\bcommit\(transaction"  # SQLite, by our own function
     r"|\btransaction\.commit\(\)"  # PostgreSQL's and SQLite's own
     r'|\(.*"commit"\)'  # in SQL
     r"|\.execute_typed\(|Effect::Possible, &sql|self\.execute\("  # a statement on its own
-    r"|\bwriter\.commit\(\)|\.client\(\)\.(?:create|delete|set_data)\("  # ZooKeeper
+    r"|\bwriter\.commit\(\)|\.commit\(writer\)"  # ZooKeeper, all or nothing
+    r"|\.client\(\)\.(?:create|delete|set_data)\("  # ZooKeeper, one node
     r"|\bself\.(?:write\(OPERATION|end_by\()"  # by a participant's own connections
     r"|\bproducer\.(?:commit|init_transactions)\(|\bcreate_topics\(|commit_consumer_state\("
 )
@@ -134,6 +144,8 @@ def test_the_steps_are_found() -> None:
         "lease/postgres",
         "lease/zookeeper",
         "participant/postgres",
+        "decision_log/file",
+        "decision_log/zookeeper",
     ]:
         assert any(step.file.startswith(backend) and step.guarded for step in found), backend
     for file, text in EXCEPTIONS:

@@ -1,5 +1,4 @@
-//! Leases in a real ZooKeeper: what only this backend owes beside the conformance suite. A proxy
-//! between a relay and the server cuts the relay off.
+//! Leases in a real ZooKeeper: what only this backend owes beside the conformance suite.
 
 use std::time::Duration;
 
@@ -9,13 +8,13 @@ use onecommit::id::{Epoch, Incarnation, Namespace, RelayId, ShardIndex};
 use onecommit::lease::zookeeper::ZookeeperLease;
 use onecommit::lease::{Lease, LeaseView};
 use onecommit::zookeeper::{ZookeeperSettings, found_incarnation, init};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
+use tokio::net::TcpListener;
 use uuid::Uuid;
 use zookeeper_client as zk;
 
 use crate::conformance_lease::{self as conformance, LONG, SHARDS, SHORT, owner, taken, tried, until};
 use crate::patience::answered;
+use crate::zookeeper_server::{self, CHROOT, Proxy};
 
 const FIRST: ShardIndex = ShardIndex(0);
 
@@ -34,19 +33,7 @@ impl Place {
     }
 
     fn unprepared() -> Place {
-        let servers = std::env::var("ONECOMMIT_TEST_ZOOKEEPER").expect(
-            "ONECOMMIT_TEST_ZOOKEEPER has to name a ZooKeeper server: run the tests under \
-             `python -m tests.servers run -- cargo test`",
-        );
-        let settings = ZookeeperSettings {
-            servers,
-            chroot: Some("/onecommit-tests".into()),
-            session_timeout: LONG,
-            user: None,
-            password: None,
-            tls: None,
-        };
-        let namespace = format!("t{}", Uuid::new_v4().simple()).parse().unwrap();
+        let (settings, namespace) = (zookeeper_server::settings(), zookeeper_server::namespace());
         Place { settings, namespace, incarnation: Incarnation::random() }
     }
 
@@ -68,52 +55,7 @@ impl Place {
     }
 
     fn path(&self, below: &str) -> String {
-        format!("/onecommit-tests/onecommit/{}/{below}", self.namespace)
-    }
-
-    async fn client(&self) -> zk::Client {
-        zk::Client::connector().with_session_timeout(LONG).connect(&self.settings.servers).await.unwrap()
-    }
-}
-
-/// Passes connections on to the server; closed, it ends those there are and takes no others.
-struct Proxy {
-    address: String,
-    open: watch::Sender<bool>,
-}
-
-impl Proxy {
-    async fn start(server: &str) -> Proxy {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap().to_string();
-        let (open, is_open) = watch::channel(true);
-        let server = server.to_string();
-        tokio::spawn(async move {
-            while let Ok((mut here, _)) = listener.accept().await {
-                let (mut is_open, server) = (is_open.clone(), server.clone());
-                tokio::spawn(async move {
-                    let pass = async {
-                        let mut there = TcpStream::connect(server).await?;
-                        tokio::io::copy_bidirectional(&mut here, &mut there).await
-                    };
-                    tokio::select! {
-                        _ = is_open.wait_for(|open| !open) => {}
-                        _ = pass => {}
-                    }
-                });
-            }
-        });
-        Proxy { address, open }
-    }
-
-    /// Ends the connections there are, and goes on with others.
-    async fn cut(&self) {
-        self.open.send_replace(false);
-        // Beside theirs there is the listener's own receiver.
-        while self.open.receiver_count() > 1 {
-            tokio::task::yield_now().await;
-        }
-        self.open.send_replace(true);
+        format!("{CHROOT}/onecommit/{}/{below}", self.namespace)
     }
 }
 
@@ -156,7 +98,7 @@ async fn zookeeper_is_prepared_once_and_for_one_incarnation() {
 #[tokio::test]
 async fn a_layout_of_an_unknown_release_is_refused() {
     let place = Place::new().await;
-    let client = place.client().await;
+    let client = zookeeper_server::client().await;
     for layout in [&br#"{"version":2,"incarnation":"x","more":1}"#[..], b"?"] {
         client.set_data(&place.path("layout"), layout, None).await.unwrap();
         assert_eq!(place.connect(RelayId::random()).await.err().unwrap().kind(), ErrorKind::Refused);
@@ -169,7 +111,7 @@ async fn a_layout_of_an_unknown_release_is_refused() {
 async fn a_layout_that_is_gone_or_anothers_is_refused_also_within_a_session() {
     let place = Place::new().await;
     let (mut lease, relay) = place.relay().await;
-    let (client, layout) = (place.client().await, place.path("layout"));
+    let (client, layout) = (zookeeper_server::client().await, place.path("layout"));
     let (own, _) = client.get_data(&layout).await.unwrap();
     let anothers = format!(r#"{{"version":1,"incarnation":"{}"}}"#, Incarnation::random());
     client.set_data(&layout, anothers.as_bytes(), None).await.unwrap();
@@ -269,7 +211,7 @@ async fn a_relay_whose_node_was_deleted_joins_again_and_keeps_its_shards() {
     let (mut lease, relay) = place.relay().await;
     lease.take(FIRST, Epoch::ZERO).await.unwrap().unwrap();
     let node = place.path(&format!("relays/main/{relay}"));
-    let client = place.client().await;
+    let client = zookeeper_server::client().await;
     let about: serde_json::Value = serde_json::from_slice(&client.get_data(&node).await.unwrap().0).unwrap();
     assert_eq!(about["pid"], std::process::id());
 
@@ -294,7 +236,7 @@ async fn epochs_go_on_where_they_were_and_nonsense_is_refused() {
     assert_eq!(next.take(FIRST, Epoch::ZERO).await.unwrap(), Some(Epoch(43)));
     next.release(FIRST).await.unwrap();
     let shard = place.path("shards/main/0");
-    let client = place.client().await;
+    let client = zookeeper_server::client().await;
     assert_eq!(client.get_data(&shard).await.unwrap().0, b"43");
     client.set_data(&shard, b"many", None).await.unwrap();
     let refused = next.take(FIRST, Epoch::ZERO).await.unwrap_err();

@@ -3,11 +3,16 @@
 
 #[cfg(feature = "service")]
 mod combinations;
+mod conformance_decision_log;
 mod conformance_delivery;
 mod conformance_lease;
 mod conformance_outbox;
 mod conformance_participant;
 mod conformance_set_aside;
+#[cfg(feature = "sqlite")]
+mod decision_log_file;
+#[cfg(feature = "zookeeper")]
+mod decision_log_zookeeper;
 #[cfg(feature = "kafka")]
 mod delivery_kafka;
 #[cfg(feature = "kafka")]
@@ -25,3 +30,5 @@ mod patience;
 mod read_path;
 #[cfg(feature = "sqlite")]
 mod sqlite;
+#[cfg(feature = "zookeeper")]
+mod zookeeper_server;
