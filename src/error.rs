@@ -17,8 +17,13 @@ pub enum ErrorKind {
     Unreachable,
     /// Stopped in order to protect data; a person has to look. Nothing was touched.
     Refused,
-    /// Another relay has taken over: what was held is lost, and may be taken again.
+    /// Another relay or node has taken over: what was held is lost, and may be taken again.
     Fenced,
+    /// Rolled back for another transaction's sake: the whole transaction may be run again.
+    Conflict,
+    /// It is not known whether a transaction is committed, and it must not be run again blindly: its
+    /// outcome can be asked for by its id.
+    InDoubt,
     /// It is not known whether the operation took effect; what is stored has to be read again.
     Unclear,
     /// Anything else that failed.
@@ -34,6 +39,8 @@ impl ErrorKind {
             ErrorKind::Unreachable => "unreachable",
             ErrorKind::Refused => "refused",
             ErrorKind::Fenced => "fenced",
+            ErrorKind::Conflict => "conflict",
+            ErrorKind::InDoubt => "in_doubt",
             ErrorKind::Unclear => "unclear",
             ErrorKind::Failed => "failed",
         }
@@ -41,7 +48,7 @@ impl ErrorKind {
 
     /// Whether the very same call may succeed later without anybody changing anything.
     pub fn is_retriable(self) -> bool {
-        matches!(self, ErrorKind::Unreachable | ErrorKind::Fenced | ErrorKind::Unclear)
+        matches!(self, ErrorKind::Unreachable | ErrorKind::Fenced | ErrorKind::Conflict | ErrorKind::Unclear)
     }
 }
 

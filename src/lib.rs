@@ -21,6 +21,8 @@ mod admin;
 pub mod cli;
 #[cfg(feature = "relay")]
 pub mod config;
+#[cfg(all(feature = "relay", feature = "postgres"))]
+pub mod coordinator;
 #[cfg(feature = "relay")]
 pub mod decision_log;
 #[cfg(feature = "relay")]

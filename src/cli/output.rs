@@ -46,7 +46,11 @@ pub(super) fn kind_code(kind: ErrorKind) -> i32 {
         ErrorKind::Invalid | ErrorKind::Configuration => 2,
         ErrorKind::Unreachable => 3,
         ErrorKind::Refused => 4,
-        ErrorKind::Fenced | ErrorKind::Unclear | ErrorKind::Failed => 1,
+        ErrorKind::Fenced
+        | ErrorKind::Conflict
+        | ErrorKind::InDoubt
+        | ErrorKind::Unclear
+        | ErrorKind::Failed => 1,
     }
 }
 

@@ -7,14 +7,15 @@ use std::sync::Arc;
 use toml::Spanned;
 use toml::de::{DeInteger, DeTable, DeValue};
 
-use super::settings::{ADMIN, PARTICIPANT, RELAY, ROOT, TOPIC, ZOOKEEPER};
+use super::settings::{ADMIN, COORDINATOR, PARTICIPANT, RELAY, ROOT, TOPIC, ZOOKEEPER};
 use super::value::{Origin, Section, describe, suggest};
 use crate::error::{Error, Result};
 use crate::id::ParticipantName;
 use crate::message::illegal_topic;
 
 /// The tables a file can have.
-pub(super) const TABLES: [&str; 6] = ["participants", "kafka", "zookeeper", "relay", "topics", "admin"];
+pub(super) const TABLES: [&str; 7] =
+    ["participants", "kafka", "zookeeper", "relay", "coordinator", "topics", "admin"];
 
 /// Kafka's properties as they were given, before any is looked at.
 pub(super) struct GivenProperties {
@@ -29,6 +30,7 @@ pub(super) struct Document {
     pub kafka: Option<GivenProperties>,
     pub zookeeper: Option<Section>,
     pub relay: Section,
+    pub coordinator: Section,
     pub topics: BTreeMap<String, Section>,
     pub admin: Section,
 }
@@ -47,6 +49,7 @@ impl Document {
             kafka: None,
             zookeeper: None,
             relay: Section::new(&RELAY, RELAY.name, None),
+            coordinator: Section::new(&COORDINATOR, COORDINATOR.name, None),
             topics: BTreeMap::new(),
             admin: Section::new(&ADMIN, ADMIN.name, None),
         };
@@ -88,6 +91,7 @@ impl Document {
                 self.zookeeper = Some(section);
             }
             "relay" => read_section(source, &mut self.relay, table)?,
+            "coordinator" => read_section(source, &mut self.coordinator, table)?,
             _ => read_section(source, &mut self.admin, table)?,
         }
         Ok(())

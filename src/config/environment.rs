@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 
 use super::document::{Document, GivenProperties};
-use super::settings::{ADMIN, PARTICIPANT, RELAY, ROOT, Table, ZOOKEEPER};
+use super::settings::{ADMIN, COORDINATOR, PARTICIPANT, RELAY, ROOT, Table, ZOOKEEPER};
 use super::value::{Origin, Section, suggest};
 use crate::error::{Error, Result};
 
@@ -56,6 +56,7 @@ fn put(document: &mut Document, variable: &str, key: &str, value: &str) -> Resul
     match key.split_once(LEVEL) {
         None => put_setting(&mut document.root, &key, value, origin),
         Some(("relay", key)) => put_setting(&mut document.relay, key, value, origin),
+        Some(("coordinator", key)) => put_setting(&mut document.coordinator, key, value, origin),
         Some(("admin", key)) => put_setting(&mut document.admin, key, value, origin),
         Some(("zookeeper", key)) => {
             let made = || Section::new(&ZOOKEEPER, ZOOKEEPER.name, Some(origin.clone()));
@@ -92,7 +93,7 @@ fn unknown(variable: &str, origin: &Origin) -> Error {
     let participant = variable.strip_prefix(PREFIX).and_then(|key| key.strip_prefix("PARTICIPANTS__"));
     let known: Vec<String> = match participant.and_then(|rest| rest.rsplit_once(LEVEL)) {
         Some((name, _)) => PARTICIPANT.keys().map(|key| name_of(&PARTICIPANT, key, name)).collect(),
-        None => [&ROOT, &PARTICIPANT, &ZOOKEEPER, &RELAY, &ADMIN]
+        None => [&ROOT, &PARTICIPANT, &ZOOKEEPER, &RELAY, &COORDINATOR, &ADMIN]
             .iter()
             .flat_map(|table| table.keys().map(|key| name_of(table, key, "NAME")))
             .collect(),

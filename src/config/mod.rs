@@ -16,6 +16,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::id::{Namespace, ParticipantName};
 
 mod admin;
+mod coordinator;
 mod database_url;
 mod document;
 mod environment;
@@ -31,6 +32,7 @@ mod value;
 mod zookeeper;
 
 pub use admin::Admin;
+pub use coordinator::Coordinator;
 pub use database_url::DatabaseUrl;
 pub use kafka::KafkaProperties;
 pub(crate) use kafka::TOKEN_COMMAND;
@@ -87,6 +89,8 @@ pub struct Config {
     pub zookeeper: Option<Zookeeper>,
     /// How a relay works.
     pub relay: Relay,
+    /// How transactions over several databases are run.
+    pub coordinator: Coordinator,
     /// What is said of single topics.
     pub topics: BTreeMap<String, Topic>,
     /// Where a relay answers over HTTP.
@@ -140,6 +144,7 @@ impl Config {
             kafka: document.kafka.map(KafkaProperties::build).transpose()?,
             zookeeper: document.zookeeper.as_ref().map(Zookeeper::build).transpose()?,
             relay: Relay::build(&document.relay)?,
+            coordinator: Coordinator::build(&document.coordinator)?,
             topics: Topic::build_all(&document.topics)?,
             admin: Admin::build(&document.admin)?,
             participants,

@@ -5,7 +5,7 @@ use std::fmt::Write;
 use super::environment::name_of;
 use super::kafka::{PARTITIONER, PARTITIONER_DEFAULT, PARTITIONERS, REFUSED, SERVERS, TOKEN_COMMAND};
 use super::settings::{
-    ADMIN, DefaultValue, Kind, PARTICIPANT, RELAY, ROOT, Setting, TOPIC, Table, ZOOKEEPER,
+    ADMIN, COORDINATOR, DefaultValue, Kind, PARTICIPANT, RELAY, ROOT, Setting, TOPIC, Table, ZOOKEEPER,
 };
 
 const OPENING: &str = r#"<!-- Made from src/config: change it there, then
@@ -48,6 +48,7 @@ pub fn reference() -> String {
     add_kafka(&mut page);
     add_table(&mut page, &ZOOKEEPER);
     add_table(&mut page, &RELAY);
+    add_table(&mut page, &COORDINATOR);
     add_table(&mut page, &TOPIC);
     add_table(&mut page, &ADMIN);
     page

@@ -40,14 +40,8 @@ pub struct Relay {
 
 impl Relay {
     pub(super) fn build(section: &Section) -> Result<Self> {
-        for (low, high) in [("poll_busy_ms", "poll_idle_ms"), ("retry_first_ms", "retry_limit_ms")] {
-            let (least, most) = (section.number(low), section.number(high));
-            let given = section.given_number(low).or(section.given_number(high));
-            if let (true, Some((_, origin))) = (least > most, given) {
-                let why = format!("{least} is more than {high}, which is {most}");
-                return Err(section.refuse(low, &why, origin));
-            }
-        }
+        section.check_order("poll_busy_ms", "poll_idle_ms")?;
+        section.check_order("retry_first_ms", "retry_limit_ms")?;
         // The settings bound every one of them far below these types' ends.
         let size = |key| usize::try_from(section.number(key)).unwrap_or(usize::MAX);
         Ok(Relay {

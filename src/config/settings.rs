@@ -201,6 +201,52 @@ pub(super) static RELAY: Table = Table {
     ],
 };
 
+pub(super) static COORDINATOR: Table = Table {
+    name: "coordinator",
+    meaning: "How transactions over several databases are run. The defaults are meant to stay; change one with a \
+              measurement at hand.",
+    settings: &[
+        number(
+            "deadline_ms",
+            30_000,
+            (100, 3_600_000),
+            "How long a transaction may take, from its begin until its caller is told. What it waits for in a \
+             database ends by then, too: two transactions that wait for each other in two databases are seen by \
+             neither.",
+        ),
+        number(
+            "home_wait_ms",
+            1_000,
+            (0, 60_000),
+            "How long the other branches of a decided transaction wait for the one with the messages to be \
+             committed first, so that cause and effect are in order.",
+        ),
+        number(
+            "in_flight_max",
+            1_000,
+            (1, 100_000),
+            "Most transactions of a process that are not at their end; more wait.",
+        ),
+        number(
+            "connections",
+            16,
+            (1, 1_000),
+            "Most connections of our own to one participant, by which prepared branches are ended.",
+        ),
+        number("sweep_interval_ms", 1_000, (50, 600_000), "Pause between two looks for dead coordinators."),
+        number("keep_days", 7, (1, 365), "How many days outcomes are kept, for whoever asks."),
+        number("outcomes_max", 100_000, (1, 10_000_000), "Most outcomes that are kept; the oldest go first."),
+        number("retry_first_ms", 50, (1, 60_000), "Longest wait before the first retry; it doubles."),
+        number("retry_limit_ms", 5_000, (1, 600_000), "Longest wait before any retry."),
+        number(
+            "request_timeout_ms",
+            10_000,
+            (100, 300_000),
+            "Longest wait for one answer of a database on connections of our own.",
+        ),
+    ],
+};
+
 pub(super) static TOPIC: Table = Table {
     name: "topics.NAME",
     meaning: "A topic that messages are delivered to, its name in quotes: `[topics.\"order.paid\"]`. Only in \

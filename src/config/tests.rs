@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::environment::name_of;
 use super::kafka::REFUSED;
-use super::settings::{ADMIN, Kind, PARTICIPANT, RELAY, ROOT, Setting, Table, ZOOKEEPER};
+use super::settings::{ADMIN, COORDINATOR, Kind, PARTICIPANT, RELAY, ROOT, Setting, Table, ZOOKEEPER};
 use super::*;
 
 fn read(text: &str) -> Result<Config> {
@@ -23,12 +23,13 @@ fn refused(result: Result<Config>) -> String {
 }
 
 /// Each table with what else its keys need: a file in which one key can be added at the end.
-fn tables() -> [(&'static Table, &'static str); 5] {
+fn tables() -> [(&'static Table, &'static str); 6] {
     [
         (&ROOT, ""),
         (&PARTICIPANT, "[participants.name]\n"),
         (&ZOOKEEPER, "[zookeeper]\n"),
         (&RELAY, "[relay]\n"),
+        (&COORDINATOR, "[coordinator]\n"),
         (&ADMIN, "[admin]\n"),
     ]
 }
@@ -112,7 +113,7 @@ fn a_named_file_has_to_be_there_and_to_be_text() {
 fn errors_name_key_place_and_the_way_out() {
     let cases = [
         ("namespce = \"x\"", "unknown key \"namespce\" above all tables: did you mean namespace?", ":1:1"),
-        ("\n  [coordinator]\nx = 1", "unknown key \"coordinator\"", ":2:4"),
+        ("\n  [settler]\nx = 1", "unknown key \"settler\"", ":2:4"),
         ("[relays]", "did you mean relay?", ":1:2"),
         (
             "[relay]\nlease_timeout = 1",

@@ -158,6 +158,18 @@ impl Section {
         }
     }
 
+    /// Fails where one number is above another that it belongs below.
+    pub fn check_order(&self, low: &str, high: &str) -> Result<()> {
+        let (least, most) = (self.number(low), self.number(high));
+        let given = self.given_number(low).or(self.given_number(high));
+        match given {
+            Some((_, origin)) if least > most => {
+                Err(self.refuse(low, &format!("{least} is more than {high}, which is {most}"), origin))
+            }
+            _ => Ok(()),
+        }
+    }
+
     pub fn flag(&self, key: &str) -> bool {
         match (self.values.get(key), &self.setting(key).default) {
             (Some((Value::Flag(flag), _)), _) | (None, DefaultValue::Flag(flag)) => *flag,

@@ -134,6 +134,12 @@ impl Batches {
         if certainly_not { Meaning::NotDecided(sent) } else { Meaning::Unclear(sent) }
     }
 
+    /// Nothing is sent any more: not even again what was sent without a clear answer.
+    pub fn end(&mut self) {
+        self.is_fenced = true;
+        self.under_way = None;
+    }
+
     /// As many as fit; whatever is larger than the limit goes alone.
     fn gather(&mut self) -> Request {
         let mut left = LIMIT_BYTES;

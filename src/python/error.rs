@@ -9,12 +9,14 @@ use pyo3::types::PyDict;
 
 use crate::error::{Error, ErrorKind, Result};
 
-const KINDS: [ErrorKind; 7] = [
+const KINDS: [ErrorKind; 9] = [
     ErrorKind::Invalid,
     ErrorKind::Configuration,
     ErrorKind::Unreachable,
     ErrorKind::Refused,
     ErrorKind::Fenced,
+    ErrorKind::Conflict,
+    ErrorKind::InDoubt,
     ErrorKind::Unclear,
     ErrorKind::Failed,
 ];

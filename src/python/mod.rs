@@ -10,17 +10,19 @@ mod main;
 mod message;
 mod read;
 mod sqlite;
+mod transaction;
 
 use pyo3::prelude::*;
 
 type Fill = fn(&Bound<'_, PyModule>) -> PyResult<()>;
 
-const SUBMODULES: [(&str, Fill); 5] = [
+const SUBMODULES: [(&str, Fill); 6] = [
     ("error", error::fill),
     ("main", main::fill),
     ("message", message::fill),
     ("read", read::fill),
     ("sqlite", sqlite::fill),
+    ("transaction", transaction::fill),
 ];
 
 #[pymodule]

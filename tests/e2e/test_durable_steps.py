@@ -74,6 +74,10 @@ EXCEPTIONS = {
         "let written = self.query(operation, Effect::Possible",
     ): "take and release have them around their call of this function",
     (
+        "zookeeper/connection.rs",
+        "writer.commit()",
+    ): "the function that the steps of the decision log call",
+    (
         "lease/zookeeper/port.rs",
         "connection.call(writer.commit()).await.map(|_| ())",
     ): "take has them around its call of this function",

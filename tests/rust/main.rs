@@ -9,6 +9,8 @@ mod conformance_lease;
 mod conformance_outbox;
 mod conformance_participant;
 mod conformance_set_aside;
+#[cfg(feature = "service")]
+mod coordinator;
 #[cfg(feature = "sqlite")]
 mod decision_log_file;
 #[cfg(feature = "zookeeper")]

@@ -43,6 +43,8 @@ mod rows;
 #[cfg(feature = "relay")]
 mod set_aside;
 #[cfg(feature = "relay")]
+pub(crate) mod stage;
+#[cfg(feature = "relay")]
 mod truncate;
 #[cfg(feature = "relay")]
 pub use examine::{LongTransaction, PostgresFacts, PreparedTransaction, SlotFacts, TableFacts};

@@ -32,6 +32,8 @@ pub struct Began {
     pub database: DatabaseIdentity,
     /// Whether it is a standby, on which nothing can be prepared.
     pub is_in_recovery: bool,
+    /// Whether this very message began the transaction: PostgreSQL only warns where one is open.
+    pub is_new: bool,
 }
 
 /// What a branch did.
@@ -60,7 +62,7 @@ pub fn begin(transaction: TransactionId, isolation: Isolation, lock_timeout: Dur
     format!(
         "begin isolation level {isolation}; set local onecommit.tx = {id}; set local lock_timeout = {ms}; \
          select {SYSTEM}, {DATABASE}, case when not pg_is_in_recovery() then {TIMELINE} end, \
-         pg_is_in_recovery()::text, case when current_setting('synchronous_commit') in ('off', 'local') \
+         pg_is_in_recovery()::text, (now() = statement_timestamp())::text, case when current_setting('synchronous_commit') in ('off', 'local') \
          then set_config('synchronous_commit', 'on', true) end"
     )
 }
@@ -68,12 +70,13 @@ pub fn begin(transaction: TransactionId, isolation: Isolation, lock_timeout: Dur
 /// Reads the answer to [`begin`].
 pub fn began(row: TextRow<'_>) -> Result<Began> {
     match row {
-        [Some(system), Some(database), timeline, Some(recovery), _] => {
+        [Some(system), Some(database), timeline, Some(recovery), Some(new), _] => {
             let (system, database) = (system.clone(), database.clone());
-            let is_in_recovery = recovery == "true";
+            let (is_in_recovery, is_new) = (recovery == "true", new == "true");
             Ok(Began {
                 database: DatabaseIdentity { system, database, timeline: timeline.clone() },
                 is_in_recovery,
+                is_new,
             })
         }
         _ => Err(malformed("begin branch", row)),
@@ -198,7 +201,7 @@ mod tests {
     fn answers_that_can_not_be_are_errors() {
         let transaction = TransactionId { coordinator: CoordinatorId::random(), number: 7 };
         let ours = transaction.to_string();
-        for wrong in [row(&[]), row(&["1"]), row(&["-", "5", "1", "false", "-"])] {
+        for wrong in [row(&[]), row(&["1"]), row(&["-", "5", "1", "false", "true", "-"])] {
             assert!(began(&wrong).is_err());
         }
         for wrong in [row(&[]), row(&[&ours, "5", "-"]), row(&[&ours, "x", "app"])] {

@@ -73,9 +73,11 @@ impl Findings {
             }
             ErrorKind::Refused => "do what docs/refusals.md says of it: a relay would refuse, too",
             ErrorKind::Configuration | ErrorKind::Invalid => "do what the error says, and run this again",
-            ErrorKind::Fenced | ErrorKind::Unclear | ErrorKind::Failed => {
-                "run this again; where it stays so, look into the server's own log"
-            }
+            ErrorKind::Fenced
+            | ErrorKind::Conflict
+            | ErrorKind::InDoubt
+            | ErrorKind::Unclear
+            | ErrorKind::Failed => "run this again; where it stays so, look into the server's own log",
         };
         // A server that is away is met more than once.
         let what = error.to_string();

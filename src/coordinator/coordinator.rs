@@ -1,0 +1,142 @@
+//! One coordinator: an id that is never used again, the numbers of its transactions, and, from its first
+//! decision on, its registration.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use tokio::runtime::Handle;
+use tokio::sync::Semaphore;
+
+use super::decider::Decider;
+use super::registration::{Again, Registration};
+use super::settings::CoordinatorSettings;
+use super::settle::{Branch, Settler};
+use crate::decision_log::DecisionLog;
+use crate::error::Result;
+use crate::id::{CoordinatorId, Incarnation, Namespace, TransactionId};
+use crate::protocol::branch::BranchName;
+
+/// What every coordinator of a node has in common.
+pub(super) struct Scope {
+    pub(super) namespace: Namespace,
+    pub(super) incarnation: Incarnation,
+    pub(super) log: Arc<dyn DecisionLog>,
+    /// For transactions that are not at their end yet.
+    pub(super) places: Arc<Semaphore>,
+    pub(super) settings: CoordinatorSettings,
+    pub(super) settler: Settler,
+    /// Where what nobody waits for any more goes on: a transaction may be dropped on any thread.
+    pub(super) runtime: Handle,
+}
+
+/// See the module.
+pub(super) struct Coordinator {
+    id: CoordinatorId,
+    next: AtomicU64,
+    scope: Arc<Scope>,
+    /// None until something is to be decided: whoever writes to one database needs no decision log.
+    registered: tokio::sync::Mutex<Option<Registered>>,
+}
+
+/// What a registered coordinator decides with.
+#[derive(Clone)]
+pub(super) struct Registered {
+    pub(super) registration: Arc<Registration>,
+    pub(super) decider: Decider,
+}
+
+impl Coordinator {
+    pub(super) fn new(scope: Arc<Scope>) -> Self {
+        let registered = tokio::sync::Mutex::default();
+        Coordinator { id: CoordinatorId::random(), next: AtomicU64::new(1), scope, registered }
+    }
+
+    pub(super) fn next_transaction(&self) -> TransactionId {
+        TransactionId { coordinator: self.id, number: self.next.fetch_add(1, Ordering::Relaxed) }
+    }
+
+    /// Its registration, which is made where there is none yet.
+    pub(super) async fn registered(&self) -> Result<Registered> {
+        let mut registered = self.registered.lock().await;
+        if let Some(registered) = &*registered {
+            return Ok(registered.clone());
+        }
+        let Scope { log, settings, .. } = &*self.scope;
+        let registration = Arc::new(Registration::new(&**log, self.id, settings.retry).await?);
+        let decider = Decider::start(Arc::clone(&registration), settings.retry);
+        tokio::spawn(renew(Arc::clone(&self.scope), Arc::clone(&registration), decider.clone(), self.id));
+        let new = Registered { registration, decider };
+        *registered = Some(new.clone());
+        Ok(new)
+    }
+
+    /// Whether it decides nothing more.
+    pub(super) fn is_over(&self) -> bool {
+        // While somebody registers it, it is not.
+        self.registered.try_lock().is_ok_and(|registered| {
+            registered.as_ref().is_some_and(|registered| registered.registration.is_over())
+        })
+    }
+}
+
+/// Renews the marks while there are decisions, and deletes those that are not needed any more.
+async fn renew(scope: Arc<Scope>, registration: Arc<Registration>, decider: Decider, id: CoordinatorId) {
+    let mut closed = scope.settler.closed.clone();
+    while !registration.is_over() {
+        tokio::select! {
+            () = tokio::time::sleep(scope.settings.mark_interval) => {}
+            _ = closed.wait_for(|closed| *closed) => return,
+        }
+        if registration.batches() == 0 {
+            continue;
+        }
+        match registration.renew_marks().await {
+            Ok(again) => apply_again(&scope, &registration, id, again),
+            Err(error) => tracing::warn!(%error, "the marks could not be renewed: nothing is lost"),
+        }
+        let deletable = registration.take_deletable();
+        if !deletable.is_empty() {
+            decider.delete(deletable);
+        }
+    }
+}
+
+/// Commits decided branches again, in participants of which another instance answers.
+pub(super) fn apply_again(
+    scope: &Arc<Scope>,
+    registration: &Arc<Registration>,
+    id: CoordinatorId,
+    again: Again,
+) {
+    for (member, decided) in again {
+        let (scope, registration) = (Arc::clone(scope), Arc::clone(registration));
+        scope.runtime.clone().spawn(async move {
+            // Who prepared what: the decision log does not know.
+            let prepared = match member.port.prepared().await {
+                Ok((_, prepared)) => prepared,
+                Err(error) => {
+                    tracing::warn!(participant = %member.name, %error, "prepared branches can't be listed now");
+                    Vec::new()
+                }
+            };
+            for (batch, decision) in decided {
+                let branches = decision.branches.iter().filter(|branch| branch.participant == member.name);
+                for decided in branches {
+                    let name = BranchName {
+                        namespace: scope.namespace.clone(),
+                        incarnation: scope.incarnation,
+                        transaction: TransactionId { coordinator: id, number: decision.number },
+                        participant: member.name.clone(),
+                        is_home: decided.is_home,
+                    };
+                    let owner = prepared.iter().find(|one| one.name == name).map(|one| one.owner.clone());
+                    let Ok(instance) = member.instance().await else { continue };
+                    let mut database = instance.database;
+                    database.timeline = Some(decided.timeline.clone());
+                    let branch = Branch { member: Arc::clone(&member), name, owner, xid: decided.xid, database };
+                    scope.settler.commit(&registration, batch, vec![branch]).await;
+                }
+            }
+        });
+    }
+}

@@ -1,0 +1,169 @@
+//! The coordinator's own part of a transaction: between what is said on the caller's connections, and
+//! behind it.
+
+use std::sync::Arc;
+
+use super::{BEGIN, Dialogue, Rest, late};
+use crate::coordinator::coordinator::{Registered, apply_again};
+use crate::coordinator::decider::Verdict;
+use crate::coordinator::settle::Branch;
+use crate::error::{Error, ErrorKind, Result};
+use crate::protocol::branch::BranchName;
+use crate::protocol::decision::{DecidedBranch, Decision};
+use crate::protocol::fate::Fate;
+use crate::protocol::transaction::{Committed, Decided, Event, Vote};
+
+impl Dialogue {
+    /// Waits until few enough are in flight.
+    pub(super) async fn wait_for_place(&mut self) {
+        let places = Arc::clone(&self.scope.places);
+        match tokio::time::timeout_at(self.deadline, places.acquire_owned()).await {
+            Ok(Ok(place)) => self.place = Some(place),
+            _ => {
+                let why = format!(
+                    "{} transactions are in flight, and none ended before the deadline: look for a server that \
+                     does not answer (`onecommit status`)",
+                    self.scope.settings.in_flight_max
+                );
+                self.blame(Some(Error::new(ErrorKind::Unreachable, BEGIN, why)));
+                self.is_begun = true;
+                self.machine.on(Event::Interrupted);
+            }
+        }
+    }
+
+    /// What came of a COMMIT whose answer was lost. The database's word on the number counts only from the
+    /// very life of the server in which it was given: after a crash or a failover PostgreSQL hands the
+    /// number to a stranger, and says *committed* of that.
+    pub(super) async fn prove(&self, writer: usize) -> Committed {
+        let branch = &self.branches[writer];
+        let xid = self.machine.written().find_map(|(place, xid)| (place == writer).then_some(xid));
+        let (Some(xid), Some(instance)) = (xid, &branch.instance) else { return Committed::Unknown };
+        let mut failures = 0;
+        loop {
+            match branch.member.port.fate(xid).await {
+                Ok((answered, Fate::Committed)) if answered == *instance => return Committed::Yes,
+                Ok((answered, Fate::RolledBack)) if answered == *instance => return Committed::No,
+                Ok((answered, Fate::InProgress)) if answered == *instance => {}
+                Ok(_) => return Committed::Unknown,
+                Err(_) => {}
+            }
+            failures += 1;
+            tokio::time::sleep(self.scope.settings.retry.wait(failures, 0.5)).await;
+        }
+    }
+
+    pub(super) async fn register(&mut self, writers: &[usize]) -> Result<()> {
+        let registered = self.coordinator.registered().await?;
+        self.registered = Some(registered.clone());
+        self.make_fresh(&registered, writers).await
+    }
+
+    async fn make_fresh(&self, registered: &Registered, writers: &[usize]) -> Result<()> {
+        let members: Vec<_> =
+            writers.iter().map(|writer| Arc::clone(&self.branches[*writer].member)).collect();
+        let again = registered.registration.use_participants(&members).await?;
+        apply_again(&self.scope, &registered.registration, self.id.coordinator, again);
+        Ok(())
+    }
+
+    pub(super) async fn decide(&mut self) {
+        let Some(registered) = self.registered.clone() else { return };
+        if !matches!(self.rest, Rest::Await(_)) {
+            let writers: Vec<usize> = self.machine.written().map(|(branch, _)| branch).collect();
+            // The PREPAREs may have taken long.
+            let fresh = tokio::time::timeout_at(self.deadline, self.make_fresh(&registered, &writers)).await;
+            if let Err(error) = fresh.unwrap_or_else(|_| Err(late("the participants did not answer"))) {
+                self.blame(Some(error));
+                return self.machine.on(Event::Decided(Decided::No));
+            }
+            self.rest = Rest::Await(registered.decider.submit(self.decision()));
+        }
+        let Rest::Await(verdict) = &mut self.rest else { return };
+        match tokio::time::timeout_at(self.deadline, verdict).await {
+            Ok(Ok(verdict)) => {
+                self.rest = match verdict.decided {
+                    Decided::Yes => Rest::Commit(verdict.batch),
+                    Decided::No => Rest::RollBack,
+                    // Whoever recovers this coordinator settles it.
+                    Decided::Unclear => Rest::Nothing,
+                };
+                self.machine.on(Event::Decided(verdict.decided));
+            }
+            Ok(Err(_)) => {
+                self.rest = Rest::Nothing;
+                self.machine.on(Event::Decided(Decided::Unclear));
+            }
+            Err(_) => self.interrupt().await,
+        }
+    }
+
+    fn decision(&self) -> Decision {
+        let branches = self.machine.written().zip(self.machine.votes()).filter_map(|((place, xid), vote)| {
+            let (Vote::Prepared { lsn }, branch) = (vote, &self.branches[place]) else { return None };
+            let timeline = branch.database.as_ref()?.timeline.clone().unwrap_or_default();
+            let participant = branch.member.name.clone();
+            Some(DecidedBranch {
+                participant,
+                xid,
+                timeline,
+                lsn: *lsn,
+                is_home: self.messages.wait_at(place),
+            })
+        });
+        Decision { number: self.id.number, branches: branches.collect() }
+    }
+
+    pub(super) fn name(&self, place: usize) -> BranchName {
+        BranchName {
+            namespace: self.scope.namespace.clone(),
+            incarnation: self.scope.incarnation,
+            transaction: self.id,
+            participant: self.branches[place].member.name.clone(),
+            is_home: self.messages.wait_at(place),
+        }
+    }
+
+    /// Has what is left settled, by a task of its own that goes on when nobody waits for it.
+    pub(super) fn settle(&mut self) -> impl Future<Output = Result<bool, tokio::task::JoinError>> + use<> {
+        let rest = std::mem::replace(&mut self.rest, Rest::Nothing);
+        let (settler, registered, number) =
+            (self.scope.settler.clone(), self.registered.clone(), self.id.number);
+        let branches: Vec<Branch> =
+            self.machine.written().filter_map(|(place, xid)| self.branch(place, xid)).collect();
+        let place = self.place.take();
+        self.scope.runtime.spawn(async move {
+            let Some(Registered { registration, decider }) = registered else { return true };
+            let rest = match rest {
+                Rest::Await(_) if decider.withdraw(number).await => Rest::RollBack,
+                Rest::Await(verdict) => match verdict.await {
+                    Ok(Verdict { decided: Decided::Yes, batch }) => Rest::Commit(batch),
+                    Ok(Verdict { decided: Decided::No, .. }) => Rest::RollBack,
+                    _ => Rest::Nothing,
+                },
+                known => known,
+            };
+            let is_settled = match rest {
+                Rest::Commit(batch) => settler.commit(&registration, batch, branches).await,
+                Rest::RollBack => settler.roll_back(branches).await,
+                Rest::Nothing | Rest::Await(_) => true,
+            };
+            drop(place);
+            is_settled
+        })
+    }
+
+    fn branch(&self, place: usize, xid: u64) -> Option<Branch> {
+        let open = &self.branches[place];
+        let (member, owner) = (Arc::clone(&open.member), open.role.clone());
+        Some(Branch { member, name: self.name(place), owner, xid, database: open.database.clone()? })
+    }
+}
+
+impl Drop for Dialogue {
+    fn drop(&mut self) {
+        if !matches!(self.rest, Rest::Nothing) {
+            drop(self.settle());
+        }
+    }
+}

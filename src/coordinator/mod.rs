@@ -1,0 +1,20 @@
+//! Transactions over several databases: decided in the decision log, and settled by any node that
+//! lives. Drives the protocol against the ports; what runs on the caller's own connections is said by a
+//! [`Dialogue`], and sent by whoever has them.
+
+mod coordinator;
+mod decider;
+mod dialogue;
+mod member;
+mod node;
+mod recover;
+mod registration;
+mod settings;
+mod settle;
+mod transaction;
+
+pub use dialogue::{Ack, Answer, Dialogue, Failure, Finished, Message, Next, Options};
+pub use member::Member;
+pub use node::Node;
+pub use settings::CoordinatorSettings;
+pub use transaction::Transaction;

@@ -1,0 +1,98 @@
+//! One process's part in transactions over several databases: begins them, and settles what others
+//! have left. It has one coordinator at a time; where that has ended, by a lost session or by another
+//! node's takeover, the next one takes its place without a restart.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinHandle;
+
+use super::coordinator::{Coordinator, Scope};
+use super::dialogue::{Dialogue, Options};
+use super::member::Member;
+use super::recover::Recoverer;
+use super::settings::CoordinatorSettings;
+use super::settle::Settler;
+use crate::decision_log::DecisionLog;
+use crate::error::{Error, ErrorKind, Result};
+use crate::id::{Incarnation, Namespace, ParticipantName};
+
+const OPERATION: &str = "begin transaction";
+
+/// See the module.
+pub struct Node {
+    scope: Arc<Scope>,
+    members: BTreeMap<ParticipantName, Arc<Member>>,
+    coordinator: Mutex<Arc<Coordinator>>,
+    closing: watch::Sender<bool>,
+    recoverer: JoinHandle<()>,
+    /// A forked child has the parent's sockets and none of its threads.
+    pid: u32,
+}
+
+impl Node {
+    /// Opens it; the servers need not be there yet. Runs in the tokio runtime it is opened in.
+    pub fn open(
+        namespace: Namespace,
+        incarnation: Incarnation,
+        members: Vec<Member>,
+        log: Arc<dyn DecisionLog>,
+        settings: CoordinatorSettings,
+    ) -> Self {
+        let (closing, closed) = watch::channel(false);
+        let settler = Settler { retry: settings.retry, home_wait: settings.home_wait, closed };
+        let members: BTreeMap<_, _> =
+            members.into_iter().map(|member| (member.name.clone(), Arc::new(member))).collect();
+        let places = Arc::new(Semaphore::new(settings.in_flight_max));
+        let runtime = tokio::runtime::Handle::current();
+        let scope = Arc::new(Scope { namespace, incarnation, log, places, settings, settler, runtime });
+        let recoverer = Recoverer::new(Arc::clone(&scope), members.clone());
+        let recoverer = tokio::spawn(recoverer.run());
+        let coordinator = Mutex::new(Arc::new(Coordinator::new(Arc::clone(&scope))));
+        Node { scope, members, coordinator, closing, recoverer, pid: std::process::id() }
+    }
+
+    /// Begins a transaction with a branch in each of these participants, in their order.
+    pub fn begin(&self, participants: &[ParticipantName], options: Options) -> Result<Dialogue> {
+        if self.pid != std::process::id() {
+            let why = "this process was forked after `open`: open anew in the child";
+            return Err(Error::new(ErrorKind::Invalid, OPERATION, why));
+        }
+        let members = self.members_of(participants)?;
+        let deadline = tokio::time::Instant::now() + options.deadline.unwrap_or(self.scope.settings.deadline);
+        Ok(Dialogue::new(Arc::clone(&self.scope), self.coordinator(), members, options, deadline))
+    }
+
+    /// Begins nothing more, and stops settling. What is prepared by then is left to whoever recovers.
+    pub async fn close(self) {
+        self.closing.send_replace(true);
+        let _ = self.recoverer.await;
+    }
+
+    fn members_of(&self, participants: &[ParticipantName]) -> Result<Vec<Arc<Member>>> {
+        let mut seen = BTreeSet::new();
+        let find = |name: &ParticipantName| {
+            let member = self.members.get(name).ok_or_else(|| {
+                let names: Vec<&str> = self.members.keys().map(ParticipantName::as_str).collect();
+                let why =
+                    format!("no participant of this name is configured: there are {}", names.join(", "));
+                Error::new(ErrorKind::Invalid, OPERATION, why).with("participant", name)
+            })?;
+            if !seen.insert(name.clone()) {
+                let why = "a participant can have one branch in a transaction";
+                return Err(Error::new(ErrorKind::Invalid, OPERATION, why).with("participant", name));
+            }
+            Ok(Arc::clone(member))
+        };
+        participants.iter().map(find).collect()
+    }
+
+    fn coordinator(&self) -> Arc<Coordinator> {
+        let mut current = self.coordinator.lock().unwrap_or_else(PoisonError::into_inner);
+        if current.is_over() {
+            *current = Arc::new(Coordinator::new(Arc::clone(&self.scope)));
+        }
+        Arc::clone(&current)
+    }
+}

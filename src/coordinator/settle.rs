@@ -1,0 +1,174 @@
+//! Brings prepared branches to their end, over connections of our own, for as long as it takes: whoever
+//! leaves a transaction unsettled (a caller that went away, a deadline, a lost answer) leaves it to this,
+//! as nobody else settles for a coordinator that lives.
+//!
+//! Promises that a branch counts as ended only when its database says so of its number: a PREPARE can
+//! land behind the ROLLBACK PREPARED that did not find it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use super::member::Member;
+use super::registration::Registration;
+use crate::error::Result;
+use crate::participant::{End, Ended};
+use crate::protocol::branch::BranchName;
+use crate::protocol::fate::{self, Fate, Meaning};
+use crate::protocol::progress::DatabaseIdentity;
+use crate::protocol::retry::Backoff;
+
+/// A branch that is prepared, or may be.
+#[derive(Clone)]
+pub(super) struct Branch {
+    pub(super) member: Arc<Member>,
+    pub(super) name: BranchName,
+    /// Who prepared it, None for our own login.
+    pub(super) owner: Option<String>,
+    pub(super) xid: u64,
+    /// Where it was prepared.
+    pub(super) database: DatabaseIdentity,
+}
+
+/// What became of a branch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Settled {
+    /// It is ended as it should be.
+    Yes,
+    /// The node was closed meanwhile: it is left to whoever recovers.
+    Closed,
+    /// It ended otherwise, or its database has lost it. A person was told.
+    Lost,
+}
+
+/// How branches are settled.
+#[derive(Clone)]
+pub(super) struct Settler {
+    pub(super) retry: Backoff,
+    pub(super) home_wait: Duration,
+    pub(super) closed: watch::Receiver<bool>,
+}
+
+impl Settler {
+    /// Commits the branches of a decided transaction. The one with the messages goes first, so that
+    /// cause and effect are in order for whoever reads another branch.
+    pub(super) async fn commit(
+        &self,
+        registration: &Arc<Registration>,
+        batch: u64,
+        branches: Vec<Branch>,
+    ) -> bool {
+        let (homes, others): (Vec<_>, Vec<_>) = branches.into_iter().partition(|branch| branch.name.is_home);
+        let mut at_home = self.begin_commit(registration, batch, homes);
+        let mut are_all_settled = true;
+        let home = async {
+            while let Some(settled) = at_home.join_next().await {
+                are_all_settled &= settled.is_ok_and(|settled| settled == Settled::Yes);
+            }
+        };
+        if tokio::time::timeout(self.home_wait, home).await.is_err() {
+            tracing::warn!("the branch with the messages is not applied yet: the others are, before it");
+        }
+        let mut elsewhere = self.begin_commit(registration, batch, others);
+        while let Some(settled) = at_home.join_next().await {
+            are_all_settled &= settled.is_ok_and(|settled| settled == Settled::Yes);
+        }
+        while let Some(settled) = elsewhere.join_next().await {
+            are_all_settled &= settled.is_ok_and(|settled| settled == Settled::Yes);
+        }
+        are_all_settled
+    }
+
+    fn begin_commit(
+        &self,
+        registration: &Arc<Registration>,
+        batch: u64,
+        branches: Vec<Branch>,
+    ) -> JoinSet<Settled> {
+        let mut ending = JoinSet::new();
+        for branch in branches {
+            let (settler, registration) = (self.clone(), Arc::clone(registration));
+            ending.spawn(async move {
+                let settled = settler.end(&branch, End::Commit).await;
+                if settled == Settled::Yes {
+                    registration.applied(batch, branch.name.transaction.number, &branch.member.name);
+                }
+                settled
+            });
+        }
+        ending
+    }
+
+    /// Rolls the branches of a transaction back that was not decided and never will be.
+    pub(super) async fn roll_back(&self, branches: Vec<Branch>) -> bool {
+        let mut ending = JoinSet::new();
+        for branch in branches {
+            let settler = self.clone();
+            ending.spawn(async move { settler.end(&branch, End::RollBack).await });
+        }
+        let mut are_all_settled = true;
+        while let Some(settled) = ending.join_next().await {
+            are_all_settled &= settled.is_ok_and(|settled| settled == Settled::Yes);
+        }
+        are_all_settled
+    }
+
+    /// Ends one branch.
+    pub(super) async fn end(&self, branch: &Branch, end: End) -> Settled {
+        let (mut failures, mut told) = (0, false);
+        let mut closed = self.closed.clone();
+        loop {
+            match try_to_end(branch, end).await {
+                Ok(Some(settled)) => return settled,
+                Ok(None) => {}
+                Err(error) if !told => {
+                    told = true;
+                    tracing::warn!(branch = %branch.name, %error, "a branch can't be ended now: nothing is lost");
+                }
+                Err(_) => {}
+            }
+            failures += 1;
+            tokio::select! {
+                () = tokio::time::sleep(self.retry.wait(failures, 0.5)) => {}
+                _ = closed.wait_for(|closed| *closed) => return Settled::Closed,
+            }
+        }
+    }
+}
+
+/// None where it is to be tried again.
+async fn try_to_end(branch: &Branch, end: End) -> Result<Option<Settled>> {
+    if branch.member.port.end(&branch.name, branch.owner.as_deref(), end).await? == Ended::Now {
+        return Ok(Some(Settled::Yes));
+    }
+    let (instance, fate) = branch.member.port.fate(branch.xid).await?;
+    let settled = match end {
+        End::Commit => match fate::judge(fate, &branch.database, &instance.database, None) {
+            Meaning::Committed => Some(Settled::Yes),
+            Meaning::NotYet => None,
+            Meaning::Lost => Some(Settled::Lost),
+        },
+        End::RollBack => match fate {
+            Fate::InProgress => None,
+            // On a server that has never seen it, it is not prepared either, and can't be any more.
+            Fate::RolledBack | Fate::Unknown => Some(Settled::Yes),
+            Fate::Committed if branch.database == instance.database => Some(Settled::Lost),
+            // A stranger got its number.
+            Fate::Committed => Some(Settled::Yes),
+        },
+    };
+    if settled == Some(Settled::Lost) {
+        let wanted = match end {
+            End::Commit => "committed",
+            End::RollBack => "rolled back",
+        };
+        tracing::error!(
+            branch = %branch.name, xid = branch.xid, prepared_in = %branch.database, ?fate, %instance,
+            "a transaction is torn: this branch was to be {wanted}, and its database says otherwise. Its participant \
+             lost history, or somebody ended the branch by hand: compare both sides, and mend it by hand"
+        );
+    }
+    Ok(settled)
+}

@@ -1,0 +1,266 @@
+//! Transactions over several databases, for Python: what runs on the caller's own connections is said
+//! here and sent there. Nothing waits with the GIL held; what takes time is done in threads of its own,
+//! and told by a `concurrent.futures.Future`, which blocking and asynchronous callers can wait for.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use pyo3::prelude::*;
+use pyo3::types::PyTuple;
+use tokio::runtime::Runtime;
+use tokio::time::Instant;
+
+use super::error::{attached, detached, to_python};
+use crate::config::Config;
+use crate::coordinator::{self, Ack, Answer, Dialogue as Running, Failure, Finished, Next, Options};
+use crate::error::{Error, ErrorKind, Result};
+use crate::id::ParticipantName;
+use crate::message::{Header, Message};
+use crate::protocol::transaction::Protocol;
+use crate::service;
+
+const OPEN: &str = "open";
+const BEGIN: &str = "begin transaction";
+/// Threads that speak to servers; the calls themselves never block one.
+const THREADS: usize = 2;
+
+pub(super) fn fill(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add_class::<Node>()?;
+    module.add_class::<Dialogue>()
+}
+
+/// This process's part in transactions.
+#[pyclass(frozen, module = "onecommit._native.transaction")]
+struct Node {
+    // None once it is closed.
+    open: Mutex<Option<Open>>,
+}
+
+struct Open {
+    runtime: Runtime,
+    node: coordinator::Node,
+}
+
+#[pymethods]
+impl Node {
+    /// Opens it as the configuration file says.
+    #[new]
+    fn new(py: Python<'_>, config: Option<PathBuf>) -> PyResult<Self> {
+        let open = detached(py, OPEN, || {
+            let config = Config::load(config.as_deref())?;
+            let mut threads = tokio::runtime::Builder::new_multi_thread();
+            let runtime = threads.worker_threads(THREADS).thread_name("onecommit").enable_all().build();
+            let runtime = runtime.map_err(|error| {
+                Error::new(ErrorKind::Failed, OPEN, "no threads could be started").caused_by(error)
+            })?;
+            let node = runtime.block_on(service::open_node(&config))?;
+            Ok(Open { runtime, node })
+        })?;
+        Ok(Node { open: Mutex::new(Some(open)) })
+    }
+
+    /// Begins a transaction with a branch in each of these participants.
+    fn begin(
+        &self,
+        py: Python<'_>,
+        participants: Vec<String>,
+        isolation: Option<&str>,
+        ack: &str,
+        deadline_ms: Option<u64>,
+    ) -> PyResult<Dialogue> {
+        attached(py, BEGIN, || {
+            let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+            let Some(Open { runtime, node }) = &*open else {
+                return Err(Error::new(ErrorKind::Invalid, BEGIN, "it is closed: open it again"));
+            };
+            let names =
+                participants.iter().map(|name| name.parse()).collect::<Result<Vec<ParticipantName>>>()?;
+            let options = Options {
+                isolation: isolation.map(str::parse).transpose()?.unwrap_or_default(),
+                ack: parse_ack(ack)?,
+                deadline: deadline_ms.map(Duration::from_millis),
+            };
+            let _entered = runtime.enter();
+            let running = node.begin(&names, options)?;
+            let (id, deadline) = (running.id().to_string(), running.deadline());
+            let handle = runtime.handle().clone();
+            Ok(Dialogue { id, deadline, handle, running: Arc::new(tokio::sync::Mutex::new(running)) })
+        })
+    }
+
+    /// Begins nothing more; what is prepared by then is left to whoever recovers.
+    fn close(&self, py: Python<'_>) -> PyResult<()> {
+        detached(py, "close", || {
+            let open = self.open.lock().unwrap_or_else(PoisonError::into_inner).take();
+            if let Some(Open { runtime, node }) = open {
+                runtime.block_on(node.close());
+                runtime.shutdown_background();
+            }
+            Ok(())
+        })
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        // On whatever thread the garbage is collected: dropping a runtime would wait for its tasks.
+        let open = self.open.get_mut().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(Open { runtime, node }) = open {
+            drop(node);
+            runtime.shutdown_background();
+        }
+    }
+}
+
+/// One transaction.
+#[pyclass(frozen, module = "onecommit._native.transaction")]
+struct Dialogue {
+    #[pyo3(get)]
+    id: String,
+    deadline: Instant,
+    handle: tokio::runtime::Handle,
+    running: Arc<tokio::sync::Mutex<Running>>,
+}
+
+/// What was answered on a connection: a row, or a SQLSTATE (None: the connection is lost) and a text.
+#[derive(FromPyObject)]
+enum Answered {
+    Row(Vec<Option<String>>),
+    Failed((Option<String>, String)),
+}
+
+#[pymethods]
+impl Dialogue {
+    /// Keeps a message until the commit; returns its id.
+    #[pyo3(signature = (topic, key, value, headers, partition, outbox))]
+    fn publish(
+        &self,
+        py: Python<'_>,
+        topic: &str,
+        key: Option<Vec<u8>>,
+        value: Option<Vec<u8>>,
+        headers: Vec<Header>,
+        partition: Option<i32>,
+        outbox: Option<&str>,
+    ) -> PyResult<String> {
+        attached(py, "publish", || {
+            let message = Message::from_parts(topic, key, value, headers, partition)?;
+            let outbox = outbox.map(str::parse).transpose()?;
+            let Ok(mut running) = self.running.try_lock() else {
+                return Err(Error::new(ErrorKind::Invalid, "publish", "the transaction is being ended"));
+            };
+            running.publish(message, outbox.as_ref()).map(|id| id.to_string())
+        })
+    }
+
+    /// Goes on, with the answers to what was to be sent, until something is to be sent again, the
+    /// caller's own statements are to run, or it is over; `future` is told which.
+    fn advance(&self, answers: Option<Vec<Answered>>, future: Py<PyAny>) {
+        let answers = answers.map(|answers| answers.into_iter().map(Answer::from).collect());
+        self.go_on(answers.map_or(Input::None, Input::Answers), future);
+    }
+
+    /// The caller wants it committed.
+    fn commit(&self, future: Py<PyAny>) {
+        self.go_on(Input::Commit, future);
+    }
+
+    /// The caller wants it rolled back.
+    fn roll_back(&self, future: Py<PyAny>) {
+        self.go_on(Input::RollBack, future);
+    }
+
+    /// What was sent is not waited for any more.
+    fn interrupt(&self, future: Py<PyAny>) {
+        self.go_on(Input::Interrupt, future);
+    }
+
+    /// How many seconds are left until the deadline.
+    fn seconds_left(&self) -> f64 {
+        self.deadline.saturating_duration_since(Instant::now()).as_secs_f64()
+    }
+}
+
+enum Input {
+    None,
+    Answers(Vec<Answer>),
+    Commit,
+    RollBack,
+    Interrupt,
+}
+
+impl Dialogue {
+    fn go_on(&self, input: Input, future: Py<PyAny>) {
+        let running = Arc::clone(&self.running);
+        self.handle.spawn(async move {
+            let mut running = running.lock().await;
+            match input {
+                Input::None => {}
+                Input::Answers(answers) => running.answered(answers).await,
+                Input::Commit => running.commit(),
+                Input::RollBack => running.roll_back(),
+                Input::Interrupt => running.interrupt().await,
+            }
+            let next = loop {
+                match running.next() {
+                    Next::Work => running.work().await,
+                    next => break next,
+                }
+            };
+            drop(running);
+            tell(&future, next);
+        });
+    }
+}
+
+impl From<Answered> for Answer {
+    fn from(answered: Answered) -> Answer {
+        match answered {
+            Answered::Row(row) => Ok(row),
+            Answered::Failed((code, text)) => Err(Failure { code, source: text.into() }),
+        }
+    }
+}
+
+/// Sets the future's result: what is to be sent (a list), nothing (None: the caller's own statements), or
+/// how it ended (a tuple of the protocol and whether it is applied; an empty one where it was rolled back).
+fn tell(future: &Py<PyAny>, next: Next) {
+    // None while the interpreter ends: nobody waits any more.
+    Python::try_attach(|py| {
+        let told = match next {
+            Next::Send(messages) => {
+                let messages: Vec<_> =
+                    messages.into_iter().map(|message| (message.branch, message.sql)).collect();
+                future.call_method1(py, "set_result", (messages,))
+            }
+            Next::Open | Next::Work => future.call_method1(py, "set_result", (py.None(),)),
+            Next::Ended(Ok(Some(finished))) => future.call_method1(py, "set_result", (ended(&finished),)),
+            Next::Ended(Ok(None)) => future.call_method1(py, "set_result", (PyTuple::empty(py),)),
+            Next::Ended(Err(error)) => future.call_method1(py, "set_exception", (to_python(py, error),)),
+        };
+        // Cancelled by the one who waited.
+        drop(told);
+    });
+}
+
+fn ended(finished: &Finished) -> (&'static str, bool) {
+    let protocol = match finished.protocol {
+        Protocol::None => "none",
+        Protocol::ReadOnly => "read-only",
+        Protocol::OnePhase => "one-phase",
+        Protocol::TwoPhase => "two-phase",
+    };
+    (protocol, finished.is_applied)
+}
+
+fn parse_ack(text: &str) -> Result<Ack> {
+    match text {
+        "applied" => Ok(Ack::Applied),
+        "decided" => Ok(Ack::Decided),
+        _ => {
+            let error = Error::new(ErrorKind::Invalid, BEGIN, "ack is \"applied\" or \"decided\"");
+            Err(error.with("ack", format!("{text:?}")))
+        }
+    }
+}

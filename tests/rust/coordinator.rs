@@ -1,0 +1,226 @@
+//! Transactions over two real databases: what their caller is told, and what is in the databases
+//! afterwards, with the decision log in a file and in ZooKeeper.
+
+mod endings;
+mod recovery;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use onecommit::coordinator::{
+    CoordinatorSettings, Dialogue, Failure, Member, Next, Node, Options, Transaction,
+};
+use onecommit::decision_log::DecisionLog;
+use onecommit::decision_log::file::FileDecisionLog;
+use onecommit::decision_log::zookeeper::ZookeeperDecisionLog;
+use onecommit::id::{Incarnation, Namespace, ParticipantName};
+use onecommit::outbox::postgres::print_sql;
+use onecommit::participant::postgres::PostgresParticipant;
+use onecommit::protocol::retry::Backoff;
+use onecommit::zookeeper::{self, ZookeeperSettings};
+use onecommit::{Error, Result};
+use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
+use uuid::Uuid;
+
+use crate::outbox_postgres::{USUAL, server};
+use crate::patience::{LIMIT, answered, until};
+
+pub(crate) const NAMES: [&str; 2] = ["orders", "billing"];
+const CONNECTIONS: usize = 4;
+/// Where a test waits for nobody's death.
+const LONG: Duration = Duration::from_secs(120);
+const SHORT: Duration = Duration::from_secs(2);
+
+/// Where the decisions are kept.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Log {
+    File,
+    Zookeeper,
+}
+
+/// Two databases of an installation's own, with an account in each.
+pub(crate) struct Place {
+    log: Log,
+    urls: [String; 2],
+    namespace: Namespace,
+    incarnation: Incarnation,
+    directory: tempfile::TempDir,
+    /// After this long a node that is gone counts as dead.
+    session_timeout: Duration,
+}
+
+impl Place {
+    pub(crate) async fn new(log: Log) -> Place {
+        Place::with_sessions_of(log, LONG).await
+    }
+
+    async fn with_sessions_of(log: Log, session_timeout: Duration) -> Place {
+        let url = server(USUAL);
+        let admin = connect(&url).await;
+        let mut urls = Vec::new();
+        for name in NAMES {
+            let database = format!("{name}_{}", Uuid::new_v4().simple());
+            admin.batch_execute(&format!("create database {database}")).await.unwrap();
+            let (server, _) = url.rsplit_once('/').unwrap();
+            urls.push(format!("{server}/{database}"));
+            let client = connect(&urls[urls.len() - 1]).await;
+            client.batch_execute(&print_sql("onecommit", 0)).await.unwrap();
+            let account = "create table account (id int primary key, total int not null check (total >= 0)); \
+                           insert into account values (1, 100), (2, 100)";
+            client.batch_execute(account).await.unwrap();
+        }
+        let place = Place {
+            log,
+            urls: [urls.remove(0), urls.remove(0)],
+            namespace: format!("t{}", &Uuid::new_v4().simple().to_string()[..20]).parse().unwrap(),
+            incarnation: Incarnation::random(),
+            directory: tempfile::tempdir().unwrap(),
+            session_timeout,
+        };
+        if log == Log::Zookeeper {
+            let settings = place.zookeeper();
+            answered(async || zookeeper::init(&settings, &place.namespace, place.incarnation).await).await;
+        }
+        place
+    }
+
+    fn zookeeper(&self) -> ZookeeperSettings {
+        let servers =
+            std::env::var("ONECOMMIT_TEST_ZOOKEEPER").expect("run under `python -m tests.servers run`");
+        let session_timeout = self.session_timeout;
+        ZookeeperSettings { servers, chroot: None, session_timeout, user: None, password: None, tls: None }
+    }
+
+    pub(crate) fn decision_log(&self) -> Arc<dyn DecisionLog> {
+        match self.log {
+            Log::File => Arc::new(FileDecisionLog::new(self.directory.path(), self.incarnation)),
+            Log::Zookeeper => Arc::new(
+                ZookeeperDecisionLog::new(self.zookeeper(), &self.namespace, self.incarnation).unwrap(),
+            ),
+        }
+    }
+
+    fn members(&self) -> Vec<Member> {
+        let member = |(name, url): (&str, &String)| {
+            let url = url.parse().unwrap();
+            let port = PostgresParticipant::new(&url, "onecommit", CONNECTIONS, LONG);
+            Member::new(
+                name.parse().unwrap(),
+                Arc::new(port),
+                (name == "orders").then(|| "onecommit".to_string()),
+            )
+        };
+        NAMES.into_iter().zip(&self.urls).map(member).collect()
+    }
+
+    pub(crate) fn node(&self) -> Node {
+        self.node_with(self.decision_log())
+    }
+
+    fn node_with(&self, log: Arc<dyn DecisionLog>) -> Node {
+        Node::open(self.namespace.clone(), self.incarnation, self.members(), log, settings())
+    }
+
+    /// Connections of the application's own.
+    pub(crate) async fn clients(&self) -> [Client; 2] {
+        [connect(&self.urls[0]).await, connect(&self.urls[1]).await]
+    }
+
+    /// The first account's total in each database.
+    pub(crate) async fn totals(&self) -> [i32; 2] {
+        let clients = self.clients().await;
+        let mut totals = [0; 2];
+        for (client, total) in clients.iter().zip(&mut totals) {
+            *total = client.query_one("select total from account where id = 1", &[]).await.unwrap().get(0);
+        }
+        totals
+    }
+
+    /// How many branches are prepared, in both together.
+    pub(crate) async fn prepared(&self) -> i64 {
+        let sql = "select count(*) from pg_prepared_xacts where database = current_database()";
+        let mut prepared = 0;
+        for client in self.clients().await {
+            prepared += client.query_one(sql, &[]).await.unwrap().get::<_, i64>(0);
+        }
+        prepared
+    }
+
+    /// Waits until no branch is prepared any more.
+    pub(crate) async fn settled(&self) {
+        until("every branch is settled", async || Ok(self.prepared().await), |prepared| *prepared == 0).await;
+    }
+}
+
+pub(crate) fn settings() -> CoordinatorSettings {
+    CoordinatorSettings {
+        deadline: LIMIT,
+        mark_interval: Duration::from_millis(50),
+        sweep_interval: Duration::from_millis(50),
+        orphan_interval: Duration::from_millis(100),
+        retry: Backoff { first: Duration::from_millis(10), limit: Duration::from_millis(200) },
+        ..CoordinatorSettings::default()
+    }
+}
+
+pub(crate) async fn connect(url: &str) -> Client {
+    let (client, driver) = tokio_postgres::connect(url, NoTls).await.unwrap();
+    tokio::spawn(driver);
+    client
+}
+
+pub(crate) fn names() -> Vec<ParticipantName> {
+    NAMES.iter().map(|name| name.parse().unwrap()).collect()
+}
+
+pub(crate) async fn begin<'a>(node: &Node, clients: &'a [Client; 2]) -> Result<Transaction<'a>> {
+    let branches: Vec<_> = names().into_iter().zip(clients).collect();
+    node.transaction(&branches, Options::default()).await
+}
+
+/// Moves money from the first database to the second.
+pub(crate) async fn move_money(clients: &[Client; 2]) {
+    clients[0].batch_execute("update account set total = total - 10 where id = 1").await.unwrap();
+    clients[1].batch_execute("update account set total = total + 10 where id = 1").await.unwrap();
+}
+
+/// Goes on with a transaction by hand until `stop` says so of what comes next; the last is returned.
+pub(crate) async fn drive(
+    dialogue: &mut Dialogue,
+    clients: &[Client; 2],
+    mut stop: impl FnMut(&Next) -> bool,
+) -> Next {
+    loop {
+        let next = dialogue.next();
+        if stop(&next) || matches!(next, Next::Open | Next::Ended(_)) {
+            return next;
+        }
+        match next {
+            Next::Send(messages) => {
+                let mut answers = Vec::new();
+                for message in messages {
+                    let answered = clients[message.branch].simple_query(&message.sql).await;
+                    let failed = |error: tokio_postgres::Error| Failure {
+                        code: error.code().map(|code| code.code().to_string()),
+                        source: Box::new(error),
+                    };
+                    answers.push(answered.map_err(failed).map(|found| last_row(&found)));
+                }
+                dialogue.answered(answers).await;
+            }
+            _ => dialogue.work().await,
+        }
+    }
+}
+
+fn last_row(found: &[SimpleQueryMessage]) -> Vec<Option<String>> {
+    let row = found.iter().rev().find_map(|one| match one {
+        SimpleQueryMessage::Row(row) => Some(row),
+        _ => None,
+    });
+    row.map_or_else(Vec::new, |row| (0..row.len()).map(|at| row.get(at).map(str::to_string)).collect())
+}
+
+pub(crate) fn text(error: &Error) -> String {
+    error.to_string()
+}

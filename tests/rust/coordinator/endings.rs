@@ -1,0 +1,227 @@
+//! How transactions end whose coordinator lives.
+
+use onecommit::ErrorKind;
+use onecommit::protocol::transaction::Protocol;
+
+use super::{Log, Place, begin, move_money, text};
+use crate::patience::until;
+
+async fn commits_as_one(log: Log) {
+    let place = Place::new(log).await;
+    let (node, clients) = (place.node(), place.clients().await);
+    for round in 1..=3 {
+        let transaction = begin(&node, &clients).await.unwrap();
+        let id = transaction.id();
+        move_money(&clients).await;
+        let finished = transaction.commit().await.unwrap();
+        assert_eq!((finished.id, finished.protocol, finished.is_applied), (id, Protocol::TwoPhase, true));
+        assert_eq!(place.totals().await, [100 - 10 * round, 100 + 10 * round]);
+        assert_eq!(place.prepared().await, 0);
+    }
+    node.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_databases_commit_as_one_decided_in_a_file() {
+    commits_as_one(Log::File).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_databases_commit_as_one_decided_in_zookeeper() {
+    commits_as_one(Log::Zookeeper).await;
+}
+
+async fn keeps_nothing_that_is_applied(log: Log) {
+    let place = Place::new(log).await;
+    let (node, clients) = (place.node(), place.clients().await);
+    let session = place.decision_log().open().await.unwrap();
+    let mut coordinator = None;
+    for _ in 0..5 {
+        let transaction = begin(&node, &clients).await.unwrap();
+        coordinator = Some(transaction.id().coordinator);
+        move_money(&clients).await;
+        transaction.commit().await.unwrap();
+    }
+    let look = async || session.look(coordinator.unwrap()).await;
+    let found = until("its decisions are gone", look, |found| {
+        found.as_ref().is_some_and(|(_, batches)| batches.is_empty())
+    });
+    let (record, _) = found.await.unwrap();
+    for used in record.participants.values() {
+        assert!(used.marks.acknowledged > 0 && !used.is_settled);
+    }
+    node.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn decisions_that_are_applied_are_not_kept_in_the_file() {
+    keeps_nothing_that_is_applied(Log::File).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn decisions_that_are_applied_are_not_kept_in_zookeeper() {
+    keeps_nothing_that_is_applied(Log::Zookeeper).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_writing_branch_needs_no_decision_log() {
+    let place = Place::new(Log::File).await;
+    let nowhere = std::sync::Arc::new(onecommit::decision_log::file::FileDecisionLog::new(
+        std::path::Path::new("/proc/no/such/place"),
+        place.incarnation,
+    ));
+    let (node, clients) = (place.node_with(nowhere), place.clients().await);
+    let transaction = begin(&node, &clients).await.unwrap();
+    clients[0].batch_execute("update account set total = 70 where id = 1").await.unwrap();
+    clients[1].batch_execute("select total from account").await.unwrap();
+    let finished = transaction.commit().await.unwrap();
+    assert_eq!((finished.protocol, finished.is_applied), (Protocol::OnePhase, true));
+    assert_eq!(place.totals().await, [70, 100]);
+
+    let transaction = begin(&node, &clients).await.unwrap();
+    clients[1].batch_execute("select total from account").await.unwrap();
+    assert_eq!(transaction.commit().await.unwrap().protocol, Protocol::ReadOnly);
+
+    let transaction = begin(&node, &clients).await.unwrap();
+    move_money(&clients).await;
+    let refused = transaction.commit().await.unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Configuration, "{refused}");
+    assert!(text(&refused).contains("rolled back"), "{refused}");
+    assert_eq!(place.totals().await, [70, 100]);
+    node.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_dropped_or_rolled_back_never_happened() {
+    let place = Place::new(Log::File).await;
+    let (node, clients) = (place.node(), place.clients().await);
+    let transaction = begin(&node, &clients).await.unwrap();
+    move_money(&clients).await;
+    transaction.roll_back().await.unwrap();
+    let transaction = begin(&node, &clients).await.unwrap();
+    move_money(&clients).await;
+    drop(transaction);
+    // On the same connections, behind the rollback.
+    let transaction = begin(&node, &clients).await.unwrap();
+    assert_eq!(transaction.commit().await.unwrap().protocol, Protocol::ReadOnly);
+    assert_eq!(place.totals().await, [100, 100]);
+    node.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_branch_that_failed_rolls_everything_back() {
+    let place = Place::new(Log::File).await;
+    let (node, clients) = (place.node(), place.clients().await);
+    let transaction = begin(&node, &clients).await.unwrap();
+    clients[0].batch_execute("update account set total = 0 where id = 1").await.unwrap();
+    clients[1].batch_execute("update account set total = -1 where id = 1").await.unwrap_err();
+    let refused = transaction.commit().await.unwrap_err();
+    assert!(text(&refused).contains("rolled back") && text(&refused).contains("billing"), "{refused}");
+    assert_eq!(place.totals().await, [100, 100]);
+    node.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_inside_is_noticed_and_the_others_are_rolled_back() {
+    let place = Place::new(Log::File).await;
+    let (node, clients) = (place.node(), place.clients().await);
+    let transaction = begin(&node, &clients).await.unwrap();
+    move_money(&clients).await;
+    clients[1].batch_execute("commit").await.unwrap();
+    let refused = transaction.commit().await.unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Invalid);
+    assert!(text(&refused).contains("billing"), "{refused}");
+    assert_eq!(place.totals().await, [100, 110]);
+    node.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_postgresql_does_not_prepare_is_said() {
+    let place = Place::new(Log::File).await;
+    let (node, clients) = (place.node(), place.clients().await);
+    let transaction = begin(&node, &clients).await.unwrap();
+    move_money(&clients).await;
+    clients[1].batch_execute("create temp table mine (id int)").await.unwrap();
+    let refused = transaction.commit().await.unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Invalid, "{refused}");
+    assert!(text(&refused).contains("temporary") && text(&refused).contains("billing"), "{refused}");
+    assert_eq!((place.totals().await, place.prepared().await), ([100, 100], 0));
+    node.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_conflict_may_be_run_again() {
+    let place = Place::new(Log::File).await;
+    let (node, clients) = (place.node(), place.clients().await);
+    let options = onecommit::coordinator::Options {
+        isolation: onecommit::participant::Isolation::Serializable,
+        ..Default::default()
+    };
+    let branches: Vec<_> = super::names().into_iter().zip(&clients).collect();
+    let transaction = node.transaction(&branches, options).await.unwrap();
+    // Two that each read what the other writes: one of them can't be.
+    let rival = super::connect(&place.urls[0]).await;
+    rival.batch_execute("begin isolation level serializable; select sum(total) from account").await.unwrap();
+    clients[0].batch_execute("select sum(total) from account").await.unwrap();
+    move_money(&clients).await;
+    rival.batch_execute("update account set total = 1 where id = 2; commit").await.unwrap();
+    let refused = transaction.commit().await.unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Conflict, "{refused}");
+    assert!(refused.is_retriable());
+    assert_eq!((place.totals().await, place.prepared().await), ([100, 100], 0));
+    node.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_that_lead_elsewhere_are_refused() {
+    let place = Place::new(Log::File).await;
+    let (node, clients) = (place.node(), place.clients().await);
+    let [orders, billing] = &clients;
+    let branch = |name: &str, client| (name.parse().unwrap(), client);
+    let refused = async |branches: &[(onecommit::ParticipantName, _)]| {
+        node.transaction(branches, Default::default()).await.err().unwrap()
+    };
+    let error = refused(&[branch("orders", billing)]).await;
+    assert_eq!(error.kind(), ErrorKind::Refused, "{error}");
+    assert_eq!(refused(&[branch("nowhere", orders)]).await.kind(), ErrorKind::Invalid);
+    assert_eq!(
+        refused(&[branch("orders", orders), branch("orders", billing)]).await.kind(),
+        ErrorKind::Invalid
+    );
+    orders.batch_execute("begin").await.unwrap();
+    let error = refused(&[branch("orders", orders)]).await;
+    assert_eq!(error.kind(), ErrorKind::Invalid, "{error}");
+    assert_eq!(place.prepared().await, 0);
+    node.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn messages_wait_in_the_outbox_of_their_home_if_the_transaction_commits() {
+    let place = Place::new(Log::File).await;
+    let (node, clients) = (place.node(), place.clients().await);
+    let tricky = || onecommit::Message::new("order.paid", b"it's\\", [0, 0xff, b'\'', b'\\']).unwrap();
+    let mut transaction = begin(&node, &clients).await.unwrap();
+    move_money(&clients).await;
+    transaction.publish(tricky(), None).unwrap();
+    transaction.roll_back().await.unwrap();
+    let mut transaction = begin(&node, &clients).await.unwrap();
+    // It is all that the branch writes.
+    clients[1].batch_execute("update account set total = 1 where id = 1").await.unwrap();
+    let refused = transaction.publish(tricky(), Some(&"billing".parse().unwrap())).unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Invalid, "{refused}");
+    let message = tricky().header("sou'rce", "web\\").unwrap();
+    let id = transaction.publish(message, None).unwrap();
+    assert_eq!(transaction.commit().await.unwrap().protocol, Protocol::TwoPhase);
+
+    let sql = "select message_id, topic, key, value, header_names, header_values from onecommit.outbox";
+    let rows = clients[0].query(sql, &[]).await.unwrap();
+    let [row] = &rows[..] else { panic!("{rows:?}") };
+    assert_eq!(row.get::<_, uuid::Uuid>(0), id.0);
+    assert_eq!(row.get::<_, &str>(1), "order.paid");
+    assert_eq!(row.get::<_, &[u8]>(2), b"it's\\");
+    assert_eq!(row.get::<_, &[u8]>(3), [0, 0xff, b'\'', b'\\']);
+    assert_eq!(row.get::<_, Vec<&str>>(4), ["sou'rce"]);
+    assert_eq!(row.get::<_, Vec<&[u8]>>(5), [b"web\\"]);
+    assert_eq!(place.totals().await, [100, 1]);
+    node.close().await;
+}

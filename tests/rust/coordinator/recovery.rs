@@ -1,0 +1,219 @@
+//! What a coordinator leaves that dies, and what others make of it.
+
+use onecommit::ErrorKind;
+use onecommit::coordinator::{Next, Node, Options};
+use onecommit::id::{CoordinatorId, TransactionId};
+use onecommit::protocol::branch::BranchName;
+use onecommit::protocol::decision::Outcome;
+use tokio::runtime::Runtime;
+use tokio_postgres::Client;
+
+use super::{Log, Place, SHORT, begin, connect, drive, move_money, names, text};
+use crate::patience::until;
+
+/// How far the dead one came: how much of its own work it had begun.
+#[derive(Clone, Copy)]
+enum Died {
+    /// Both branches are prepared, and nothing is decided.
+    Undecided = 2,
+    /// It is decided, and nothing is applied.
+    Decided = 3,
+}
+
+/// A node that moves money and dies. The runtime with all of its tasks is stopped at that place: nothing is
+/// finished, closed or given up.
+fn die(place: &Place, died: Died) -> TransactionId {
+    let runtime = Runtime::new().unwrap();
+    let (node, dialogue) = runtime.block_on(async {
+        let (node, clients) = (place.node(), place.clients().await);
+        has_history(place, &node, &clients).await;
+        let mut dialogue = node.begin(&names(), Options::default()).unwrap();
+        let begun = drive(&mut dialogue, &clients, |_| false).await;
+        assert!(matches!(begun, Next::Open), "{begun:?}");
+        move_money(&clients).await;
+        dialogue.commit();
+        let mut works = 0;
+        let last = drive(&mut dialogue, &clients, |next| {
+            works += usize::from(matches!(next, Next::Work));
+            works == died as usize
+        });
+        let last = last.await;
+        assert!(matches!(last, Next::Work), "{last:?}");
+        assert_eq!(place.prepared().await, 2);
+        (node, dialogue)
+    });
+    runtime.shutdown_background();
+    let id = dialogue.id();
+    drop((dialogue, node));
+    id
+}
+
+/// Has a transaction committed, and waits until its decision is not needed any more: by then every
+/// participant has acknowledged a mark.
+async fn has_history(place: &Place, node: &Node, clients: &[Client; 2]) {
+    let transaction = begin(node, clients).await.unwrap();
+    let coordinator = transaction.id().coordinator;
+    clients[0].batch_execute("update account set total = 0 where id = 2").await.unwrap();
+    clients[1].batch_execute("update account set total = 0 where id = 2").await.unwrap();
+    transaction.commit().await.unwrap();
+    let session = place.decision_log().open().await.unwrap();
+    let look = async || session.look(coordinator).await;
+    until("its decision is deleted", look, |found| {
+        found.as_ref().is_some_and(|(_, batches)| batches.is_empty())
+    })
+    .await;
+}
+
+fn is_settled_by_another(log: Log, died: Died, totals: [i32; 2], outcome: Outcome) {
+    let runtime = Runtime::new().unwrap();
+    let place = runtime.block_on(Place::with_sessions_of(log, SHORT));
+    let id = die(&place, died);
+    runtime.block_on(async {
+        assert_eq!(place.prepared().await, 2, "nobody settles it but another node");
+        let node = place.node();
+        place.settled().await;
+        assert_eq!(place.totals().await, totals);
+        let session = place.decision_log().open().await.unwrap();
+        let told =
+            until("its outcome is kept", async || session.outcome(id).await, |outcome| outcome.is_some());
+        assert_eq!(told.await, Some(outcome));
+        let registered = async || session.coordinators().await;
+        until("its record is gone", registered, |all| {
+            all.iter().all(|one| one.coordinator != id.coordinator)
+        })
+        .await;
+        let clients = place.clients().await;
+        let transaction = begin(&node, &clients).await.unwrap();
+        move_money(&clients).await;
+        transaction.commit().await.unwrap();
+        node.close().await;
+    });
+}
+
+#[test]
+fn undecided_transactions_of_the_dead_are_rolled_back_with_the_log_in_a_file() {
+    is_settled_by_another(Log::File, Died::Undecided, [100, 100], Outcome::RolledBack);
+}
+
+#[test]
+fn undecided_transactions_of_the_dead_are_rolled_back_with_the_log_in_zookeeper() {
+    is_settled_by_another(Log::Zookeeper, Died::Undecided, [100, 100], Outcome::RolledBack);
+}
+
+#[test]
+fn decided_transactions_of_the_dead_are_committed_with_the_log_in_a_file() {
+    is_settled_by_another(Log::File, Died::Decided, [90, 110], Outcome::Committed);
+}
+
+#[test]
+fn decided_transactions_of_the_dead_are_committed_with_the_log_in_zookeeper() {
+    is_settled_by_another(Log::Zookeeper, Died::Decided, [90, 110], Outcome::Committed);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_caller_that_goes_away_leaves_nothing_prepared() {
+    for works in [Died::Undecided as usize, Died::Decided as usize] {
+        let place = Place::new(Log::File).await;
+        let (node, clients) = (place.node(), place.clients().await);
+        let mut dialogue = node.begin(&names(), Options::default()).unwrap();
+        drive(&mut dialogue, &clients, |_| false).await;
+        move_money(&clients).await;
+        dialogue.commit();
+        let mut seen = 0;
+        drive(&mut dialogue, &clients, |next| {
+            seen += usize::from(matches!(next, Next::Work));
+            seen == works
+        })
+        .await;
+        assert_eq!(place.prepared().await, 2);
+        drop(dialogue);
+        place.settled().await;
+        let expected = if works == Died::Decided as usize { [90, 110] } else { [100, 100] };
+        assert_eq!(place.totals().await, expected);
+        node.close().await;
+    }
+}
+
+/// A branch prepared by hand under the name of a coordinator that has no record.
+async fn prepare_orphan(place: &Place, account: i32) -> BranchName {
+    let name = BranchName {
+        namespace: place.namespace.clone(),
+        incarnation: place.incarnation,
+        transaction: TransactionId { coordinator: CoordinatorId::random(), number: 1 },
+        participant: "orders".parse().unwrap(),
+        is_home: false,
+    };
+    let client = connect(&place.urls[0]).await;
+    let sql =
+        format!("begin; update account set total = 1 where id = {account}; prepare transaction '{name}'");
+    client.batch_execute(&sql).await.unwrap();
+    name
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_branches_without_a_record_only_those_behind_their_coordinators_end_are_rolled_back() {
+    let place = Place::new(Log::File).await;
+    let (late, unknown) = (prepare_orphan(&place, 1).await, prepare_orphan(&place, 2).await);
+    let client = connect(&place.urls[0]).await;
+    let closed = format!(
+        "insert into onecommit.coordinator (id, closed, closed_at) values ('{}', true, now())",
+        late.transaction.coordinator
+    );
+    client.batch_execute(&closed).await.unwrap();
+    let node = place.node();
+    until("the late one is rolled back", async || Ok(place.prepared().await), |prepared| *prepared == 1)
+        .await;
+    // Both were in the same list, and the one who looked at it is at its end.
+    node.close().await;
+    let left = "select gid from pg_prepared_xacts where database = current_database()";
+    let left: String = client.query_one(left, &[]).await.unwrap().get(0);
+    assert_eq!(left, unknown.to_string(), "nothing is known of it");
+    assert!(place.decision_log().open().await.unwrap().coordinators().await.unwrap().is_empty());
+}
+
+#[test]
+fn where_a_participant_has_lost_history_nothing_is_rolled_back() {
+    let runtime = Runtime::new().unwrap();
+    let place = runtime.block_on(Place::with_sessions_of(Log::File, SHORT));
+    let id = die(&place, Died::Undecided);
+    runtime.block_on(async {
+        // As a restored copy has it, in which the coordinator's marks are not there yet.
+        let client = connect(&place.urls[0]).await;
+        client.batch_execute("update onecommit.coordinator set mark = 0").await.unwrap();
+        let node = place.node();
+        let billing = async || {
+            let client = connect(&place.urls[1]).await;
+            let sql = "select count(*) from pg_prepared_xacts where database = current_database()";
+            Ok(client.query_one(sql, &[]).await.unwrap().get::<_, i64>(0))
+        };
+        until("the other one is settled", billing, |prepared| *prepared == 0).await;
+        assert_eq!(place.prepared().await, 1, "this one waits for a person");
+        let session = place.decision_log().open().await.unwrap();
+        let (record, _) = session.look(id.coordinator).await.unwrap().expect("its record is kept");
+        let settled: Vec<bool> = record.participants.values().map(|used| used.is_settled).collect();
+        assert_eq!(settled, [true, false], "billing is, orders is not");
+        node.close().await;
+        assert_eq!(place.prepared().await, 1);
+    });
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_coordinator_whose_participant_went_back_prepares_nothing_more_there() {
+    let place = Place::new(Log::File).await;
+    let (node, clients) = (place.node(), place.clients().await);
+    let transaction = begin(&node, &clients).await.unwrap();
+    move_money(&clients).await;
+    transaction.commit().await.unwrap();
+    connect(&place.urls[0]).await.batch_execute("update onecommit.coordinator set mark = 0").await.unwrap();
+    // Marks are renewed while there are decisions, and some follow that one.
+    let refused = async || {
+        let transaction = begin(&node, &clients).await.unwrap();
+        move_money(&clients).await;
+        Ok(transaction.commit().await.err())
+    };
+    let refused = until("it is noticed", refused, |refused| refused.is_some()).await.unwrap();
+    assert_eq!(refused.kind(), ErrorKind::Refused, "{refused}");
+    assert!(text(&refused).contains("orders"), "{refused}");
+    assert_eq!(place.prepared().await, 0);
+    node.close().await;
+}
