@@ -9,34 +9,46 @@ Importing this starts no thread and imports no database driver.
 
 from ._errors import (
     ConfigurationError,
+    ConflictError,
     Error,
     FailedError,
     FencedError,
+    InDoubt,
     InvalidError,
     RefusedError,
     UnclearError,
     UnreachableError,
 )
 from ._message import Encoder, Headers, Message, MessageId, ReceivedMessage
+from ._open import AsyncOnecommit, Onecommit, open, open_async  # noqa: A004
 from ._outbox import AsyncOutbox, Outbox
 from ._read import Messages, read
+from ._transaction import AsyncTransaction, Transaction
 
 __all__ = [
+    "AsyncOnecommit",
     "AsyncOutbox",
+    "AsyncTransaction",
     "ConfigurationError",
+    "ConflictError",
     "Encoder",
     "Error",
     "FailedError",
     "FencedError",
     "Headers",
+    "InDoubt",
     "InvalidError",
     "Message",
     "MessageId",
     "Messages",
+    "Onecommit",
     "Outbox",
     "ReceivedMessage",
     "RefusedError",
+    "Transaction",
     "UnclearError",
     "UnreachableError",
+    "open",
+    "open_async",
     "read",
 ]

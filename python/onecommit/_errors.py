@@ -103,9 +103,26 @@ class RefusedError(Error):
 
 
 class FencedError(Error):
-    """Another relay has taken over: what was held is lost, and may be taken again."""
+    """Another relay or node has taken over: what was held is lost, and may be taken again."""
 
     kind = "fenced"
+
+
+class ConflictError(Error):
+    """Rolled back for another transaction's sake: the whole transaction may be run again."""
+
+    kind = "conflict"
+
+
+class InDoubt(Error):  # noqa: N818
+    """It is not known whether a transaction is committed: don't run it again blindly."""
+
+    kind = "in_doubt"
+
+    @property
+    def transaction_id(self) -> str:
+        """The transaction's id, by which its outcome can be asked for."""
+        return self.context.get("transaction", "")
 
 
 class UnclearError(Error):

@@ -90,8 +90,12 @@ fn as_json(report: &InitReport) -> serde_json::Value {
 fn print(report: &InitReport, output: Output) -> Result<()> {
     let word = |made| if made { "made" } else { "was there" };
     for one in &report.participants {
-        let shards = if one.shards == 1 { "1 shard".to_string() } else { format!("{} shards", one.shards) };
-        output.line(&format!("outbox of {} ({shards}): {}", one.participant, word(one.made)))?;
+        let what = match one.shards {
+            0 => format!("tables of {}", one.participant),
+            1 => format!("outbox of {} (1 shard)", one.participant),
+            shards => format!("outbox of {} ({shards} shards)", one.participant),
+        };
+        output.line(&format!("{what}: {}", word(one.made)))?;
     }
     for (topic, made) in &report.topics {
         output.line(&format!("topic {topic}: {}", word(*made)))?;

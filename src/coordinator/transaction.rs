@@ -94,7 +94,7 @@ impl Transaction<'_> {
                 }
                 Next::Send(messages) => {
                     let sent = join_all(messages.iter().map(|message| send(&self.clients, message)));
-                    match tokio::time::timeout_at(self.dialogue.deadline(), sent).await {
+                    match tokio::time::timeout_at(self.dialogue.wait_until(), sent).await {
                         Ok(answers) => self.dialogue.answered(answers).await,
                         Err(_) => self.dialogue.interrupt().await,
                     }

@@ -49,7 +49,7 @@ pub struct Installation {
     pub namespace: Namespace,
     /// The participant that the outbox lives in.
     pub participant: ParticipantName,
-    /// How many shards it has.
+    /// How many shards it has; 0 where no messages wait in this participant.
     pub shards: u16,
     /// Which hash maps keys to slots.
     pub hash_version: u8,

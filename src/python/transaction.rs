@@ -83,9 +83,9 @@ impl Node {
             };
             let _entered = runtime.enter();
             let running = node.begin(&names, options)?;
-            let (id, deadline) = (running.id().to_string(), running.deadline());
+            let id = running.id().to_string();
             let handle = runtime.handle().clone();
-            Ok(Dialogue { id, deadline, handle, running: Arc::new(tokio::sync::Mutex::new(running)) })
+            Ok(Dialogue { id, handle, running: Arc::new(tokio::sync::Mutex::new(running)) })
         })
     }
 
@@ -118,7 +118,6 @@ impl Drop for Node {
 struct Dialogue {
     #[pyo3(get)]
     id: String,
-    deadline: Instant,
     handle: tokio::runtime::Handle,
     running: Arc<tokio::sync::Mutex<Running>>,
 }
@@ -176,9 +175,12 @@ impl Dialogue {
         self.go_on(Input::Interrupt, future);
     }
 
-    /// How many seconds are left until the deadline.
+    /// How many seconds answers to what is to be sent are waited for.
     fn seconds_left(&self) -> f64 {
-        self.deadline.saturating_duration_since(Instant::now()).as_secs_f64()
+        // Nobody works on it while something is to be sent.
+        self.running.try_lock().map_or(0.0, |running| {
+            running.wait_until().saturating_duration_since(Instant::now()).as_secs_f64()
+        })
     }
 }
 

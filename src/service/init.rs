@@ -2,6 +2,7 @@
 //! it again changes nothing; where two stores disagree it refuses.
 
 use std::collections::BTreeMap;
+use std::fmt::Display;
 use std::sync::Arc;
 
 use super::build;
@@ -23,7 +24,7 @@ pub struct InitReport {
     pub incarnation: Incarnation,
     /// Whether it was born now.
     pub born: bool,
-    /// Each participant with an outbox.
+    /// Each participant.
     pub participants: Vec<ParticipantReport>,
     /// The topics asked for, each with whether it was made now.
     pub topics: Vec<(String, bool)>,
@@ -34,7 +35,7 @@ pub struct InitReport {
 pub struct ParticipantReport {
     /// Its name.
     pub participant: ParticipantName,
-    /// Its number of shards.
+    /// Its number of shards; 0 without an outbox.
     pub shards: u16,
     /// Whether its tables were made now.
     pub made: bool,
@@ -52,11 +53,11 @@ pub async fn init(
     make_data_dir(config)?;
     let outboxes = build::outboxes(config)?;
     let mut known = BTreeMap::new();
-    for (name, participant) in &outboxes {
+    for (name, participant) in outboxes.iter().copied().chain(others(config)) {
         begin(&format!("looking at the database of {name}"));
         let found = build::source(config, participant).found().await;
         if let Some(found) = found.map_err(|error| error.with("participant", name))? {
-            known.insert((*name).clone(), found);
+            known.insert(name.clone(), found);
         }
     }
     let (incarnation, born) = incarnation(config, &known).await?;
@@ -84,6 +85,17 @@ pub async fn init(
         let made = !known.contains_key(*name);
         participants.push(ParticipantReport { participant: (*name).clone(), shards: found.shards, made });
     }
+    for (name, participant) in others(config) {
+        begin(&format!("making the tables of {name}"));
+        let wanted = without_outbox(config, name, incarnation);
+        let found = build::source(config, participant).init(&wanted).await?;
+        check_owner(&wanted, &found)?;
+        participants.push(ParticipantReport {
+            participant: name.clone(),
+            shards: 0,
+            made: !known.contains_key(name),
+        });
+    }
     if let Some(settings) = build::zookeeper(config) {
         begin("preparing ZooKeeper");
         zookeeper::init(&settings, &config.namespace, incarnation).await?;
@@ -91,6 +103,24 @@ pub async fn init(
     begin("making topics");
     let topics = make_topics(delivery, topics, partitions).await?;
     Ok(InitReport { incarnation, born, participants, topics })
+}
+
+/// The participants without an outbox that take part in transactions: a file can't prepare.
+fn others(config: &Config) -> impl Iterator<Item = (&ParticipantName, &Participant)> {
+    let databases = config.participants.iter().filter(|(_, one)| matches!(one.url, DatabaseUrl::Postgres(_)));
+    databases.filter(|(_, participant)| !participant.outbox)
+}
+
+/// What a participant says of itself in which no messages wait.
+fn without_outbox(config: &Config, name: &ParticipantName, incarnation: Incarnation) -> Installation {
+    Installation {
+        incarnation,
+        namespace: config.namespace.clone(),
+        participant: name.clone(),
+        shards: 0,
+        hash_version: HASH_VERSION,
+        delivery_id: String::new(),
+    }
 }
 
 /// Where a participant's messages go, and what its outbox is to say of itself.
@@ -163,25 +193,13 @@ async fn incarnation(
 }
 
 fn check(wanted: &Installation, found: &Installation) -> Result<()> {
-    let refuse = |what: &'static str, wanted: String, found: String| {
-        let why = format!(
-            "this outbox was set up with another {what}; it is fixed when an outbox is born. Nothing was \
-             changed. Give what was there, or begin a new namespace in another schema"
-        );
-        Err(Error::new(ErrorKind::Refused, OPERATION, why).with("configured", wanted).with("found", found))
-    };
-    if found.incarnation != wanted.incarnation {
-        let why = "another `onecommit init` ran at the same time and gave birth first: run this again";
-        return Err(Error::new(ErrorKind::Refused, OPERATION, why));
-    }
-    if found.namespace != wanted.namespace {
-        return refuse("namespace", wanted.namespace.to_string(), found.namespace.to_string());
-    }
-    if found.participant != wanted.participant {
-        return refuse("participant's name", wanted.participant.to_string(), found.participant.to_string());
+    check_owner(wanted, found)?;
+    // It gets one now.
+    if found.shards == 0 {
+        return Ok(());
     }
     if found.shards != wanted.shards {
-        return refuse("number of shards", wanted.shards.to_string(), found.shards.to_string());
+        return Err(changed("number of shards", wanted.shards, found.shards));
     }
     if found.delivery_id != wanted.delivery_id {
         let why = format!(
@@ -193,6 +211,28 @@ fn check(wanted: &Installation, found: &Installation) -> Result<()> {
         return Err(refused.with("configured", &wanted.delivery_id).with("found", &found.delivery_id));
     }
     Ok(())
+}
+
+fn check_owner(wanted: &Installation, found: &Installation) -> Result<()> {
+    if found.incarnation != wanted.incarnation {
+        let why = "another `onecommit init` ran at the same time and gave birth first: run this again";
+        return Err(Error::new(ErrorKind::Refused, OPERATION, why));
+    }
+    if found.namespace != wanted.namespace {
+        return Err(changed("namespace", &wanted.namespace, &found.namespace));
+    }
+    if found.participant != wanted.participant {
+        return Err(changed("participant's name", &wanted.participant, &found.participant));
+    }
+    Ok(())
+}
+
+fn changed(what: &'static str, wanted: impl Display, found: impl Display) -> Error {
+    let why = format!(
+        "this outbox was set up with another {what}; it is fixed when an outbox is born. Nothing was \
+         changed. Give what was there, or begin a new namespace in another schema"
+    );
+    Error::new(ErrorKind::Refused, OPERATION, why).with("configured", wanted).with("found", found)
 }
 
 async fn make_topics(

@@ -147,7 +147,7 @@ pub(super) async fn installed(
         return Err(Error::new(ErrorKind::Refused, "open outbox", why)
             .with("found", format!("{}/{}", installation.namespace, installation.participant)));
     }
-    if installation.shards != participant.shards {
+    if participant.outbox && installation.shards != participant.shards {
         let why = format!(
             "the outbox was set up with {} shards, the configuration says {}: give the number that it has",
             installation.shards, participant.shards

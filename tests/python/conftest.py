@@ -15,6 +15,7 @@ import psycopg
 import pytest
 
 from .outbox_tables import postgres_tables, sqlite_tables
+from .two_databases import TwoDatabases
 
 MODULE = [sys.executable, "-m", "onecommit"]
 POSTGRES = "ONECOMMIT_TEST_POSTGRES"
@@ -70,6 +71,21 @@ async def async_pg(empty_url: str) -> AsyncIterator[psycopg.AsyncConnection[Any]
     conn = await psycopg.AsyncConnection.connect(empty_url)
     yield conn
     await conn.close()
+
+
+@pytest.fixture(scope="session")
+def databases_of_this_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TwoDatabases]:
+    databases = TwoDatabases.create(os.environ[POSTGRES], tmp_path_factory.mktemp("two"))
+    init("--config", str(databases.config))
+    yield databases
+    databases.drop()
+
+
+@pytest.fixture
+def two_databases(databases_of_this_run: TwoDatabases) -> TwoDatabases:
+    """Two databases that take part in transactions, `orders` with an outbox; as new."""
+    databases_of_this_run.empty()
+    return databases_of_this_run
 
 
 @pytest.fixture

@@ -16,6 +16,8 @@ import onecommit
 import psycopg
 import pytest
 
+from .two_databases import TwoDatabases
+
 
 def modules() -> Iterator[ModuleType]:
     """The package and every module in it, but the one whose import runs the command line."""
@@ -26,13 +28,18 @@ def modules() -> Iterator[ModuleType]:
 
 
 @pytest.fixture
-def names(lite: sqlite3.Connection, shop: Path) -> dict[str, Any]:
+def names(
+    lite: sqlite3.Connection, shop: Path, two_databases: TwoDatabases
+) -> Iterator[dict[str, Any]]:
     """What the examples take as given: connections, an outbox, and one message in a topic."""
     outbox = onecommit.Outbox()
     with closing(sqlite3.connect(shop / "onecommit-data" / "main.db", timeout=120)) as conn, conn:
         outbox.publish(conn, "account.changed", key="42", value={"total": 100})
     list(onecommit.read("account.changed", from_beginning=True, limit=1))
-    return {**vars(onecommit), "conn": lite, "psycopg": psycopg, "outbox": outbox}
+    given = {**vars(onecommit), "onecommit": onecommit, "psycopg": psycopg}
+    with two_databases.connect("orders") as orders, two_databases.connect("billing") as billing:
+        conns = {"conn": lite, "orders": orders, "billing": billing}
+        yield {**given, **conns, "config": two_databases.config, "outbox": outbox}
 
 
 def test_examples(names: dict[str, Any]) -> None:

@@ -76,6 +76,11 @@ def _is(conn: Any, module_name: str, class_name: str) -> bool:
     return module is not None and isinstance(conn, getattr(module, class_name))
 
 
+def is_psycopg(conn: Any, class_name: str) -> bool:
+    """Whether it is a connection of psycopg 3, of this class."""
+    return _is(conn, "psycopg", class_name)
+
+
 def invalid(why: str, conn: Any) -> InvalidError:
     """The error for a connection that can't be used."""
     found = f"{type(conn).__module__}.{type(conn).__qualname__}"

@@ -32,6 +32,8 @@ use crate::protocol::transaction::{Committed, Decided, Event, Protocol, Step, To
 
 const BEGIN: &str = "begin transaction";
 const COMMIT: &str = "commit transaction";
+/// How long a connection has to end its transaction at least, however late it is.
+const RELEASE_LIMIT: Duration = Duration::from_secs(5);
 /// Ends a branch that wrote nothing.
 const COMMIT_READER: &str = "commit";
 
@@ -163,9 +165,14 @@ impl Dialogue {
         self.id
     }
 
-    /// When [`Dialogue::interrupt`] is to be called at the latest.
-    pub fn deadline(&self) -> Instant {
-        self.deadline
+    /// Until when answers to what is to be sent are waited for; then [`Dialogue::interrupt`] is to be
+    /// called. That is the deadline; a connection that is given back gets a moment more, as it would be of
+    /// no use with a transaction open.
+    pub fn wait_until(&self) -> Instant {
+        match self.machine.step() {
+            Some(Step::Release { .. }) => self.deadline.max(Instant::now() + RELEASE_LIMIT),
+            _ => self.deadline,
+        }
     }
 
     /// The caller wants it committed.

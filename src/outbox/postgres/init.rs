@@ -46,6 +46,16 @@ pub(super) async fn init(
         made.map_err(|error| lacks_right(error, "make the tables", schema))?;
     }
     let found = match read(&transaction, schema).await? {
+        // A participant without an outbox, until now.
+        Some(found) if found.installation.shards == 0 && wanted.shards > 0 => {
+            let given = give_outbox(&transaction, schema, wanted).await;
+            given.map_err(|error| lacks_right(error, "write into the tables", schema))?;
+            Installation {
+                shards: wanted.shards,
+                delivery_id: wanted.delivery_id.clone(),
+                ..found.installation
+            }
+        }
         Some(found) => found.installation,
         None => {
             let written = write(&transaction, schema, wanted).await;
@@ -142,6 +152,27 @@ async fn write(
         (&wanted.delivery_id, Type::TEXT),
     ];
     transaction.execute_typed(&insert, &values).await?;
+    write_shards(transaction, &schema, wanted).await
+}
+
+async fn give_outbox(
+    transaction: &Transaction<'_>,
+    schema: &str,
+    wanted: &Installation,
+) -> std::result::Result<(), tokio_postgres::Error> {
+    let schema = quoted(schema);
+    let update = format!("update {schema}.installation set shards = $1, delivery_id = $2");
+    let values: [(&(dyn ToSql + Sync), Type); 2] =
+        [(&i32::from(wanted.shards), Type::INT4), (&wanted.delivery_id, Type::TEXT)];
+    transaction.execute_typed(&update, &values).await?;
+    write_shards(transaction, &schema, wanted).await
+}
+
+async fn write_shards(
+    transaction: &Transaction<'_>,
+    schema: &str,
+    wanted: &Installation,
+) -> std::result::Result<(), tokio_postgres::Error> {
     for shard in (0..wanted.shards).map(ShardIndex) {
         let rows = format!(
             "insert into {schema}.shard (shard) values ({shard}) on conflict do nothing;

@@ -1,0 +1,153 @@
+"""One message on each of several psycopg connections at the same time, and its answer.
+
+Speaks to libpq directly: a message has several statements, and psycopg would wait for one
+connection after the other. Relies on nobody else using the connections meanwhile; where somebody
+waits no longer, a connection is left with its answer to come, and is of no use until it has come.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import selectors
+import time
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+import psycopg
+from psycopg.pq import ExecStatus, TransactionStatus
+
+from .._errors import InvalidError
+from . import CLOSED
+
+Answer: TypeAlias = "list[str | None] | tuple[str | None, str]"
+"""The last statement's row; or a SQLSTATE (None: the connection is lost) and a text."""
+
+_ROWS = (ExecStatus.TUPLES_OK, ExecStatus.SINGLE_TUPLE)
+_ERRORS = (ExecStatus.FATAL_ERROR, ExecStatus.BAD_RESPONSE)
+_LOST = "the connection is lost"
+# Ctrl-C is noticed between two pieces of waiting.
+_PIECE_S = 0.5
+
+
+def check_idle(conn: Any) -> None:
+    """Raises InvalidError where no transaction can begin on a connection."""
+    status = conn.pgconn.transaction_status
+    if status == TransactionStatus.UNKNOWN:
+        raise InvalidError(CLOSED, "begin transaction")
+    if status != TransactionStatus.IDLE:
+        why = "the connection is in use: end its transaction first, or give another connection"
+        raise InvalidError(why, "begin transaction")
+
+
+def exchange(messages: Sequence[tuple[Any, str]], seconds: float) -> list[Answer] | None:
+    """Sends and waits for all answers; None where some did not come in time."""
+    deadline = time.monotonic() + seconds
+    talks = [_Talk(conn, sql) for conn, sql in messages]
+    with selectors.DefaultSelector() as selector:
+        for talk in talks:
+            if not talk.is_done:
+                selector.register(talk.socket, talk.events, talk)
+        while selector.get_map():
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return None
+            for key, _ in selector.select(min(left, _PIECE_S)):
+                talk = key.data
+                talk.pump()
+                if talk.is_done:
+                    selector.unregister(key.fileobj)
+                elif talk.events != key.events:
+                    selector.modify(key.fileobj, talk.events, talk)
+    return [talk.answer for talk in talks]
+
+
+async def exchange_async(
+    messages: Sequence[tuple[Any, str]], seconds: float
+) -> list[Answer] | None:
+    """The same for connections of asyncio."""
+    talks = [_Talk(conn, sql) for conn, sql in messages]
+    try:
+        await asyncio.wait_for(asyncio.gather(*(_until_done(talk) for talk in talks)), seconds)
+    except asyncio.TimeoutError:
+        return None
+    return [talk.answer for talk in talks]
+
+
+async def _until_done(talk: _Talk) -> None:
+    loop = asyncio.get_running_loop()
+    while not talk.is_done:
+        ready = loop.create_future()
+        socket, events = talk.socket, talk.events
+
+        def wake(ready: asyncio.Future[None] = ready) -> None:
+            if not ready.done():
+                ready.set_result(None)
+
+        loop.add_reader(socket, wake)
+        if events & selectors.EVENT_WRITE:
+            loop.add_writer(socket, wake)
+        try:
+            await ready
+        finally:
+            loop.remove_reader(socket)
+            if events & selectors.EVENT_WRITE:
+                loop.remove_writer(socket)
+        talk.pump()
+
+
+class _Talk:
+    """One message on one connection."""
+
+    def __init__(self, conn: Any, sql: str) -> None:
+        self._pgconn = conn.pgconn
+        self._has_more = False
+        self._row: list[str | None] = []
+        self._error: tuple[str | None, str] | None = None
+        self.is_done = False
+        self.socket = -1
+        try:
+            self.socket = self._pgconn.socket
+            self._pgconn.send_query(sql.encode(conn.info.encoding))
+            self._has_more = self._pgconn.flush() != 0
+        except psycopg.OperationalError as error:
+            self._lose(error)
+
+    @property
+    def events(self) -> int:
+        """What to wait for."""
+        return selectors.EVENT_READ | (selectors.EVENT_WRITE if self._has_more else 0)
+
+    @property
+    def answer(self) -> Answer:
+        """What came, once it is done."""
+        return self._row if self._error is None else self._error
+
+    def pump(self) -> None:
+        """Takes what has come."""
+        try:
+            if self._has_more:
+                self._has_more = self._pgconn.flush() != 0
+            self._pgconn.consume_input()
+            while not self._pgconn.is_busy():
+                result = self._pgconn.get_result()
+                if result is None:
+                    self.is_done = True
+                    return
+                self._take(result)
+        except psycopg.OperationalError as error:
+            self._lose(error)
+
+    def _take(self, result: Any) -> None:
+        if result.status in _ROWS and result.ntuples:
+            values = (result.get_value(0, column) for column in range(result.nfields))
+            self._row = [
+                None if value is None else value.decode(errors="replace") for value in values
+            ]
+        elif result.status in _ERRORS and self._error is None:
+            code = result.error_field(psycopg.pq.DiagnosticField.SQLSTATE)
+            text = result.error_message.decode(errors="replace").strip()
+            self._error = (code.decode() if code else None, text)
+
+    def _lose(self, error: Exception) -> None:
+        self.is_done = True
+        self._error = self._error or (None, str(error).strip() or _LOST)

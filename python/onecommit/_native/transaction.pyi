@@ -1,0 +1,44 @@
+"""Stub of src/python/transaction.rs: transactions over several databases."""
+
+from collections.abc import Sequence
+from concurrent.futures import Future
+from os import PathLike
+from typing import TypeAlias, final
+
+__all__ = ["Dialogue", "Node"]
+
+_Next: TypeAlias = list[tuple[int, str]] | tuple[str, bool] | tuple[()] | None
+"""Messages to send; how it ended (empty: rolled back); or None: the caller's statements."""
+_Answer: TypeAlias = list[str | None] | tuple[str | None, str]
+"""A row; or a SQLSTATE (None: the connection is lost) and a text."""
+
+@final
+class Node:
+    def __new__(cls, config: str | PathLike[str] | None) -> Node: ...
+    def begin(
+        self,
+        participants: Sequence[str],
+        isolation: str | None,
+        ack: str,
+        deadline_ms: int | None,
+    ) -> Dialogue: ...
+    def close(self) -> None: ...
+
+@final
+class Dialogue:
+    @property
+    def id(self) -> str: ...
+    def publish(
+        self,
+        topic: str,
+        key: bytes | None,
+        value: bytes | None,
+        headers: Sequence[tuple[str, bytes | None]],
+        partition: int | None,
+        outbox: str | None,
+    ) -> str: ...
+    def advance(self, answers: Sequence[_Answer] | None, future: Future[_Next]) -> None: ...
+    def commit(self, future: Future[_Next]) -> None: ...
+    def roll_back(self, future: Future[_Next]) -> None: ...
+    def interrupt(self, future: Future[_Next]) -> None: ...
+    def seconds_left(self) -> float: ...

@@ -1,0 +1,203 @@
+"""What `onecommit.open` gives: this process's part in transactions over several databases."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, TypeVar
+
+from ._errors import ConflictError, InvalidError
+from ._message import Encoder
+from ._native.transaction import Node
+from ._transaction import AsyncTransaction, Transaction, begin
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from ._transaction import AsyncConnection, Connection, Path
+
+T = TypeVar("T")
+
+ATTEMPTS = 5
+# Between two attempts; it doubles.
+_FIRST_PAUSE_S = 0.05
+_LONGEST_PAUSE_S = 2.0
+# Serialization failure, deadlock, lock timeout: as the caller's own statements raise them.
+_CONFLICTS = {"40001", "40P01", "55P03"}
+
+
+def open(config: Path | None = None, *, encoder: Encoder | None = None) -> Onecommit:  # noqa: A001
+    """Opens transactions over the databases that a configuration file names.
+
+    Without `config` it is `./onecommit.toml`. `encoder` is as in `Outbox`. Use it in a `with`
+    block, one for the whole process; threads may share it.
+
+    >>> with onecommit.open(config) as oc:
+    ...     with oc.transaction(orders=orders, billing=billing) as tx:
+    ...         _ = orders.execute("update orders set paid = true where id = 42")
+    ...         _ = billing.execute("insert into payments values (42, 100)")
+    ...         id = tx.publish("order.paid", key="42", value={"total": 100})
+    >>> tx.applied, tx.protocol
+    (True, 'two-phase')
+    """
+    return Onecommit(config, encoder)
+
+
+def open_async(config: Path | None = None, *, encoder: Encoder | None = None) -> AsyncOnecommit:
+    """The same for asyncio: use it in an `async with` block."""
+    return AsyncOnecommit(config, encoder)
+
+
+class _Opened:
+    """What both are made of."""
+
+    def __init__(self, config: Path | None, encoder: Encoder | None) -> None:
+        """Made by `open` and `open_async`."""
+        self._config = config
+        self._encoder = encoder
+        self._node: Node | None = None
+
+    def _close(self) -> None:
+        node, self._node = self._node, None
+        if node is not None:
+            node.close()
+
+
+class Onecommit(_Opened):
+    """Begins transactions, and settles what others have left; made by `open`."""
+
+    def __enter__(self) -> Onecommit:
+        """Opens it. ZooKeeper need not be there yet; the databases have to be."""
+        if self._node is None:
+            self._node = Node(self._config)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Closes it. What is still prepared is settled by any other node."""
+        self._close()
+
+    def transaction(
+        self,
+        *,
+        isolation: str | None = None,
+        ack: str = "applied",
+        deadline: float | None = None,
+        **participants: Connection,
+    ) -> Transaction:
+        """A transaction with a branch on each of these connections, by the participants' names.
+
+        The connections have to be idle, in autocommit or not; inside, leave `commit()` and
+        `rollback()` to this. `isolation` is `read committed` (the default; `read uncommitted` is
+        the same in PostgreSQL), `repeatable read` or `serializable`, of every branch in its own
+        database. `ack="decided"` returns as soon as it is decided, and the branches follow.
+        `deadline` is how many seconds all of it may take; without, what the configuration says.
+        """
+        dialogue = begin(self._node, participants, "Connection", isolation, ack, deadline)
+        return Transaction(dialogue, list(participants.values()), self._encoder)
+
+    def run(
+        self,
+        work: Callable[[Transaction], T],
+        *,
+        attempts: int = ATTEMPTS,
+        isolation: str | None = None,
+        ack: str = "applied",
+        deadline: float | None = None,
+        **participants: Connection,
+    ) -> T:
+        """Runs `work` in a transaction, and again where another transaction was in its way.
+
+        So `work` may run several times, `attempts` at most, with a pause between.
+        """
+        for attempt in range(1, _checked(attempts) + 1):
+            try:
+                with self.transaction(
+                    isolation=isolation, ack=ack, deadline=deadline, **participants
+                ) as transaction:
+                    return work(transaction)
+            except Exception as error:
+                if attempt == attempts or not _is_conflict(error):
+                    raise
+            time.sleep(_pause(attempt))
+        raise AssertionError("the last attempt returns or raises")
+
+
+class AsyncOnecommit(_Opened):
+    """The same for asyncio; made by `open_async`."""
+
+    async def __aenter__(self) -> AsyncOnecommit:
+        """Opens it, in a thread."""
+        import asyncio
+
+        if self._node is None:
+            self._node = await asyncio.to_thread(Node, self._config)
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Closes it."""
+        import asyncio
+
+        await asyncio.to_thread(self._close)
+
+    def transaction(
+        self,
+        *,
+        isolation: str | None = None,
+        ack: str = "applied",
+        deadline: float | None = None,
+        **participants: AsyncConnection,
+    ) -> AsyncTransaction:
+        """As `Onecommit.transaction`, for `async with`."""
+        dialogue = begin(self._node, participants, "AsyncConnection", isolation, ack, deadline)
+        return AsyncTransaction(dialogue, list(participants.values()), self._encoder)
+
+    async def run(
+        self,
+        work: Callable[[AsyncTransaction], Awaitable[T]],
+        *,
+        attempts: int = ATTEMPTS,
+        isolation: str | None = None,
+        ack: str = "applied",
+        deadline: float | None = None,
+        **participants: AsyncConnection,
+    ) -> T:
+        """As `Onecommit.run`."""
+        import asyncio
+
+        for attempt in range(1, _checked(attempts) + 1):
+            try:
+                async with self.transaction(
+                    isolation=isolation, ack=ack, deadline=deadline, **participants
+                ) as transaction:
+                    return await work(transaction)
+            except Exception as error:
+                if attempt == attempts or not _is_conflict(error):
+                    raise
+            await asyncio.sleep(_pause(attempt))
+        raise AssertionError("the last attempt returns or raises")
+
+
+def _checked(attempts: int) -> int:
+    if attempts < 1:
+        raise InvalidError("attempts is 1 or more", "run transaction", {"attempts": str(attempts)})
+    return attempts
+
+
+def _is_conflict(error: Exception) -> bool:
+    return isinstance(error, ConflictError) or getattr(error, "sqlstate", None) in _CONFLICTS
+
+
+def _pause(attempt: int) -> float:
+    longest: float = min(_FIRST_PAUSE_S * 2 ** (attempt - 1), _LONGEST_PAUSE_S)
+    return longest * random.uniform(0.5, 1)

@@ -1,0 +1,218 @@
+"""Transactions over several databases, on the caller's own psycopg connections.
+
+What is to be said on the connections, and what the answers mean, is decided in Rust, once; here it
+is sent, for blocking connections and for those of asyncio, from one piece of logic.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from concurrent.futures import Future
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from ._drivers import is_psycopg
+from ._errors import Error, InvalidError
+from ._message import Encoder, Headers, Message, MessageId, to_row
+
+if TYPE_CHECKING:
+    from os import PathLike
+    from types import TracebackType
+
+    import psycopg
+
+    from ._native.transaction import Dialogue, Node
+
+    Connection: TypeAlias = psycopg.Connection[Any]
+    AsyncConnection: TypeAlias = psycopg.AsyncConnection[Any]
+    Path: TypeAlias = str | PathLike[str]
+
+BEGIN = "begin transaction"
+
+_Told: TypeAlias = Any
+_Call: TypeAlias = "Callable[[Future[_Told]], None]"
+_Messages: TypeAlias = "list[tuple[Any, str]]"
+# What is to be done, and what comes back.
+_Steps: TypeAlias = "Generator[_Call | _Messages, Any, _Told]"
+
+
+class _Transaction:
+    """What both kinds of transaction are made of."""
+
+    id: str
+    """Its id, by which its outcome can be asked for."""
+    protocol: str | None
+    """How it was committed: `none`, `read-only`, `one-phase` or `two-phase`. None before that."""
+    applied: bool
+    """Whether it is committed in every database, for everybody to see."""
+
+    def __init__(self, dialogue: Dialogue, connections: list[Any], encoder: Encoder | None) -> None:
+        """Made by `Onecommit.transaction`."""
+        self.id = dialogue.id
+        self.protocol = None
+        self.applied = False
+        self._dialogue = dialogue
+        self._connections = connections
+        self._encoder = encoder
+
+    def publish(
+        self,
+        topic: str,
+        *,
+        key: Any = None,
+        value: Any = None,
+        headers: Headers | None = None,
+        partition: int | None = None,
+        outbox: str | None = None,
+    ) -> MessageId:
+        """Publishes a message if the transaction commits; it may hold what `Outbox.publish` takes.
+
+        It is kept here until the commit, and then written into the outbox of one of the
+        participants. `outbox` says of which, where several have one. Raises InvalidError for what
+        Kafka could never take, and where no participant of the transaction has an outbox.
+        """
+        message = Message(topic, key=key, value=value, headers=headers, partition=partition)
+        row = to_row(message, self._encoder)
+        told = self._dialogue.publish(
+            row.topic, row.key, row.value, row.headers, row.partition, outbox
+        )
+        return MessageId(told)
+
+    def _steps(self, first: _Call) -> _Steps:
+        told = yield first
+        while isinstance(told, list):
+            answers = yield [(self._connections[branch], sql) for branch, sql in told]
+            if answers is None:
+                told = yield self._dialogue.interrupt
+            else:
+                told = yield partial(self._dialogue.advance, answers)
+        return told
+
+    def _begin(self) -> _Steps:
+        return self._steps(partial(self._dialogue.advance, None))
+
+    def _commit(self) -> _Steps:
+        told = yield from self._steps(self._dialogue.commit)
+        if told:
+            self.protocol, self.applied = told
+
+    def _roll_back(self) -> _Steps:
+        return self._steps(self._dialogue.roll_back)
+
+    def _give_up(self) -> None:
+        """Whoever waited is gone. What was decided stays so, and the rest is rolled back."""
+        self._dialogue.interrupt(Future())
+
+
+class Transaction(_Transaction):
+    """A transaction with a branch on each of the caller's connections.
+
+    Leaving the block commits all of it, an exception rolls all of it back. Raises InDoubt where it
+    is not known whether it is committed; after every other error it is rolled back, and after
+    ConflictError it may be run again.
+    """
+
+    def __enter__(self) -> Transaction:
+        """Begins every branch."""
+        self._run(self._begin())
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Commits; or rolls back, after an exception."""
+        self._run(self._commit() if error is None else self._roll_back())
+
+    def _run(self, steps: _Steps) -> None:
+        from ._drivers.exchange import exchange
+
+        result: Any = None
+        try:
+            while True:
+                step = steps.send(result)
+                if isinstance(step, list):
+                    result = exchange(step, self._dialogue.seconds_left())
+                else:
+                    future: Future[_Told] = Future()
+                    step(future)
+                    result = future.result()
+        except StopIteration:
+            return
+        except Exception:
+            raise
+        except BaseException:
+            self._give_up()
+            raise
+
+
+class AsyncTransaction(_Transaction):
+    """The same on psycopg's asynchronous connections, with `async with`."""
+
+    async def __aenter__(self) -> AsyncTransaction:
+        """Begins every branch."""
+        await self._run(self._begin())
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Commits; or rolls back, after an exception."""
+        await self._run(self._commit() if error is None else self._roll_back())
+
+    async def _run(self, steps: _Steps) -> None:
+        import asyncio
+
+        from ._drivers.exchange import exchange_async
+
+        result: Any = None
+        try:
+            while True:
+                step = steps.send(result)
+                if isinstance(step, list):
+                    result = await exchange_async(step, self._dialogue.seconds_left())
+                else:
+                    future: Future[_Told] = Future()
+                    step(future)
+                    result = await asyncio.wrap_future(future)
+        except StopIteration:
+            return
+        except Exception:
+            raise
+        except BaseException:
+            self._give_up()
+            raise
+
+
+def begin(
+    node: Node | None,
+    connections: dict[str, Any],
+    kind: str,
+    isolation: str | None,
+    ack: str,
+    deadline: float | None,
+) -> Dialogue:
+    """Begins a transaction on connections of psycopg's class `kind`."""
+    if node is None:
+        raise InvalidError("it is not open: use it inside of its `with` block", BEGIN)
+    for name, conn in connections.items():
+        if not is_psycopg(conn, kind):
+            found = f"{type(conn).__module__}.{type(conn).__qualname__}"
+            why = f"a branch needs a connection of psycopg (version 3), of the class {kind}"
+            raise InvalidError(why, BEGIN, {"participant": name, "connection": found})
+        from ._drivers.exchange import check_idle
+
+        try:
+            check_idle(conn)
+        except Error as error:
+            error.context["participant"] = name
+            raise
+    if len({id(conn) for conn in connections.values()}) < len(connections):
+        raise InvalidError("two participants have the same connection", BEGIN)
+    deadline_ms = None if deadline is None else max(0, round(deadline * 1000))
+    return node.begin(list(connections), isolation, ack, deadline_ms)
