@@ -19,6 +19,7 @@ use uuid::Uuid;
 
 use crate::conformance_participant::{self as conformance, listed};
 use crate::outbox_postgres::{NEWEST, OLDEST, USUAL, server};
+use crate::patience::LIMIT;
 
 const REQUEST_LIMIT: Duration = Duration::from_secs(60);
 const CONNECTIONS: usize = 3;
@@ -79,11 +80,19 @@ impl Place {
         xid
     }
 
+    /// Until a request of a participant's waits for a lock.
+    async fn someone_waits(&self) {
+        let waits = "select count(*) from pg_stat_activity where application_name = 'onecommit coordinator'
+                       and wait_event_type = 'Lock' and datname = current_database()";
+        let blocked = async { while self.number(waits).await == 0 {} };
+        tokio::time::timeout(LIMIT, blocked).await.expect("somebody waits");
+    }
+
     async fn has(&self, name: &str) -> bool {
         self.number(&format!("select count(*) from entry where name = '{name}'")).await > 0
     }
 
-    /// The same database by another user, or with something behind the `?`.
+    /// The same database by another user.
     fn url_as(&self, user: &str) -> String {
         let url = self.url.replace("postgres@", &format!("{user}@"));
         assert_ne!(url, self.url, "the server's address names the user postgres");

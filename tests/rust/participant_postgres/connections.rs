@@ -69,7 +69,7 @@ async fn a_connection_that_broke_is_replaced() {
     let before = answered(async || place.participant.instance().await).await;
     for _ in 0..3 {
         let ended = place.number(&format!("select count(pg_terminate_backend(pid)) {OURS}")).await;
-        assert_eq!(ended, 1);
+        assert!(ended >= 1, "there is one to break");
         assert_eq!(answered(async || place.participant.instance().await).await, before, "the same life");
     }
     place.drop().await;
@@ -81,8 +81,10 @@ async fn a_request_that_is_given_up_leaves_nothing_behind() {
     answered(async || place.participant.instance().await).await;
     let blocker = connect(&place.url).await;
     blocker.batch_execute("begin; lock table onecommit.coordinator").await.unwrap();
-    let given_up = place.participant.open_history(CoordinatorId::random());
-    assert!(tokio::time::timeout(Duration::from_millis(300), given_up).await.is_err(), "it waits");
+    tokio::select! {
+        done = place.participant.open_history(CoordinatorId::random()) => panic!("it did not wait: {done:?}"),
+        () = place.someone_waits() => {}
+    }
     let ended = async {
         // The blocker keeps the table: only a cancellation ends the one that waits for it.
         while place.number(&format!("select count(*) {OURS}")).await > 0 {
