@@ -80,7 +80,7 @@ impl Task {
             while let Ok(command) = commands.try_recv() {
                 self.take(command);
             }
-            let Some(request) = self.batches.next().cloned() else {
+            let Some(request) = self.batches.to_send().cloned() else {
                 match commands.recv().await {
                     Some(command) => self.take(command),
                     None => return,

@@ -2,9 +2,9 @@
 //! lives. Drives the protocol against the ports; what runs on the caller's own connections is said by a
 //! [`Dialogue`], and sent by whoever has them.
 
-mod coordinator;
 mod decider;
 mod dialogue;
+mod identity;
 mod member;
 mod node;
 mod recover;

@@ -8,8 +8,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
 
-use super::coordinator::{Coordinator, Scope};
 use super::dialogue::{Dialogue, Options};
+use super::identity::{Coordinator, Scope};
 use super::member::Member;
 use super::recover::Recoverer;
 use super::settings::CoordinatorSettings;

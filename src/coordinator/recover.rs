@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use super::coordinator::Scope;
+use super::identity::Scope;
 use super::member::Member;
 use crate::decision_log::{Fence, Legacy, LogSession};
 use crate::error::{Error, ErrorKind, Result};

@@ -85,7 +85,7 @@ impl Transaction<'_> {
     /// Goes on until the caller's own statements are to run (None), or until the end.
     async fn drive(&mut self) -> Result<Option<Finished>> {
         loop {
-            match self.dialogue.next() {
+            match self.dialogue.next_step() {
                 Next::Open => return Ok(None),
                 Next::Work => self.dialogue.work().await,
                 Next::Ended(ended) => {

@@ -50,7 +50,7 @@ pub enum Answer {
 /// What it means.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Meaning {
-    /// [`Batches::next`] has what to send again.
+    /// [`Batches::to_send`] has what to send again.
     Again,
     /// These transactions are committed.
     Decided(Vec<u64>),
@@ -99,7 +99,7 @@ impl Batches {
     }
 
     /// What is to be sent now: the request under way, or where there is none, one of what has gathered.
-    pub fn next(&mut self) -> Option<&Request> {
+    pub fn to_send(&mut self) -> Option<&Request> {
         if self.under_way.is_none() && !self.is_fenced {
             let request = self.gather();
             let is_empty = request.entries.is_empty() && request.delete.is_empty();
@@ -108,7 +108,7 @@ impl Batches {
         self.under_way.as_ref().map(|under_way| &under_way.request)
     }
 
-    /// Takes the answer to what [`Batches::next`] gave.
+    /// Takes the answer to what [`Batches::to_send`] gave.
     pub fn answered(&mut self, answer: Answer) -> Meaning {
         let Some(under_way) = &mut self.under_way else { return Meaning::Decided(Vec::new()) };
         match answer {
@@ -261,7 +261,7 @@ mod tests {
                         continue;
                     }
                     Event::Ask | Event::LoseRequest | Event::LoseAnswer => {
-                        let Some(request) = batches.next() else { continue };
+                        let Some(request) = batches.to_send() else { continue };
                         match event {
                             Event::LoseRequest => Answer::Lost,
                             Event::LoseAnswer => {
@@ -296,14 +296,14 @@ mod tests {
     fn what_comes_while_a_batch_is_under_way_goes_together_in_the_next() {
         let mut batches = Batches::default();
         assert!(batches.submit(entry(1)));
-        assert_eq!(batches.next().unwrap().entries, [entry(1)], "a lone one goes at once");
+        assert_eq!(batches.to_send().unwrap().entries, [entry(1)], "a lone one goes at once");
         (2..5).for_each(|number| assert!(batches.submit(entry(number))));
         assert!(batches.withdraw(3), "it was never sent");
         assert!(!batches.withdraw(1), "it was");
-        assert_eq!(batches.next().unwrap().entries, [entry(1)], "its content is frozen");
+        assert_eq!(batches.to_send().unwrap().entries, [entry(1)], "its content is frozen");
         assert_eq!(batches.answered(Answer::Lost), Meaning::Again);
         assert_eq!(batches.answered(Answer::Exists), Meaning::Decided(vec![1]));
-        assert_eq!(batches.next().unwrap().entries, [entry(2), entry(4)]);
+        assert_eq!(batches.to_send().unwrap().entries, [entry(2), entry(4)]);
     }
 
     #[test]
@@ -311,10 +311,10 @@ mod tests {
         let ended = |lost: usize| {
             let mut batches = Batches::default();
             batches.submit(entry(1));
-            batches.next();
+            batches.to_send();
             (0..lost).for_each(|_| assert_eq!(batches.answered(Answer::Lost), Meaning::Again));
             let meaning = batches.answered(Answer::Fenced);
-            assert!(!batches.submit(entry(2)) && batches.next().is_none(), "nothing is decided any more");
+            assert!(!batches.submit(entry(2)) && batches.to_send().is_none(), "nothing is decided any more");
             meaning
         };
         assert_eq!(ended(0), Meaning::NotDecided(vec![1]));
@@ -325,7 +325,7 @@ mod tests {
     fn a_batch_that_somebody_else_made_is_not_taken_for_its_own() {
         let mut batches = Batches::default();
         batches.submit(entry(1));
-        batches.next();
+        batches.to_send();
         assert_eq!(batches.answered(Answer::Exists), Meaning::Unclear(vec![1]));
     }
 
@@ -336,7 +336,7 @@ mod tests {
         (0..4).for_each(|number| assert!(batches.submit(large(number))));
         (0..5000).for_each(|batch| batches.allow_delete(batch));
         let mut seen = Vec::new();
-        while let Some(request) = batches.next() {
+        while let Some(request) = batches.to_send() {
             let bytes: usize = request.entries.iter().map(|entry| entry.bytes.len()).sum();
             assert!(bytes + NAME_BYTES * (request.entries.len() + request.delete.len()) <= LIMIT_BYTES);
             seen.push((request.entries.len(), request.delete.len()));

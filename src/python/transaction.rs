@@ -205,7 +205,7 @@ impl Dialogue {
                 Input::Interrupt => running.interrupt().await,
             }
             let next = loop {
-                match running.next() {
+                match running.next_step() {
                     Next::Work => running.work().await,
                     next => break next,
                 }

@@ -191,7 +191,7 @@ pub(crate) async fn drive(
     mut stop: impl FnMut(&Next) -> bool,
 ) -> Next {
     loop {
-        let next = dialogue.next();
+        let next = dialogue.next_step();
         if stop(&next) || matches!(next, Next::Open | Next::Ended(_)) {
             return next;
         }

@@ -20,8 +20,8 @@ use tokio::time::Instant;
 
 pub use self::failure::Failure;
 use self::messages::Messages;
-use super::coordinator::{Coordinator, Registered, Scope};
 use super::decider::Verdict;
+use super::identity::{Coordinator, Registered, Scope};
 use super::member::Member;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::TransactionId;
@@ -186,7 +186,7 @@ impl Dialogue {
     }
 
     /// What is to be done now.
-    pub fn next(&mut self) -> Next {
+    pub fn next_step(&mut self) -> Next {
         let to_all = |sql: &str| {
             (0..self.branches.len()).map(|branch| Message { branch, sql: sql.to_string() }).collect()
         };

@@ -4,8 +4,8 @@
 use std::sync::Arc;
 
 use super::{BEGIN, Dialogue, Rest, late};
-use crate::coordinator::coordinator::{Registered, apply_again};
 use crate::coordinator::decider::Verdict;
+use crate::coordinator::identity::{Registered, apply_again};
 use crate::coordinator::settle::Branch;
 use crate::error::{Error, ErrorKind, Result};
 use crate::protocol::branch::BranchName;

@@ -99,7 +99,7 @@ pub fn asked(transaction: TransactionId, row: TextRow<'_>) -> Result<Work> {
 /// Prepares a branch: [`voted`].
 pub fn prepare(name: &BranchName, xid: u64) -> String {
     let name = literal(&name.to_string());
-    format!("prepare transaction {name}; select pg_current_wal_insert_lsn()::text, pg_xact_status('{xid}')")
+    format!("prepare transaction {name}; select pg_current_wal_flush_lsn()::text, pg_xact_status('{xid}')")
 }
 
 /// Reads the vote. On a failed transaction PREPARE is answered without an error, and has rolled it back;

@@ -33,7 +33,7 @@ impl World {
                 (Branch::Committed, _) => Committed::Yes,
                 _ => Committed::No,
             }),
-            Step::Register(_) => Event::Registered(luck % 4 != 0),
+            Step::Register(_) => Event::Registered(!luck.is_multiple_of(4)),
             Step::Prepare(writers) => {
                 let vote =
                     |(place, writer): (usize, &usize)| self.prepare(*writer, luck.rotate_left(place as u32));
@@ -41,7 +41,7 @@ impl World {
             }
             Step::Decide => self.decide(luck),
             Step::Apply => {
-                let is_applied = luck % 3 != 0;
+                let is_applied = !luck.is_multiple_of(3);
                 let prepared = self.branches.iter_mut().filter(|branch| **branch == Branch::Prepared);
                 prepared
                     .take(if is_applied { usize::MAX } else { 1 })

@@ -113,7 +113,7 @@ async fn a_branch_is_prepared_and_committed(variable: &str) {
         assert_eq!(branch.show("lock_timeout").await, "1500ms");
         assert_eq!(branch.ask().await, Work::Read);
         let xid = branch.write().await;
-        let position = "select (pg_current_wal_insert_lsn() - '0/0')::bigint";
+        let position = "select (pg_current_wal_flush_lsn() - '0/0')::bigint";
         let before = branch.place.number(position).await;
         let vote = voted(&branch.say(&prepare(&branch.name, xid)).await.unwrap()).unwrap();
         let behind = branch.place.number(position).await;
