@@ -7,6 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::time::Instant;
 
@@ -21,6 +22,10 @@ use crate::protocol::fate::{self, Meaning};
 use crate::protocol::history::Verdict;
 
 const OPERATION: &str = "settle transactions";
+/// Between two times at which old outcomes and history rows are forgotten.
+const CLEAN_INTERVAL: Duration = Duration::from_secs(3600);
+/// Most texts that are remembered as told.
+const TOLD_MAX: usize = 1_000;
 
 /// Looks for dead coordinators until the node is closed.
 pub(super) struct Recoverer {
@@ -28,7 +33,10 @@ pub(super) struct Recoverer {
     members: BTreeMap<ParticipantName, Arc<Member>>,
     session: Option<Box<dyn LogSession>>,
     held: BTreeMap<CoordinatorId, Held>,
+    /// Those of which it was not heard whether they were taken over.
+    unclear: BTreeSet<CoordinatorId>,
     looked_for_orphans: Option<Instant>,
+    cleaned: Option<Instant>,
     /// What a person was told already.
     told: BTreeSet<String>,
 }
@@ -47,7 +55,9 @@ impl Recoverer {
             members,
             session: None,
             held: BTreeMap::new(),
+            unclear: BTreeSet::new(),
             looked_for_orphans: None,
+            cleaned: None,
             told: BTreeSet::new(),
         }
     }
@@ -73,6 +83,7 @@ impl Recoverer {
 
     async fn sweep(&mut self) -> Result<()> {
         if self.session.as_ref().is_none_or(|session| session.is_over()) {
+            self.unclear.clear();
             // What was held is held no more; a new session has to write the fence again, or it could miss
             // a decision that came before it.
             self.held.clear();
@@ -85,12 +96,16 @@ impl Recoverer {
     }
 
     async fn sweep_in(&mut self, session: &dyn LogSession) -> Result<()> {
+        self.give_up_unclear(session).await?;
         for registered in session.coordinators().await? {
             let id = registered.coordinator;
             if registered.is_live || self.held.contains_key(&id) || !self.can_help(session, id).await? {
                 continue;
             }
-            if let Some(legacy) = session.take_over(id).await? {
+            self.unclear.insert(id);
+            let legacy = session.take_over(id).await?;
+            self.unclear.remove(&id);
+            if let Some(legacy) = legacy {
                 tracing::info!(coordinator = %id, host = legacy.record.host, "took over from a dead coordinator");
                 self.held.insert(id, Held { legacy, rolled_back: BTreeSet::new() });
             }
@@ -107,10 +122,34 @@ impl Recoverer {
                 }
             }
         }
+        if self.cleaned.is_none_or(|at| at.elapsed() >= CLEAN_INTERVAL) {
+            self.cleaned = Some(Instant::now());
+            self.clean(session).await?;
+        }
         let orphan_interval = self.scope.settings.orphan_interval;
         if self.looked_for_orphans.is_none_or(|at| at.elapsed() >= orphan_interval) {
             self.looked_for_orphans = Some(Instant::now());
             self.look_for_orphans(session).await?;
+        }
+        Ok(())
+    }
+
+    /// A coordinator that was taken over without a clear answer would count as living for as long as this
+    /// session does, and nobody would settle it.
+    async fn give_up_unclear(&mut self, session: &dyn LogSession) -> Result<()> {
+        while let Some(id) = self.unclear.first().copied() {
+            session.let_go(id).await?;
+            self.unclear.remove(&id);
+        }
+        Ok(())
+    }
+
+    /// Forgets what nobody asks for any more.
+    async fn clean(&self, session: &dyn LogSession) -> Result<()> {
+        let settings = &self.scope.settings;
+        session.forget_outcomes(settings.keep_days, settings.outcomes_max).await?;
+        for member in self.members.values() {
+            member.port.forget_histories(settings.keep_days).await?;
         }
         Ok(())
     }
@@ -269,7 +308,10 @@ impl Recoverer {
                 is_orphan: true,
                 participants: BTreeMap::new(),
             };
-            let Some(fence) = session.adopt_orphan(id, &record).await? else { continue };
+            self.unclear.insert(id);
+            let fence = session.adopt_orphan(id, &record).await?;
+            self.unclear.remove(&id);
+            let Some(fence) = fence else { continue };
             // One that waits for a person keeps no other one waiting.
             if let Err(error) = self.judge_orphan(session, id, fence).await {
                 self.tell(&error);
@@ -335,8 +377,6 @@ impl Recoverer {
         }
     }
 }
-
-const TOLD_MAX: usize = 1_000;
 
 fn decided_in(legacy: &Legacy, participant: &ParticipantName) -> BTreeMap<u64, DecidedBranch> {
     let decisions = legacy.batches.values().flatten();

@@ -14,10 +14,10 @@ use tokio::time::Instant;
 use super::member::Member;
 use crate::decision_log::{DecisionLog, Fence, LogSession};
 use crate::error::{Error, ErrorKind, Result};
-use crate::id::{CoordinatorId, ParticipantName};
+use crate::id::{CoordinatorId, ParticipantName, TransactionId};
 use crate::participant::{Instance, Marked};
 use crate::protocol::batch::{Answer, Request};
-use crate::protocol::decision::{Decision, Record, Used};
+use crate::protocol::decision::{Decision, Outcome, Record, Used};
 use crate::protocol::history::{Marks, OwnMarks};
 use crate::protocol::retention::Retention;
 use crate::protocol::retry::Backoff;
@@ -261,6 +261,11 @@ impl Registration {
         let used = self.used();
         self.retention()
             .take_deletable(|name, mark| used.get(name).is_some_and(|in_use| in_use.marks.is_recorded(mark)))
+    }
+
+    /// Keeps how a transaction ended whose caller was told that it is not known.
+    pub(super) async fn keep_outcome(&self, transaction: TransactionId, outcome: Outcome) -> Result<()> {
+        self.session.keep_outcomes(self.fence, &[(transaction, outcome)]).await
     }
 
     /// How many batches are in the log.

@@ -13,9 +13,11 @@ use tokio::task::JoinSet;
 
 use super::member::Member;
 use super::registration::Registration;
-use crate::error::Result;
+use crate::error::{ErrorKind, Result};
+use crate::id::TransactionId;
 use crate::participant::{End, Ended};
 use crate::protocol::branch::BranchName;
+use crate::protocol::decision::Outcome;
 use crate::protocol::fate::{self, Fate, Meaning};
 use crate::protocol::progress::DatabaseIdentity;
 use crate::protocol::retry::Backoff;
@@ -113,6 +115,29 @@ impl Settler {
             are_all_settled &= settled.is_ok_and(|settled| settled == Settled::Yes);
         }
         are_all_settled
+    }
+
+    /// Keeps how a transaction ended, for whoever was told that it is not known; whether that succeeded
+    /// before somebody else took over.
+    pub(super) async fn keep_outcome(
+        &self,
+        registration: &Registration,
+        transaction: TransactionId,
+        outcome: Outcome,
+    ) -> bool {
+        let mut failures = 0;
+        let mut closed = self.closed.clone();
+        loop {
+            match registration.keep_outcome(transaction, outcome).await {
+                Ok(()) => return true,
+                Err(error) if !error.is_retriable() || error.kind() == ErrorKind::Fenced => return false,
+                Err(_) => failures += 1,
+            }
+            tokio::select! {
+                () = tokio::time::sleep(self.retry.wait(failures, 0.5)) => {}
+                _ = closed.wait_for(|closed| *closed) => return false,
+            }
+        }
     }
 
     /// Ends one branch.

@@ -1,9 +1,11 @@
 //! Transactions over two real databases: what their caller is told, and what is in the databases
 //! afterwards, with the decision log in a file and in ZooKeeper.
 
+mod crash;
 mod endings;
 mod recovery;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -44,7 +46,8 @@ pub(crate) struct Place {
     urls: [String; 2],
     namespace: Namespace,
     incarnation: Incarnation,
-    directory: tempfile::TempDir,
+    directory: PathBuf,
+    _kept: Option<tempfile::TempDir>,
     /// After this long a node that is gone counts as dead.
     session_timeout: Duration,
 }
@@ -66,15 +69,18 @@ impl Place {
             let client = connect(&urls[urls.len() - 1]).await;
             client.batch_execute(&print_sql("onecommit", 0)).await.unwrap();
             let account = "create table account (id int primary key, total int not null check (total >= 0)); \
-                           insert into account values (1, 100), (2, 100)";
+                           insert into account values (1, 100), (2, 100); \
+                           create table entry (number int primary key)";
             client.batch_execute(account).await.unwrap();
         }
+        let directory = tempfile::tempdir().unwrap();
         let place = Place {
             log,
             urls: [urls.remove(0), urls.remove(0)],
             namespace: format!("t{}", &Uuid::new_v4().simple().to_string()[..20]).parse().unwrap(),
             incarnation: Incarnation::random(),
-            directory: tempfile::tempdir().unwrap(),
+            directory: directory.path().to_path_buf(),
+            _kept: Some(directory),
             session_timeout,
         };
         if log == Log::Zookeeper {
@@ -82,6 +88,34 @@ impl Place {
             answered(async || zookeeper::init(&settings, &place.namespace, place.incarnation).await).await;
         }
         place
+    }
+
+    /// The same place, for another runtime or process.
+    fn copy(&self) -> Place {
+        Place::from_text(&self.to_text())
+    }
+
+    fn to_text(&self) -> String {
+        let log = if self.log == Log::File { "file" } else { "zookeeper" };
+        let Place { urls: [orders, billing], namespace, incarnation, .. } = self;
+        let (directory, timeout_ms) = (self.directory.display(), self.session_timeout.as_millis());
+        format!("{log} {orders} {billing} {namespace} {incarnation} {directory} {timeout_ms}")
+    }
+
+    fn from_text(text: &str) -> Place {
+        let parts: Vec<&str> = text.split(' ').collect();
+        let [log, orders, billing, namespace, incarnation, directory, timeout_ms] = parts[..] else {
+            panic!("{text}")
+        };
+        Place {
+            log: if log == "file" { Log::File } else { Log::Zookeeper },
+            urls: [orders.to_string(), billing.to_string()],
+            namespace: namespace.parse().unwrap(),
+            incarnation: incarnation.parse().unwrap(),
+            directory: directory.into(),
+            _kept: None,
+            session_timeout: Duration::from_millis(timeout_ms.parse().unwrap()),
+        }
     }
 
     fn zookeeper(&self) -> ZookeeperSettings {
@@ -93,7 +127,7 @@ impl Place {
 
     pub(crate) fn decision_log(&self) -> Arc<dyn DecisionLog> {
         match self.log {
-            Log::File => Arc::new(FileDecisionLog::new(self.directory.path(), self.incarnation)),
+            Log::File => Arc::new(FileDecisionLog::new(&self.directory, self.incarnation)),
             Log::Zookeeper => Arc::new(
                 ZookeeperDecisionLog::new(self.zookeeper(), &self.namespace, self.incarnation).unwrap(),
             ),

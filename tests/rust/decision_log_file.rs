@@ -2,12 +2,13 @@
 //! process does is done by this program, started again for one test: [`another_process`].
 
 use std::io::{BufRead as _, BufReader};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::time::{Duration, SystemTime};
 
 use onecommit::ErrorKind;
 use onecommit::decision_log::file::FileDecisionLog;
-use onecommit::decision_log::{DecisionLog, LogSession};
+use onecommit::decision_log::{DecisionLog, Fence, LogSession};
 use onecommit::id::{CoordinatorId, Incarnation};
 use onecommit::protocol::batch::Answer;
 use rusqlite::Connection;
@@ -17,6 +18,7 @@ use crate::conformance_decision_log::{self as conformance, decide, record, reque
 const DATA_DIR: &str = "ONECOMMIT_TEST_DATA_DIR";
 const COORDINATOR: &str = "ONECOMMIT_TEST_COORDINATOR";
 const INCARNATION: &str = "ONECOMMIT_TEST_INCARNATION";
+const DEAD: &str = "ONECOMMIT_TEST_DEAD_COORDINATOR";
 const READY: &str = "the coordinator is registered";
 
 #[tokio::test(flavor = "multi_thread")]
@@ -34,17 +36,20 @@ async fn who_is_killed_is_dead_and_who_is_paused_is_not() {
     let directory = tempfile::tempdir().unwrap();
     let (session, incarnation) = opened(directory.path()).await;
     let id = CoordinatorId::random();
-    let mut other = start(directory.path(), incarnation, id);
+    let other = start(directory.path(), incarnation, id, None);
     let is_live = async || session.coordinators().await.unwrap()[0].is_live;
     assert!(is_live().await);
     assert_eq!(session.take_over(id).await.unwrap(), None);
-    signal(&other, "-STOP");
-    assert!(is_live().await);
-    assert_eq!(session.take_over(id).await.unwrap(), None);
-    signal(&other, "-KILL");
+    other.signal("-STOP");
+    // By its name, and by its lock alone, as where the system tells no names.
+    for _ in 0..2 {
+        assert!(is_live().await);
+        assert_eq!(session.take_over(id).await.unwrap(), None);
+        std::fs::write(lock(directory.path(), id), "").unwrap();
+    }
+    other.signal("-KILL");
     let legacy = taken(&session, id).await;
     assert_eq!(legacy.batches.len(), 1);
-    other.wait().unwrap();
     assert!(is_live().await, "it is being recovered");
 }
 
@@ -55,13 +60,42 @@ async fn who_has_lost_the_lock_by_opening_the_file_again_is_alive() {
     let (session, incarnation) = opened(directory.path()).await;
     let (id, others) = (CoordinatorId::random(), CoordinatorId::random());
     let fence = session.register(id, &record(1)).await.unwrap();
-    std::fs::read(directory.path().join(format!("coordinators/{id}.lock"))).unwrap();
-    // The other process tries to take over before it is ready.
-    let mut other = start(directory.path(), incarnation, others);
+    std::fs::read(lock(directory.path(), id)).unwrap();
+    // The other process looks who is alive, and tries to take over, before it is ready.
+    let _other = start(directory.path(), incarnation, others, None);
     assert_eq!(decide(&session, fence, &request(0, &[1], &[])).await, Answer::Done);
     assert!(session.coordinators().await.unwrap().iter().all(|found| found.is_live));
-    signal(&other, "-KILL");
-    other.wait().unwrap();
+}
+
+#[tokio::test]
+async fn what_a_living_process_gave_up_is_dead() {
+    let directory = tempfile::tempdir().unwrap();
+    let (session, incarnation) = opened(directory.path()).await;
+    let id = CoordinatorId::random();
+    session.register(id, &record(1)).await.unwrap();
+    drop(session);
+    start(directory.path(), incarnation, CoordinatorId::random(), Some(id));
+}
+
+#[tokio::test]
+async fn no_lock_outlasts_its_coordinator() {
+    let directory = tempfile::tempdir().unwrap();
+    let (session, _) = opened(directory.path()).await;
+    let [removed, dead, left, new] = [(); 4].map(|()| CoordinatorId::random());
+    for id in [removed, dead] {
+        session.register(id, &record(1)).await.unwrap();
+    }
+    session.remove(Fence { coordinator: removed, number: 0 }, &[], &[]).await.unwrap();
+    assert!(!lock(directory.path(), removed).exists());
+    session.let_go(dead).await.unwrap();
+    // As left by those who were killed before they had a record, or behind its removal.
+    let long_ago = SystemTime::now() - Duration::from_secs(48 * 3600);
+    for (id, made) in [(dead, long_ago), (left, long_ago), (new, SystemTime::now())] {
+        std::fs::File::create(lock(directory.path(), id)).unwrap().set_modified(made).unwrap();
+    }
+    session.forget_outcomes(7, 5).await.unwrap();
+    let there = [dead, left, new].map(|id| lock(directory.path(), id).exists());
+    assert_eq!(there, [true, false, true]);
 }
 
 /// Not a test of its own: what [`start`] has done by another process.
@@ -72,7 +106,9 @@ async fn another_process() {
     let log = FileDecisionLog::new(data_dir, variable(INCARNATION).parse().unwrap());
     let session = log.open().await.unwrap();
     for found in session.coordinators().await.unwrap() {
-        assert!(found.is_live && session.take_over(found.coordinator).await.unwrap().is_none());
+        let is_dead = std::env::var(DEAD) == Ok(found.coordinator.to_string());
+        let taken = session.take_over(found.coordinator).await.unwrap();
+        assert_eq!((found.is_live, taken.is_some()), (!is_dead, is_dead));
     }
     let fence = session.register(variable(COORDINATOR).parse().unwrap(), &record(1)).await.unwrap();
     assert_eq!(decide(&session, fence, &request(0, &[1], &[])).await, Answer::Done);
@@ -81,24 +117,47 @@ async fn another_process() {
     let _ = std::io::stdin().lines().next();
 }
 
-/// Another process, in which a coordinator has decided something.
-fn start(data_dir: &Path, incarnation: Incarnation, coordinator: CoordinatorId) -> Child {
+/// Another process, in which a coordinator has decided something. Beforehand it takes over from the one that
+/// is dead, and can't from any other.
+fn start(
+    data_dir: &Path,
+    incarnation: Incarnation,
+    coordinator: CoordinatorId,
+    dead: Option<CoordinatorId>,
+) -> Other {
+    let dead = dead.map(|dead| dead.to_string());
     let mut child = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "decision_log_file::another_process", "--nocapture"])
         .env(DATA_DIR, data_dir)
         .env(INCARNATION, incarnation.to_string())
         .env(COORDINATOR, coordinator.to_string())
+        .envs(dead.map(|dead| (DEAD, dead)))
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
     let said = BufReader::new(child.stdout.as_mut().unwrap()).lines();
     assert!(said.map_while(Result::ok).any(|line| line.ends_with(READY)), "it ended: {:?}", child.wait());
-    child
+    Other(child)
 }
 
-fn signal(child: &Child, flag: &str) {
-    assert!(Command::new("kill").args([flag, &child.id().to_string()]).status().unwrap().success());
+/// Another process, which ends with the test, paused or not.
+struct Other(Child);
+
+impl Other {
+    fn signal(&self, flag: &str) {
+        assert!(Command::new("kill").args([flag, &self.0.id().to_string()]).status().unwrap().success());
+    }
+}
+
+impl Drop for Other {
+    fn drop(&mut self) {
+        let _ = (self.0.kill(), self.0.wait());
+    }
+}
+
+fn lock(data_dir: &Path, coordinator: CoordinatorId) -> PathBuf {
+    data_dir.join(format!("coordinators/{coordinator}.lock"))
 }
 
 #[tokio::test]

@@ -9,7 +9,7 @@ use crate::coordinator::identity::{Registered, apply_again};
 use crate::coordinator::settle::Branch;
 use crate::error::{Error, ErrorKind, Result};
 use crate::protocol::branch::BranchName;
-use crate::protocol::decision::{DecidedBranch, Decision};
+use crate::protocol::decision::{DecidedBranch, Decision, Outcome};
 use crate::protocol::fate::Fate;
 use crate::protocol::transaction::{Committed, Decided, Event, Vote};
 
@@ -127,15 +127,15 @@ impl Dialogue {
     /// Has what is left settled, by a task of its own that goes on when nobody waits for it.
     pub(super) fn settle(&mut self) -> impl Future<Output = Result<bool, tokio::task::JoinError>> + use<> {
         let rest = std::mem::replace(&mut self.rest, Rest::Nothing);
-        let (settler, registered, number) =
-            (self.scope.settler.clone(), self.registered.clone(), self.id.number);
+        let (settler, registered, id) = (self.scope.settler.clone(), self.registered.clone(), self.id);
         let branches: Vec<Branch> =
             self.machine.written().filter_map(|(place, xid)| self.branch(place, xid)).collect();
         let place = self.place.take();
         self.scope.runtime.spawn(async move {
             let Some(Registered { registration, decider }) = registered else { return true };
+            let was_in_doubt = matches!(rest, Rest::Await(_));
             let rest = match rest {
-                Rest::Await(_) if decider.withdraw(number).await => Rest::RollBack,
+                Rest::Await(_) if decider.withdraw(id.number).await => Rest::RollBack,
                 Rest::Await(verdict) => match verdict.await {
                     Ok(Verdict { decided: Decided::Yes, batch }) => Rest::Commit(batch),
                     Ok(Verdict { decided: Decided::No, .. }) => Rest::RollBack,
@@ -143,6 +143,16 @@ impl Dialogue {
                 },
                 known => known,
             };
+            let outcome = match rest {
+                Rest::Commit(_) => Some(Outcome::Committed),
+                Rest::RollBack => Some(Outcome::RolledBack),
+                Rest::Nothing | Rest::Await(_) => None,
+            };
+            if let (true, Some(outcome)) = (was_in_doubt, outcome) {
+                // Before it is applied: once its batch is deleted nobody else could tell.
+                let kept = settler.keep_outcome(&registration, id, outcome).await;
+                tracing::info!(transaction = %id, ?outcome, kept, "a transaction that was in doubt has ended");
+            }
             let is_settled = match rest {
                 Rest::Commit(batch) => settler.commit(&registration, batch, branches).await,
                 Rest::RollBack => settler.roll_back(branches).await,

@@ -188,9 +188,14 @@ fn started(stat: &str) -> Option<&str> {
 }
 
 fn failed(path: &Path, error: io::Error) -> Error {
-    let why =
-        "the lock that says who is alive can't be used: check that this user may read and write data_dir";
-    Error::new(ErrorKind::Configuration, OPERATION, why).with("file", path.display()).caused_by(error)
+    use io::ErrorKind::{NotADirectory, NotFound, PermissionDenied, ReadOnlyFilesystem};
+    let kind = match error.kind() {
+        NotADirectory | NotFound | PermissionDenied | ReadOnlyFilesystem => ErrorKind::Configuration,
+        _ => ErrorKind::Unreachable,
+    };
+    let why = "the lock that says who is alive can't be used: check that this user may read and write data_dir, \
+               and that its disk has room";
+    Error::new(kind, OPERATION, why).with("file", path.display()).caused_by(error)
 }
 
 #[cfg(test)]

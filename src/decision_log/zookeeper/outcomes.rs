@@ -153,16 +153,15 @@ impl Store {
         let folder = self.paths.all_outcomes();
         let mut paths = Vec::new();
         for name in self.folder(operation, &folder).await? {
-            let path = format!("{folder}/{name}");
-            let first = name.parse().map_err(|_| foreign(operation).with("path", &path))?;
-            if is_wanted(first) {
-                paths.push(path);
+            // Other names are not ours, and in nobody's way.
+            if name.parse().is_ok_and(&is_wanted) {
+                paths.push(format!("{folder}/{name}"));
             }
         }
         let mut kept = Vec::new();
         for (path, found) in paths.iter().zip(self.read(operation, &paths).await?) {
             let Some(found) = found else { continue };
-            let outcomes = decode(&found.data).ok_or_else(|| foreign(operation).with("path", path))?;
+            let outcomes = decode(operation, &found.data).map_err(|error| error.with("path", path))?;
             let (path, version, created_ms) = (path.clone(), found.version, found.created_ms);
             kept.push(Kept { path, version, created_ms, outcomes });
         }
@@ -200,8 +199,20 @@ fn encode(outcomes: &Outcomes) -> Vec<u8> {
     bytes
 }
 
-fn decode(bytes: &[u8]) -> Option<Outcomes> {
-    serde_json::from_slice(bytes.strip_prefix(&[VERSION])?).ok()
+fn decode(operation: &'static str, bytes: &[u8]) -> Result<Outcomes> {
+    match bytes.split_first() {
+        Some((&VERSION, json)) => {
+            serde_json::from_slice(json).map_err(|error| foreign(operation).caused_by(error))
+        }
+        Some((version, _)) if *version > VERSION => {
+            let why = format!(
+                "it has format {version}, this release reads {VERSION}: it was written by a later release of \
+                 onecommit, run that one"
+            );
+            Err(Error::new(ErrorKind::Refused, operation, why))
+        }
+        _ => Err(foreign(operation)),
+    }
 }
 
 #[cfg(test)]
@@ -241,12 +252,12 @@ mod tests {
             let outcome = |is| if is { Outcome::Committed } else { Outcome::RolledBack };
             let outcomes: Outcomes =
                 outcomes.into_iter().map(|(number, committed)| (number, outcome(committed))).collect();
-            prop_assert_eq!(decode(&encode(&outcomes)), Some(outcomes));
+            prop_assert_eq!(decode("read", &encode(&outcomes)).unwrap(), outcomes);
         }
 
         #[test]
         fn any_bytes_are_read_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..60)) {
-            let _ = decode(&bytes);
+            let _ = decode("read", &bytes);
         }
     }
 
@@ -256,5 +267,6 @@ mod tests {
         assert_eq!(encode(&both), b"\x01{\"9\":\"rolled_back\",\"17\":\"committed\"}");
         let most = (u64::MAX - OUTCOMES_PER_NODE as u64 + 1..=u64::MAX).map(|n| (n, Outcome::RolledBack));
         assert!(encode(&most.collect()).len() < 190_000);
+        assert!(decode("read", b"\x02{}").unwrap_err().to_string().contains("later release"));
     }
 }

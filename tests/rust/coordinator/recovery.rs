@@ -13,7 +13,7 @@ use crate::patience::until;
 
 /// How far the dead one came: how much of its own work it had begun.
 #[derive(Clone, Copy)]
-enum Died {
+pub(super) enum Died {
     /// Both branches are prepared, and nothing is decided.
     Undecided = 2,
     /// It is decided, and nothing is applied.
@@ -22,7 +22,7 @@ enum Died {
 
 /// A node that moves money and dies. The runtime with all of its tasks is stopped at that place: nothing is
 /// finished, closed or given up.
-fn die(place: &Place, died: Died) -> TransactionId {
+pub(super) fn die(place: &Place, died: Died) -> TransactionId {
     let runtime = Runtime::new().unwrap();
     let (node, dialogue) = runtime.block_on(async {
         let (node, clients) = (place.node(), place.clients().await);
@@ -135,7 +135,7 @@ async fn a_caller_that_goes_away_leaves_nothing_prepared() {
 }
 
 /// A branch prepared by hand under the name of a coordinator that has no record.
-async fn prepare_orphan(place: &Place, account: i32) -> BranchName {
+pub(super) async fn prepare_orphan(place: &Place, account: i32) -> BranchName {
     let name = BranchName {
         namespace: place.namespace.clone(),
         incarnation: place.incarnation,

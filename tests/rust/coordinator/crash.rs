@@ -1,0 +1,272 @@
+//! Every durable step of a transaction, at which a process is killed, or does not hear that it went through:
+//! afterwards both databases have the same, what was told is true, and nothing is prepared any more.
+//!
+//! The process is this program, started again for one test: [`another_process`].
+
+use std::collections::BTreeSet;
+use std::io::{BufRead as _, BufReader};
+use std::os::unix::process::ExitStatusExt as _;
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use onecommit::coordinator::Node;
+use tokio_postgres::Client;
+
+use super::recovery::{Died, die, prepare_orphan};
+use super::{Log, Place, SHORT, begin, connect};
+use crate::patience::{LIMIT, until};
+
+const PLACE: &str = "ONECOMMIT_TEST_PLACE";
+const WORK: &str = "ONECOMMIT_TEST_WORK";
+/// How many transactions a process makes that is not killed.
+const TRANSACTIONS: i32 = 12;
+const SIGKILL: i32 = 9;
+const PAUSE: Duration = Duration::from_millis(20);
+const TOLD: &str = "committed ";
+
+/// How a process gets to a step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    /// It makes transactions.
+    Work,
+    /// It settles what another one has left, one transaction undecided and one decided.
+    Recover,
+    /// It ends a branch that was prepared behind the end of its coordinator.
+    Orphan,
+    /// It is opened.
+    Open,
+}
+
+/// The steps of both decision logs, without its name before them.
+const LOG_STEPS: [(Way, &str); 6] = [
+    (Way::Work, "register"),
+    (Way::Work, "record"),
+    (Way::Work, "decide"),
+    (Way::Recover, "take_over"),
+    (Way::Recover, "remove"),
+    (Way::Orphan, "adopt_orphan"),
+];
+const PARTICIPANT_STEPS: [(Way, &str); 6] = [
+    (Way::Work, "open_history"),
+    (Way::Work, "mark"),
+    (Way::Work, "end"),
+    (Way::Recover, "end"),
+    (Way::Recover, "close_history"),
+    (Way::Open, "forget_histories"),
+];
+/// What is kept for a caller that was told of a doubt, what is forgotten after days, and what follows behind
+/// a removal or at the end of a node: a transaction is at its end before.
+const OTHERS: [&str; 6] = [
+    "file_log.keep_outcomes",
+    "file_log.forget_outcomes",
+    "zookeeper_log.keep_outcomes",
+    "zookeeper_log.forget_outcomes",
+    "zookeeper_log.discard",
+    "zookeeper_log.let_go",
+];
+
+async fn every_step(log: Log, way: Way) {
+    let room = if log == Log::File { "file_log" } else { "zookeeper_log" };
+    let of_log = LOG_STEPS.iter().map(|(way, step)| (*way, format!("{room}.{step}")));
+    let of_participant = PARTICIPANT_STEPS.iter().map(|(way, step)| (*way, format!("participant.{step}")));
+    for (_, step) in of_log.chain(of_participant).filter(|(of, _)| *of == way) {
+        for point in ["before_commit=kill", "after_commit=kill", "after_commit=error"] {
+            // The first of many is often a special one.
+            let hit = if way == Way::Work && !step.ends_with("register") && !step.ends_with("open_history") {
+                3
+            } else {
+                1
+            };
+            goes_through(log, way, &format!("{step}.{point}@{hit}")).await;
+        }
+    }
+}
+
+async fn goes_through(log: Log, way: Way, failpoint: &str) {
+    let place = Place::with_sessions_of(log, SHORT).await;
+    match way {
+        Way::Work | Way::Open => {}
+        Way::Recover => {
+            for died in [Died::Undecided, Died::Decided] {
+                // A runtime of its own is stopped in it.
+                let left = place.copy();
+                tokio::task::spawn_blocking(move || die(&left, died)).await.unwrap();
+            }
+        }
+        Way::Orphan => close_behind(&place).await,
+    }
+    let is_killed = failpoint.contains("=kill");
+    let mut process = start(&place, way, failpoint);
+    let told = match (way, is_killed) {
+        (Way::Work, _) => told(&mut process),
+        (_, true) => BTreeSet::new(),
+        (_, false) => {
+            until("it goes on by itself", async || Ok(has_hit(&place, failpoint)), |has_hit| *has_hit).await;
+            if way != Way::Open {
+                place.settled().await;
+            }
+            process.kill().unwrap();
+            BTreeSet::new()
+        }
+    };
+    let status = ended(&mut process).await;
+    assert!(has_hit(&place, failpoint), "{failpoint} was never reached: {status}");
+    if is_killed || way != Way::Work {
+        assert_eq!(status.signal(), Some(SIGKILL), "{failpoint}");
+    } else {
+        assert!(status.success(), "{failpoint}: {status}");
+    }
+    let node = place.node();
+    place.settled().await;
+    agrees(&place, &told, failpoint).await;
+    // It all works, whatever was left.
+    let clients = place.clients().await;
+    let transaction = begin(&node, &clients).await.unwrap();
+    write(&clients, -1).await;
+    transaction.commit().await.unwrap();
+    node.close().await;
+}
+
+async fn agrees(place: &Place, told: &BTreeSet<i32>, failpoint: &str) {
+    let mut entries = Vec::new();
+    for client in place.clients().await {
+        let rows = client.query("select number from entry", &[]).await.unwrap();
+        entries.push(rows.iter().map(|row| row.get(0)).collect::<BTreeSet<i32>>());
+    }
+    assert_eq!(entries[0], entries[1], "{failpoint}: torn");
+    assert!(told.is_subset(&entries[0]), "{failpoint}: {told:?} was told, {:?} is there", entries[0]);
+    let totals = place.totals().await;
+    assert_eq!(totals[0] + totals[1], 200, "{failpoint}");
+}
+
+/// How a process ended; one that goes on was never killed.
+async fn ended(process: &mut Child) -> ExitStatus {
+    let began = Instant::now();
+    loop {
+        if let Some(status) = process.try_wait().unwrap() {
+            return status;
+        }
+        if began.elapsed() > LIMIT {
+            process.kill().unwrap();
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
+/// A branch behind its coordinator's end.
+async fn close_behind(place: &Place) {
+    let late = prepare_orphan(place, 2).await;
+    let sql = format!(
+        "insert into onecommit.coordinator (id, closed, closed_at) values ('{}', true, now())",
+        late.transaction.coordinator
+    );
+    connect(&place.urls[0]).await.batch_execute(&sql).await.unwrap();
+}
+
+fn start(place: &Place, way: Way, failpoint: &str) -> Child {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["coordinator::crash::another_process", "--exact", "--nocapture"]);
+    command.env(PLACE, place.to_text()).env(WORK, if way == Way::Work { "1" } else { "0" });
+    command.env("ONECOMMIT_FAILPOINTS", failpoint).env("ONECOMMIT_FAILPOINTS_LOG", log_of(place, failpoint));
+    command.stdout(Stdio::piped()).spawn().unwrap()
+}
+
+fn log_of(place: &Place, failpoint: &str) -> std::path::PathBuf {
+    place.directory.join(failpoint.split('=').next().unwrap_or_default())
+}
+
+fn has_hit(place: &Place, failpoint: &str) -> bool {
+    std::fs::read_to_string(log_of(place, failpoint)).is_ok_and(|text| text.contains(" hit"))
+}
+
+/// What it was told, until it ends.
+fn told(process: &mut Child) -> BTreeSet<i32> {
+    let lines = BufReader::new(process.stdout.take().unwrap()).lines();
+    let numbers = lines.map_while(Result::ok).filter_map(|line| line.strip_prefix(TOLD)?.parse().ok());
+    numbers.collect()
+}
+
+async fn write(clients: &[Client; 2], number: i32) {
+    for (client, change) in clients.iter().zip([-1, 1]) {
+        let sql = format!(
+            "update account set total = total + {change} where id = 1; insert into entry values ({number})"
+        );
+        client.batch_execute(&sql).await.unwrap();
+    }
+}
+
+async fn make_transactions(node: &Node, place: &Place) {
+    let clients = place.clients().await;
+    for number in 0..TRANSACTIONS {
+        let transaction = begin(node, &clients).await.unwrap();
+        write(&clients, number).await;
+        match transaction.commit().await {
+            Ok(_) => println!("{TOLD}{number}"),
+            Err(error) => println!("{number}: {error}"),
+        }
+    }
+}
+
+/// Not a test of its own: what [`start`] has done by another process.
+#[tokio::test(flavor = "multi_thread")]
+async fn another_process() {
+    let Ok(text) = std::env::var(PLACE) else { return };
+    let place = Place::from_text(&text);
+    let node = place.node();
+    if std::env::var(WORK).is_ok_and(|work| work == "1") {
+        make_transactions(&node, &place).await;
+        node.close().await;
+    } else {
+        // Until it is killed.
+        std::future::pending::<()>().await;
+    }
+}
+
+macro_rules! tests {
+    ($($name:ident: $log:ident $way:ident),* $(,)?) => {
+        $(#[tokio::test(flavor = "multi_thread")]
+        async fn $name() {
+            every_step(Log::$log, Way::$way).await;
+        })*
+    };
+}
+
+tests! {
+    every_step_of_a_transaction_decided_in_a_file: File Work,
+    every_step_of_a_transaction_decided_in_zookeeper: Zookeeper Work,
+    every_step_of_a_recovery_from_a_file: File Recover,
+    every_step_of_a_recovery_from_zookeeper: Zookeeper Recover,
+    every_step_of_ending_an_orphan_with_the_log_in_a_file: File Orphan,
+    every_step_of_ending_an_orphan_with_the_log_in_zookeeper: Zookeeper Orphan,
+    every_step_of_opening: File Open,
+}
+
+#[test]
+fn no_step_is_missing_here() {
+    let mut known = BTreeSet::new();
+    for side in ["before_commit", "after_commit"] {
+        for (_, step) in LOG_STEPS {
+            known.extend(["file_log", "zookeeper_log"].map(|room| format!("{room}.{step}.{side}")));
+        }
+        known.extend(PARTICIPANT_STEPS.iter().map(|(_, step)| format!("participant.{step}.{side}")));
+        known.extend(OTHERS.iter().map(|step| format!("{step}.{side}")));
+    }
+    let mut found = BTreeSet::new();
+    for room in ["participant", "decision_log", "coordinator"] {
+        names_in(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src").join(room), &mut found);
+    }
+    assert_eq!(known, found);
+}
+
+fn names_in(folder: &Path, found: &mut BTreeSet<String>) {
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            names_in(&path, found);
+        } else if let Ok(text) = std::fs::read_to_string(&path) {
+            let names = text.split("failpoint!(\"").skip(1).filter_map(|rest| rest.split('"').next());
+            found.extend(names.map(str::to_string));
+        }
+    }
+}
