@@ -5,6 +5,7 @@
 mod decider;
 mod dialogue;
 mod identity;
+mod legacy;
 mod member;
 mod node;
 mod recover;

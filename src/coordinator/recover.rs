@@ -12,16 +12,13 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::identity::Scope;
+use super::legacy;
 use super::member::Member;
 use crate::decision_log::{Fence, Legacy, LogSession};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{CoordinatorId, ParticipantName, TransactionId};
-use crate::participant::{End, Instance, PreparedBranch};
-use crate::protocol::decision::{DecidedBranch, Outcome, Record, Used};
-use crate::protocol::fate::{self, Meaning};
-use crate::protocol::history::Verdict;
+use crate::protocol::decision::{Outcome, Record};
 
-const OPERATION: &str = "settle transactions";
 /// Between two times at which old outcomes and history rows are forgotten.
 const CLEAN_INTERVAL: Duration = Duration::from_secs(3600);
 /// Most texts that are remembered as told.
@@ -180,7 +177,7 @@ impl Recoverer {
                 continue;
             };
             is_anything_mine = true;
-            match self.settle_participant(&member, &used, id, held).await {
+            match legacy::settle(&self.scope, &member, &used, id, &held.legacy, &mut held.rolled_back).await {
                 Ok(true) => {
                     let mut record = held.legacy.record.clone();
                     if let Some(used) = record.participants.get_mut(&name) {
@@ -208,84 +205,6 @@ impl Recoverer {
         Ok(!is_anything_mine)
     }
 
-    async fn settle_participant(
-        &self,
-        member: &Arc<Member>,
-        used: &Used,
-        id: CoordinatorId,
-        held: &mut Held,
-    ) -> Result<bool> {
-        let (instance, prepared) = member.port.prepared().await?;
-        if !instance.database.is_same(&used.database) {
-            let why = "this is another database than the one in which a dead coordinator prepared transactions: \
-                       give the participant its old address until they are settled";
-            let refused = Error::new(ErrorKind::Refused, OPERATION, why);
-            return Err(refused.with("found", &instance.database).with("expected", &used.database));
-        }
-        let mine: Vec<PreparedBranch> =
-            prepared.into_iter().filter(|branch| self.is_of(&branch.name, member, id)).collect();
-        let decided = decided_in(&held.legacy, &member.name);
-        let is_decided = |branch: &PreparedBranch| decided.contains_key(&branch.name.transaction.number);
-        let (row_instance, row) = member.port.history(id).await?;
-        if row_instance != instance {
-            return Ok(false);
-        }
-        match used.marks.judge(row, mine.iter().any(|branch| !is_decided(branch))) {
-            Verdict::Settled => return Ok(true),
-            Verdict::Settle => {}
-            lost @ (Verdict::ParticipantLost | Verdict::RecordLost) => return Err(refuse(lost, &mine)),
-        }
-        for branch in &mine {
-            let end = if is_decided(branch) { End::Commit } else { End::RollBack };
-            member.port.end(&branch.name, Some(&branch.owner), end).await?;
-            if end == End::RollBack {
-                held.rolled_back.insert(branch.name.transaction.number);
-            }
-        }
-        for (number, branch) in &decided {
-            let is_listed = mine.iter().any(|listed| listed.name.transaction.number == *number);
-            if !is_listed && !self.is_committed(member, used, &instance, *number, branch).await? {
-                return Ok(false);
-            }
-        }
-        // Whoever answered the list and the ends, or nobody.
-        member.port.close_history(id, &instance).await
-    }
-
-    fn is_of(&self, name: &crate::protocol::branch::BranchName, member: &Member, id: CoordinatorId) -> bool {
-        name.namespace == self.scope.namespace
-            && name.incarnation == self.scope.incarnation
-            && name.transaction.coordinator == id
-            && name.participant == member.name
-    }
-
-    /// Whether a decided branch that is not listed was committed before.
-    async fn is_committed(
-        &self,
-        member: &Member,
-        used: &Used,
-        instance: &Instance,
-        number: u64,
-        branch: &DecidedBranch,
-    ) -> Result<bool> {
-        let (answered, fate) = member.port.fate(branch.xid).await?;
-        if answered != *instance {
-            return Ok(false);
-        }
-        let mut then = used.database.clone();
-        then.timeline = Some(branch.timeline.clone());
-        match fate::judge(fate, &then, &answered.database, None) {
-            Meaning::Committed => Ok(true),
-            Meaning::NotYet => Ok(false),
-            Meaning::Lost => {
-                let why = "a decided transaction is torn: the participant has lost its branch, by a failover or a \
-                           restore. Compare it with the other participants, and mend it by hand";
-                let error = Error::new(ErrorKind::Refused, OPERATION, why).with("transaction", number);
-                Err(error.with("xid", branch.xid).with("instance", instance))
-            }
-        }
-    }
-
     /// Branches of this installation that no record names.
     async fn look_for_orphans(&mut self, session: &dyn LogSession) -> Result<()> {
         let known: BTreeSet<CoordinatorId> =
@@ -298,7 +217,9 @@ impl Recoverer {
                 Err(_) => continue,
             };
             let ids = prepared.iter().map(|branch| branch.name.transaction.coordinator);
-            let ours = ids.zip(&prepared).filter(|(id, branch)| self.is_of(&branch.name, member, *id));
+            let ours = ids
+                .zip(&prepared)
+                .filter(|(id, branch)| legacy::is_of(&self.scope, &branch.name, member, *id));
             orphans.extend(ours.map(|(id, _)| id).filter(|id| !known.contains(id)));
         }
         for id in orphans {
@@ -320,9 +241,7 @@ impl Recoverer {
         Ok(())
     }
 
-    /// A closed row: everything was settled, and this was prepared behind it. Otherwise the record is
-    /// gone and the row is not, so that a history was lost. Never judged as one that has a record: that
-    /// would roll back what was decided.
+    /// Never judged as one that has a record: that would roll back what was decided.
     async fn judge_orphan(
         &mut self,
         session: &dyn LogSession,
@@ -332,35 +251,12 @@ impl Recoverer {
         let members: Vec<_> = self.members.values().cloned().collect();
         let mut failed = None;
         for member in members {
-            if let Err(error) = self.end_orphans(&member, id).await {
+            if let Err(error) = legacy::end_orphans(&self.scope, &member, id).await {
                 failed = Some(error.with("participant", &member.name).with("coordinator", id));
             }
         }
         session.remove(fence, &[], &[]).await?;
         failed.map_or(Ok(()), Err)
-    }
-
-    async fn end_orphans(&self, member: &Arc<Member>, id: CoordinatorId) -> Result<()> {
-        let (instance, row) = member.port.history(id).await?;
-        let (list_instance, prepared) = member.port.prepared().await?;
-        let mine: Vec<PreparedBranch> =
-            prepared.into_iter().filter(|branch| self.is_of(&branch.name, member, id)).collect();
-        if mine.is_empty() || instance != list_instance {
-            return Ok(());
-        }
-        if !row.is_some_and(|row| row.is_closed) {
-            let why = format!(
-                "there are prepared branches of a coordinator that the decision log does not know, and nothing says \
-                 that it was settled: the decision log was emptied or restored, or this database was. Nothing was \
-                 touched. Compare them with the other participants, and end them by hand: {}",
-                names(&mine)
-            );
-            return Err(Error::new(ErrorKind::Refused, OPERATION, why));
-        }
-        for branch in &mine {
-            member.port.end(&branch.name, Some(&branch.owner), End::RollBack).await?;
-        }
-        Ok(())
     }
 
     /// Says a thing once, and not at every sweep.
@@ -378,36 +274,10 @@ impl Recoverer {
     }
 }
 
-fn decided_in(legacy: &Legacy, participant: &ParticipantName) -> BTreeMap<u64, DecidedBranch> {
-    let decisions = legacy.batches.values().flatten();
-    let branches =
-        decisions.flat_map(|decision| decision.branches.iter().map(|branch| (decision.number, branch)));
-    let here = branches.filter(|(_, branch)| branch.participant == *participant);
-    here.map(|(number, branch)| (number, branch.clone())).collect()
-}
-
 fn outcomes(id: CoordinatorId, held: &Held) -> Vec<(TransactionId, Outcome)> {
     let decisions =
         held.legacy.batches.values().flatten().map(|decision| (decision.number, Outcome::Committed));
     let rolled_back = held.rolled_back.iter().map(|number| (*number, Outcome::RolledBack));
     let all = decisions.chain(rolled_back);
     all.map(|(number, outcome)| (TransactionId { coordinator: id, number }, outcome)).collect()
-}
-
-fn refuse(verdict: Verdict, branches: &[PreparedBranch]) -> Error {
-    let what = match verdict {
-        Verdict::RecordLost => "the decision log was restored: it is older than this database",
-        _ => "this database has lost history: it was restored, or a failover went back",
-    };
-    let why = format!(
-        "{what}. Nothing was touched: branches that look undecided may have been decided. Compare the participants, \
-         and end them by hand: {}",
-        names(branches)
-    );
-    Error::new(ErrorKind::Refused, OPERATION, why)
-}
-
-fn names(branches: &[PreparedBranch]) -> String {
-    let names: Vec<String> = branches.iter().map(|branch| branch.name.to_string()).collect();
-    if names.is_empty() { "(none is prepared now)".to_string() } else { names.join(", ") }
 }

@@ -11,6 +11,7 @@ mod look;
 mod node;
 mod observed;
 mod reader;
+mod recover;
 mod relay;
 mod relay_id;
 mod remove;

@@ -8,7 +8,7 @@ use tokio::task::JoinSet;
 use tracing::Instrument as _;
 
 use super::relay_id::OwnId;
-use super::{Observed, build, look};
+use super::{Observed, build, look, recover};
 use crate::config::{Config, Participant};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::ParticipantName;
@@ -46,6 +46,8 @@ pub async fn run_observed(config: &Config, observed: &Observed, stop: watch::Rec
         };
         relays.spawn(run.instrument(span));
     }
+    let settings = settings(config);
+    let mut recovering = tokio::spawn(recover::run(config.clone(), settings.retry, stop.clone()));
     let mut failed = None;
     while let Some(ended) = relays.join_next().await {
         let ended = ended.unwrap_or_else(|error| {
@@ -56,6 +58,10 @@ pub async fn run_observed(config: &Config, observed: &Observed, stop: watch::Rec
             failed = Some(error);
         }
     }
+    if *stop.borrow() {
+        let _ = tokio::time::timeout(settings.shutdown_limit, &mut recovering).await;
+    }
+    recovering.abort();
     failed.map_or(Ok(()), Err)
 }
 

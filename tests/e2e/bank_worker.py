@@ -1,0 +1,90 @@
+"""A bank's worker: moves money between two databases and announces each transfer, as one.
+
+Run as a program with the configuration's path, the databases' urls, a topic and a name. Prints what
+it was told of each transfer: `committed`, `rolled back` or `in doubt`, and its name. Ends when its
+standard input does; or dies by SIGKILL with both branches prepared, where that is asked for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+import select
+import signal
+import sys
+
+import onecommit
+import psycopg
+from onecommit._drivers import exchange as sending
+
+ACCOUNTS = 5
+DIES_PREPARED = "dies prepared"
+SCHEMA = f"""
+create table balance (account int primary key, total int not null);
+insert into balance select n, 1000 from generate_series(1, {ACCOUNTS}) n;
+create table entry (transfer text primary key, amount int not null);
+"""
+MOVE = "update balance set total = total + %s where account = %s"
+ENTER = "insert into entry (transfer, amount) values (%s, %s)"
+MESSAGE = """
+insert into ledger (message_id, topic, key, digest, place) values (%s, %s, %s, %s, 0)"""
+
+
+def main(config: str, main_url: str, billing_url: str, topic: str, name: str, end: str) -> None:
+    if end == DIES_PREPARED:
+        die_prepared()
+    with (
+        psycopg.connect(main_url) as here,
+        psycopg.connect(billing_url) as there,
+        onecommit.open(config) as oc,
+    ):
+        number = 0
+        while not select.select([sys.stdin], [], [], 0)[0]:
+            number += 1
+            transfer = f"{name}-{number}"
+            print(f"{told_of(oc, here, there, topic, transfer)} {transfer}", flush=True)
+
+
+def told_of(
+    oc: onecommit.Onecommit,
+    here: psycopg.Connection,
+    there: psycopg.Connection,
+    topic: str,
+    transfer: str,
+) -> str:
+    amount, value = random.randint(1, 9), transfer.encode()
+    try:
+        with oc.transaction(main=here, billing=there) as tx:
+            here.execute(MOVE, [-amount, random.randint(1, ACCOUNTS)])
+            there.execute(MOVE, [amount, random.randint(1, ACCOUNTS)])
+            for conn, moved in [(here, -amount), (there, amount)]:
+                conn.execute(ENTER, [transfer, moved])
+            message_id = tx.publish(topic, key=transfer, value=value)
+            digest = hashlib.md5(value, usedforsecurity=False).hexdigest()
+            here.execute(MESSAGE, [message_id, topic, transfer.encode(), digest])
+    except onecommit.InDoubt:
+        return "in doubt"
+    except (onecommit.Error, psycopg.Error) as error:
+        print(error, file=sys.stderr)
+        here.rollback()
+        there.rollback()
+        return "rolled back"
+    return "committed"
+
+
+def die_prepared() -> None:
+    """From now on this process ends where both branches are prepared and nothing is decided."""
+    original = sending.exchange
+
+    def exchange(messages, seconds):  # type: ignore[no-untyped-def]
+        answers = original(messages, seconds)
+        if "prepare transaction" in messages[0][1]:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return answers
+
+    sending.exchange = exchange
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
