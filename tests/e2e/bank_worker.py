@@ -35,8 +35,9 @@ def main(config: str, main_url: str, billing_url: str, topic: str, name: str, en
     if end == DIES_PREPARED:
         die_prepared()
     with (
-        psycopg.connect(main_url) as here,
-        psycopg.connect(billing_url) as there,
+        # Names of statements are lost in a pooler.
+        psycopg.connect(main_url, prepare_threshold=None) as here,
+        psycopg.connect(billing_url, prepare_threshold=None) as there,
         onecommit.open(config) as oc,
     ):
         number = 0

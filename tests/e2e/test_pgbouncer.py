@@ -7,6 +7,7 @@ import signal
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
+from pathlib import Path
 
 import onecommit
 import psycopg
@@ -16,10 +17,12 @@ from tests.servers import PgBouncer
 from tests.servers.process import tail
 
 from .adoption import Adoption
+from .bank_worker import DIES_PREPARED
 from .conftest import MakeInstallation, OwnServers
 from .installation import PostgresInstallation, Servers
 from .postgres_crash import signal_all
 from .postgres_outbox import ledger_of, publish
+from .test_bank import Bank
 from .waiting import wait_until
 
 BACKLOG = 1200
@@ -57,6 +60,25 @@ def pooled_connections(pooler: PgBouncer, database: str) -> int:
     ) as admin:
         rows = admin.execute("show clients").fetchall()
     return sum(database in row for row in rows)
+
+
+def test_two_databases_commit_as_one(pooler: PgBouncer, servers: Servers, tmp_path: Path) -> None:
+    bank = Bank(replace(servers, postgres=pooler.dsn), tmp_path, zookeeper=True)
+    try:
+        bank.worker(DIES_PREPARED).ended(-signal.SIGKILL)
+        assert bank.prepared() == 2
+        relay = bank.installation.relay()
+        bank.wait_settled()
+        workers = [bank.worker() for _ in range(2)]
+        for worker in workers:
+            worker.wait_working(10)
+            worker.finish()
+        assert pooled_connections(pooler, bank.billing.name) > 0, "they don't go through the pooler"
+        transfers = bank.check()
+        assert transfers >= 20
+        bank.installation.finish(relay, at_least=transfers)
+    finally:
+        bank.close()
 
 
 def test_relays_share_and_replace_each_other(

@@ -217,3 +217,36 @@ async fn a_coordinator_whose_participant_went_back_prepares_nothing_more_there()
     assert_eq!(place.prepared().await, 0);
     node.close().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_was_taken_over_decides_nothing_more_and_another_coordinator_goes_on() {
+    let place = Place::new(Log::Zookeeper).await;
+    let (node, clients) = (place.node(), place.clients().await);
+    let transaction = begin(&node, &clients).await.unwrap();
+    let first = transaction.id().coordinator;
+    move_money(&clients).await;
+    transaction.commit().await.unwrap();
+    let transaction = begin(&node, &clients).await.unwrap();
+    move_money(&clients).await;
+    // As ZooKeeper does with a session of which it has not heard for too long.
+    let zookeeper = zookeeper_client::Client::connect(&place.zookeeper().servers).await.unwrap();
+    zookeeper.delete(&format!("/onecommit/{}/live/{first}", place.namespace), None).await.unwrap();
+    let other = place.node();
+    let session = place.decision_log().open().await.unwrap();
+    let registered = async || session.coordinators().await;
+    until("it is recovered", registered, |all| all.iter().all(|one| one.coordinator != first)).await;
+
+    assert_eq!(transaction.id().coordinator, first);
+    let fenced = transaction.commit().await.unwrap_err();
+    assert!(fenced.is_retriable() && text(&fenced).contains("rolled back"), "{fenced}");
+    place.settled().await;
+    assert_eq!(place.totals().await, [90, 110]);
+
+    let transaction = begin(&node, &clients).await.unwrap();
+    assert_ne!(transaction.id().coordinator, first);
+    move_money(&clients).await;
+    transaction.commit().await.unwrap();
+    assert_eq!(place.totals().await, [80, 120]);
+    node.close().await;
+    other.close().await;
+}
