@@ -17,6 +17,7 @@ mod relay;
 mod remove;
 mod screen;
 mod status;
+mod transaction;
 
 use std::ffi::OsString;
 use std::io::IsTerminal as _;
@@ -51,6 +52,8 @@ enum Command {
     Status(status::StatusArguments),
     /// See messages that can't be delivered, and have them retried or discarded.
     DeadLetter(dead_letter::DeadLetterArguments),
+    /// See transactions over several databases that are not at their end, and how one has ended.
+    Transaction(transaction::TransactionArguments),
     /// Look for what goes wrong in time: clocks, settings, rights, bloat, long transactions, topics.
     /// Says for each finding what to do; exits with 1 where something has to be corrected.
     Doctor,
@@ -116,6 +119,7 @@ fn run(program: &[OsString], arguments: Arguments, output: Output) -> Result<i32
         Command::Relay => relay::run(&config()?),
         Command::DeadLetter(dead_letter) => dead_letter::run(&config()?, &dead_letter, output),
         Command::Status(status) => status::run(&config()?, &status, output),
+        Command::Transaction(transaction) => transaction::run(&config()?, &transaction, output),
         Command::Doctor => doctor::run(&config()?, output),
         Command::Adopt(adopt) => adopt::run(&config()?, &adopt, output),
         Command::Consume(consume) => consume::run(&config()?, &consume, output),

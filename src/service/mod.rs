@@ -16,6 +16,7 @@ mod relay;
 mod relay_id;
 mod remove;
 mod status;
+mod transactions;
 
 pub use adopt::{Found, FoundShard, FoundZookeeper, adopt, look_before_adopting};
 pub use build::scope;
@@ -28,3 +29,4 @@ pub use reader::{Reader, open_reader};
 pub use relay::{run_observed, run_relays};
 pub use remove::{Removal, look_before_removing, remove, undelivered};
 pub use status::{ParticipantStatus, ShardStatus, status};
+pub use transactions::{Seen, SeenState, transaction, transactions};

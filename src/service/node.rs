@@ -10,15 +10,29 @@ use crate::decision_log::DecisionLog;
 use crate::decision_log::file::FileDecisionLog;
 use crate::decision_log::zookeeper::ZookeeperDecisionLog;
 use crate::error::{Error, ErrorKind, Result};
-use crate::id::Incarnation;
+use crate::id::{Incarnation, Namespace};
 use crate::participant::postgres::PostgresParticipant;
 use crate::protocol::retry::Backoff;
 
 const OPERATION: &str = "open";
 
+/// What a node works with.
+pub(super) struct Opened {
+    pub(super) namespace: Namespace,
+    pub(super) incarnation: Incarnation,
+    pub(super) members: Vec<Member>,
+    pub(super) log: Arc<dyn DecisionLog>,
+}
+
 /// Opens a node in the tokio runtime that this is called in. The databases have to answer; ZooKeeper need
 /// not, until something is to be decided there.
 pub async fn open_node(config: &Config) -> Result<Node> {
+    let Opened { namespace, incarnation, members, log } = open_stores(config).await?;
+    Ok(Node::open(namespace, incarnation, members, log, settings(config)))
+}
+
+/// The databases that can take part, and the decision log.
+pub(super) async fn open_stores(config: &Config) -> Result<Opened> {
     let mut members = Vec::new();
     let mut incarnation: Option<Incarnation> = None;
     for (name, participant) in &config.participants {
@@ -44,7 +58,7 @@ pub async fn open_node(config: &Config) -> Result<Node> {
         return Err(Error::new(ErrorKind::Configuration, OPERATION, why));
     };
     let log = decision_log(config, incarnation)?;
-    Ok(Node::open(config.namespace.clone(), incarnation, members, log, settings(config)))
+    Ok(Opened { namespace: config.namespace.clone(), incarnation, members, log })
 }
 
 /// In ZooKeeper where it is configured, otherwise in a file of this machine.

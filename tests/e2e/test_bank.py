@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import random
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,15 @@ class Bank:
     def wait_settled(self) -> None:
         """Waits until none does."""
         wait_until(lambda: self.prepared() == 0, "every branch is settled")
+
+    def command(self, *words: str) -> Callable[[], Any]:
+        """What a command says with `--json`."""
+        command_line = self.installation.command_line
+        return lambda: json.loads(command_line.succeed("--json", *words))
+
+    def listed(self) -> Any:
+        """What `onecommit transaction list` says."""
+        return self.command("transaction", "list")()["transactions"]
 
     def entries(self) -> list[dict[str, int]]:
         """The transfers that each database knows, with their amounts."""
@@ -147,8 +157,14 @@ def bank(request: pytest.FixtureRequest, servers: Servers, tmp_path: Path) -> It
 def test_what_a_dead_process_left_prepared_is_settled_by_a_relay(bank: Bank) -> None:
     bank.worker(DIES_PREPARED).ended(-signal.SIGKILL)
     assert bank.prepared() == 2
+    (seen,) = bank.listed()
+    assert {branch["participant"] for branch in seen["prepared"]} == {"main", "billing"}
+    assert seen["state"] in {"unsettled", "under way"}, "ZooKeeper has to notice the death first"
     relay = bank.installation.relay()
     bank.wait_settled()
+    assert bank.listed() == []
+    shown = bank.command("transaction", "show", seen["transaction"])
+    wait_until(lambda: shown()["state"] == "rolled back", "its end is told")
     assert bank.check() == 0
     worker = bank.worker()
     worker.wait_working(3)

@@ -1,0 +1,95 @@
+//! `onecommit transaction`.
+
+use clap::{Args, Subcommand};
+use serde_json::{Value, json};
+
+use super::interrupt::until_interrupted;
+use super::live_line::Steps;
+use super::output::Output;
+use crate::config::Config;
+use crate::error::Result;
+use crate::id::TransactionId;
+use crate::service::{self, Seen, SeenState};
+
+#[derive(Args)]
+pub(super) struct TransactionArguments {
+    #[command(subcommand)]
+    command: TransactionCommand,
+}
+
+#[derive(Subcommand)]
+enum TransactionCommand {
+    /// List the transactions of which a branch is prepared, with what is known of their end.
+    List,
+    /// Show how a transaction has ended, if that is known.
+    Show { id: TransactionId },
+}
+
+pub(super) fn run(config: &Config, arguments: &TransactionArguments, output: Output) -> Result<i32> {
+    let steps = Steps::new("asking the databases and the decision log");
+    match arguments.command {
+        TransactionCommand::List => {
+            let asked = steps.during(output, service::transactions(config));
+            let found = match until_interrupted(asked)? {
+                Ok(found) => found,
+                Err(interruption) => return Ok(interruption.cuts_off()),
+            };
+            if output.json {
+                let all: Vec<Value> = found.iter().map(as_json).collect();
+                output.object(&json!({"transactions": all}))?;
+            } else {
+                found.iter().try_for_each(|seen| output.line(&as_line(seen)))?;
+                output.line(&format!("{} transactions with prepared branches", found.len()))?;
+            }
+        }
+        TransactionCommand::Show { id } => {
+            let asked = steps.during(output, service::transaction(config, id));
+            let seen = match until_interrupted(asked)? {
+                Ok(seen) => seen,
+                Err(interruption) => return Ok(interruption.cuts_off()),
+            };
+            if output.json {
+                output.object(&as_json(&seen))?;
+            } else {
+                output.line(&as_line(&seen))?;
+                output.line(meaning(seen.state))?;
+            }
+        }
+    }
+    Ok(0)
+}
+
+fn as_json(seen: &Seen) -> Value {
+    let prepared: Vec<Value> = seen
+        .prepared
+        .iter()
+        .map(|(participant, owner)| json!({"participant": participant.as_str(), "owner": owner}))
+        .collect();
+    json!({"transaction": seen.id.to_string(), "state": seen.state.as_str(), "prepared": prepared})
+}
+
+fn as_line(seen: &Seen) -> String {
+    let names: Vec<&str> = seen.prepared.keys().map(|name| name.as_str()).collect();
+    let prepared =
+        if names.is_empty() { String::new() } else { format!(", prepared in {}", names.join(", ")) };
+    format!("{}: {}{prepared}", seen.id, seen.state.as_str())
+}
+
+fn meaning(state: SeenState) -> &'static str {
+    match state {
+        SeenState::Committed => "All of it happened, or will in every database.",
+        SeenState::RolledBack => "Nothing of it happened, nor will.",
+        SeenState::UnderWay => "Its coordinator lives, and decides or settles it.",
+        SeenState::Unsettled => {
+            "Its coordinator is dead. Any relay, or application that has opened onecommit, with these participants \
+             in its configuration settles it; where one runs, its log says why it does not."
+        }
+        SeenState::Orphaned => {
+            "The decision log does not know its coordinator. What was prepared behind its coordinator's end is \
+             rolled back by any node; otherwise the log of that node says why a person has to look."
+        }
+        SeenState::NotKept => {
+            "Nothing is prepared, and nothing is kept of it: it ended, and nobody was in doubt; or it never was."
+        }
+    }
+}
