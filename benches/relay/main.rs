@@ -22,6 +22,7 @@ mod sizes;
 mod steady;
 mod takeover;
 mod throughput;
+mod transfers;
 mod versions;
 
 use std::os::unix::process::CommandExt as _;
@@ -35,6 +36,7 @@ pub(crate) type Result<T> = std::result::Result<T, Box<dyn std::error::Error + S
 
 const POSTGRES: &str = "ONECOMMIT_TEST_POSTGRES";
 const KAFKA: &str = "ONECOMMIT_TEST_KAFKA";
+const ZOOKEEPER: &str = "ONECOMMIT_TEST_ZOOKEEPER";
 
 /// A part that can be measured alone.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -53,6 +55,8 @@ enum Part {
     Latency,
     /// Relays that are killed.
     Takeover,
+    /// Two databases in one commit.
+    Transfers,
 }
 
 /// The relay beside a bare transactional producer and a poller.
@@ -86,6 +90,9 @@ pub(crate) struct Options {
     /// Seconds of each run of publishing.
     #[arg(long, default_value_t = 4)]
     publish_seconds: u64,
+    /// Seconds of each run of transfers.
+    #[arg(long, default_value_t = 4)]
+    transfer_seconds: u64,
     /// Messages produced before anything is measured: a fresh broker is several times slower.
     #[arg(long, default_value_t = 3_000_000)]
     warm_up: u64,
@@ -116,14 +123,17 @@ pub(crate) struct Options {
 pub(crate) struct Servers {
     pub(crate) postgres: String,
     pub(crate) kafka: String,
+    pub(crate) zookeeper: String,
 }
 
 fn main() -> Result<()> {
     let options = Options::parse();
-    let (Ok(postgres), Ok(kafka)) = (std::env::var(POSTGRES), std::env::var(KAFKA)) else {
+    let variable = |name| std::env::var(name);
+    let (Ok(postgres), Ok(kafka), Ok(zookeeper)) = (variable(POSTGRES), variable(KAFKA), variable(ZOOKEEPER))
+    else {
         return start_servers();
     };
-    let servers = Servers { postgres, kafka };
+    let servers = Servers { postgres, kafka, zookeeper };
     if let Some(topic) = &options.bare {
         return bare::run(&servers, topic, options.messages);
     }
@@ -154,6 +164,7 @@ async fn measure(servers: &Servers, options: &Options) -> Result<Vec<Figure>> {
             Part::Publish => publishing::measure(servers, options).await?,
             Part::Latency => latency::measure(servers, options).await?,
             Part::Takeover => takeover::measure(servers, options).await?,
+            Part::Transfers => transfers::measure(servers, options).await?,
         };
         eprintln!("{}", markdown(&found));
         figures.extend(found);
@@ -164,7 +175,7 @@ async fn measure(servers: &Servers, options: &Options) -> Result<Vec<Figure>> {
 /// Runs this program again with servers around it; returns only where that fails. The broker gives
 /// the space of deleted topics back at once: its disk holds one run.
 fn start_servers() -> Result<()> {
-    let servers = "-m tests.servers run --only postgres,kafka --kafka-heap 1g \
+    let servers = "-m tests.servers run --only postgres,kafka,zookeeper --kafka-heap 1g \
         --kafka-property log.segment.delete.delay.ms=1000 \
         --kafka-property log.retention.check.interval.ms=5000 --";
     let error = process::python()
