@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from . import in_delivery, in_outbox, in_participant, in_protocol, in_relay, in_set_aside
+from . import (
+    in_coordinator,
+    in_delivery,
+    in_outbox,
+    in_participant,
+    in_protocol,
+    in_relay,
+    in_set_aside,
+)
 from .bug import Bug
 
 BUGS: list[Bug] = [
@@ -10,6 +18,7 @@ BUGS: list[Bug] = [
     *in_outbox.BUGS,
     *in_set_aside.BUGS,
     *in_participant.BUGS,
+    *in_coordinator.BUGS,
     *in_delivery.BUGS,
     *in_relay.BUGS,
 ]

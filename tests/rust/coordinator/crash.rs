@@ -223,23 +223,39 @@ async fn another_process() {
     }
 }
 
-macro_rules! tests {
-    ($($name:ident: $log:ident $way:ident),* $(,)?) => {
-        $(#[tokio::test(flavor = "multi_thread")]
-        async fn $name() {
-            every_step(Log::$log, Way::$way).await;
-        })*
-    };
+#[tokio::test(flavor = "multi_thread")]
+async fn every_step_of_a_transaction_decided_in_a_file() {
+    every_step(Log::File, Way::Work).await;
 }
 
-tests! {
-    every_step_of_a_transaction_decided_in_a_file: File Work,
-    every_step_of_a_transaction_decided_in_zookeeper: Zookeeper Work,
-    every_step_of_a_recovery_from_a_file: File Recover,
-    every_step_of_a_recovery_from_zookeeper: Zookeeper Recover,
-    every_step_of_ending_an_orphan_with_the_log_in_a_file: File Orphan,
-    every_step_of_ending_an_orphan_with_the_log_in_zookeeper: Zookeeper Orphan,
-    every_step_of_opening: File Open,
+#[tokio::test(flavor = "multi_thread")]
+async fn every_step_of_a_transaction_decided_in_zookeeper() {
+    every_step(Log::Zookeeper, Way::Work).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_step_of_a_recovery_from_a_file() {
+    every_step(Log::File, Way::Recover).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_step_of_a_recovery_from_zookeeper() {
+    every_step(Log::Zookeeper, Way::Recover).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_step_of_ending_an_orphan_with_the_log_in_a_file() {
+    every_step(Log::File, Way::Orphan).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_step_of_ending_an_orphan_with_the_log_in_zookeeper() {
+    every_step(Log::Zookeeper, Way::Orphan).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_step_of_opening() {
+    every_step(Log::File, Way::Open).await;
 }
 
 #[test]

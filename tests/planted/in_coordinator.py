@@ -1,0 +1,161 @@
+"""Bugs in how a transaction over several databases is decided, kept and recovered."""
+
+from __future__ import annotations
+
+from .bug import Bug, Edit, rust, unit
+
+BATCH = "src/protocol/batch.rs"
+HISTORY = "src/protocol/history.rs"
+LEGACY = "src/coordinator/legacy.rs"
+RECOVER = "src/coordinator/recover.rs"
+RETENTION = "src/protocol/retention.rs"
+TRANSACTION = "src/protocol/transaction.rs"
+
+TOLD = unit("protocol::batch::tests::what_is_told_is_true")
+TRUE = unit("protocol::transaction::tests::what_is_told_is_true_and_all_happens_or_nothing")
+BETWEEN = unit("protocol::history::tests::the_row_stays_between_the_records_marks")
+LOST = unit("protocol::history::tests::a_history_that_was_lost_is_never_settled")
+COVERED = unit("protocol::retention::tests::a_batch_goes_once_marks_cover_all_of_its_commits")
+ORPHANS = rust(
+    "coordinator::recovery::"
+    "of_branches_without_a_record_only_those_behind_their_coordinators_end_are_rolled_back"
+)
+UNHEARD = rust("coordinator::crash::every_step_of_ending_an_orphan_with_the_log_in_zookeeper")
+DECIDED = rust(
+    "coordinator::recovery::decided_transactions_of_the_dead_are_committed_with_the_log_in_a_file"
+)
+
+BUGS = [
+    Bug(
+        "fenced-behind-a-lost-answer",
+        "Once an answer was lost, a failed fence check no longer says that nothing was decided.",
+        TOLD,
+        "Test failed",
+        [
+            Edit(
+                BATCH,
+                "let certainly_not = answer == Answer::Fenced && !is_doubtful;",
+                "let certainly_not = answer == Answer::Fenced;",
+            )
+        ],
+    ),
+    Bug(
+        "batch-of-others-is-ours",
+        "A batch that is there already is one's own only where an answer to it was lost.",
+        unit("protocol::batch::tests::a_batch_that_somebody_else_made_is_not_taken_for_its_own"),
+        "left: Decided([1])",
+        [Edit(BATCH, "Answer::Exists if is_doubtful =>", "Answer::Exists =>")],
+    ),
+    Bug(
+        "decided-without-every-vote",
+        "A PREPARE without an answer is no vote.",
+        TRUE,
+        "decided without every vote",
+        [
+            Edit(
+                TRANSACTION,
+                "Vote::Unknown => Some(Why::Branch(branch, BranchWhy::Lost)),",
+                "Vote::Unknown => None,",
+            )
+        ],
+    ),
+    Bug(
+        "readers-ended-first",
+        "A branch that wrote nothing ends behind the decision: it may hold a lock of it.",
+        TRUE,
+        "ended before the decision",
+        [
+            Edit(
+                TRANSACTION,
+                "[writer] => State::Committing(writer),",
+                "[writer] => self.release_readers(true, State::Committing(writer)),",
+            )
+        ],
+    ),
+    Bug(
+        "interrupted-is-rolled-back",
+        "Who stops waiting for a decision that was sent does not know what came of it.",
+        TRUE,
+        "Test failed",
+        [
+            Edit(
+                TRANSACTION,
+                "Event::Interrupted) => State::Told(Told::InDoubt(Why::Interrupted)),",
+                "Event::Interrupted) => State::Told(Told::RolledBack(Why::Interrupted)),",
+            )
+        ],
+    ),
+    Bug(
+        "mark-without-announcement",
+        "A mark is in the record before it is in the row.",
+        BETWEEN,
+        "Test failed",
+        [
+            Edit(
+                HISTORY,
+                "        let mark = self.recorded.announced;\n",
+                "        let mark = self.recorded.announced + 1;\n",
+            )
+        ],
+    ),
+    Bug(
+        "lost-history-settled",
+        "Nothing is rolled back where a participant lacks a mark that it has acknowledged.",
+        LOST,
+        "ParticipantLost",
+        [Edit(HISTORY, "if mark < self.acknowledged {", "if false {")],
+    ),
+    Bug(
+        "restored-record-settled",
+        "Nothing is rolled back where a participant has a mark that the record does not announce.",
+        LOST,
+        "RecordLost",
+        [Edit(HISTORY, "if mark > self.announced && rolls_back {", "if false {")],
+    ),
+    Bug(
+        "batch-deleted-uncovered",
+        "A batch goes only once a newer mark was acknowledged by every participant of it.",
+        COVERED,
+        "one commit is not covered",
+        [
+            Edit(
+                RETENTION,
+                "kept.covering.iter().all(|(participant, mark)| is_covered(participant, *mark))",
+                "kept.covering.iter().any(|(participant, mark)| is_covered(participant, *mark))",
+            )
+        ],
+    ),
+    Bug(
+        "orphans-rolled-back",
+        "A branch without a record is rolled back only behind its coordinator's closed row.",
+        ORPHANS,
+        "the late one is rolled back",
+        [Edit(LEGACY, "if !row.is_some_and(|row| row.is_closed) {", "if false {")],
+    ),
+    Bug(
+        "takeover-unheard-of",
+        "What was taken over without an answer is given up, or nobody could settle it.",
+        UNHEARD,
+        "every branch is settled",
+        [
+            Edit(
+                RECOVER,
+                "session.let_go(id).await?;\n            self.unclear",
+                "self.unclear",
+            )
+        ],
+    ),
+    Bug(
+        "decided-is-rolled-back",
+        "What is decided is committed by whoever recovers.",
+        DECIDED,
+        "left: [100, 100]",
+        [
+            Edit(
+                LEGACY,
+                "let end = if is_decided(branch) { End::Commit } else { End::RollBack };",
+                "let end = End::RollBack;",
+            )
+        ],
+    ),
+]
