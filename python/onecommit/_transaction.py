@@ -100,7 +100,7 @@ class _Transaction:
         return self._steps(self._dialogue.roll_back)
 
     def _give_up(self) -> None:
-        """Whoever waited is gone. What was decided stays so, and the rest is rolled back."""
+        """Ctrl-C or a cancelled task: what was decided stays so, and the rest is rolled back."""
         self._dialogue.interrupt(Future())
 
 
@@ -141,10 +141,9 @@ class Transaction(_Transaction):
                     result = future.result()
         except StopIteration:
             return
-        except Exception:
-            raise
-        except BaseException:
-            self._give_up()
+        except BaseException as error:
+            if not isinstance(error, Exception):
+                self._give_up()
             raise
 
 
@@ -182,10 +181,9 @@ class AsyncTransaction(_Transaction):
                     result = await asyncio.wrap_future(future)
         except StopIteration:
             return
-        except Exception:
-            raise
-        except BaseException:
-            self._give_up()
+        except BaseException as error:
+            if not isinstance(error, Exception):
+                self._give_up()
             raise
 
 

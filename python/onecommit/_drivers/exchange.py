@@ -25,6 +25,8 @@ Answer: TypeAlias = "list[str | None] | tuple[str | None, str]"
 _ROWS = (ExecStatus.TUPLES_OK, ExecStatus.SINGLE_TUPLE)
 _ERRORS = (ExecStatus.FATAL_ERROR, ExecStatus.BAD_RESPONSE)
 _LOST = "the connection is lost"
+# What a server says of text that its client's character set does not have.
+_NOT_IN_CHARACTER_SET = "22021"
 # Ctrl-C is noticed between two pieces of waiting.
 _PIECE_S = 0.5
 
@@ -111,6 +113,9 @@ class _Talk:
             self._has_more = self._pgconn.flush() != 0
         except psycopg.OperationalError as error:
             self._lose(error)
+        except UnicodeEncodeError as error:
+            self.is_done = True
+            self._error = (_NOT_IN_CHARACTER_SET, str(error))
 
     @property
     def events(self) -> int:
