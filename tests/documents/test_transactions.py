@@ -3,6 +3,7 @@ refused and allowed is tried."""
 
 from __future__ import annotations
 
+import json
 import re
 import runpy
 from collections.abc import Iterator, Mapping
@@ -156,17 +157,23 @@ def test_paying(oc: onecommit.Onecommit, connect: Any, defined: Mapping[str, Any
     assert conns["billing"].execute("select id from payments").fetchall() == [(42,)]
 
 
-def test_the_query_for_what_has_not_ended(oc: onecommit.Onecommit, connect: Any) -> None:
-    (query,) = re.findall(r"^select gid, .*$", text_of(TRANSACTIONS), re.MULTILINE)
+def test_the_words_for_what_is_known_of_a_transaction(
+    oc: onecommit.Onecommit, connect: Any, ready: Follower
+) -> None:
     conns = connect()
     with oc.transaction(**conns) as tx:
-        other = connect()["orders"]
-        # As Onecommit names a branch.
-        other.execute("begin; insert into orders values (44, 'new')")
-        other.execute(f"prepare transaction 'oc1:shop:x:{tx.id}:orders'".encode())
-        found = other.execute(query.replace("…", tx.id).replace("%", "%%").encode(), ()).fetchall()
-        assert len(found) == 1
-        other.execute(f"rollback prepared '{found[0][0]}'".encode())
+        conns["orders"].execute("insert into orders values (44, 'new')")
+        other = connect()["billing"]
+        # As Onecommit names a branch; it is of no coordinator that the decision log knows.
+        shown = ready.run(Block("sh", "onecommit --json init\n"))
+        name = f"oc1:shop:{json.loads(shown)['incarnation']}:{tx.id}:billing"
+        other.execute("begin; insert into payments values (44, 1)")
+        other.execute(f"prepare transaction '{name}'".encode())
+    command = Block("sh", f"onecommit transaction show {tx.id}\n")
+    said = ready.run(command)
+    other.execute(f"rollback prepared '{name}'".encode())
+    for text, word in [(said, "orphaned"), (ready.run(command), "not kept")]:
+        assert text.startswith(f"{tx.id}: {word}") and f"`{word}`" in text_of(TRANSACTIONS)
 
 
 def test_write_skew_commits_over_two_serializable_databases(
