@@ -87,7 +87,7 @@ def test_reading(
 
 
 def test_the_table_of_errors() -> None:
-    rows = re.findall(r"^\| `(\w+Error)` \| `(\w+)` \| (yes|no) \|", text_of(PYTHON), re.MULTILINE)
+    rows = re.findall(r"^\| `([A-Z]\w+)` \| `(\w+)` \| (yes|no) \|", text_of(PYTHON), re.MULTILINE)
     said = {(name, kind, retriable == "yes") for name, kind, retriable in rows}
     errors = onecommit.Error.__subclasses__()
     assert said == {(error.__name__, error.kind, error.retriable) for error in errors}
