@@ -125,8 +125,9 @@ struct Dialogue {
 /// What was answered on a connection: a row, or a SQLSTATE (None: the connection is lost) and a text.
 #[derive(FromPyObject)]
 enum Answered {
-    Row(Vec<Option<String>>),
+    // First: a tuple would pass for a row, too.
     Failed((Option<String>, String)),
+    Row(Vec<Option<String>>),
 }
 
 #[pymethods]

@@ -209,7 +209,7 @@ def test_what_can_not_be_prepared_is_refused_and_works_where_one_branch_writes(
 ) -> None:
     conns = connect()
     pay, note = "insert into payments values (42, 1)", "update orders set state = 'paid'"
-    refused = pytest.raises(onecommit.Error, match="cannot PREPARE")
+    refused = pytest.raises(onecommit.InvalidError, match="cannot PREPARE")
     with refused as told, oc.transaction(**conns):
         conns["orders"].execute(note)
         conns["billing"].execute(f"{statement}; {pay}".encode())

@@ -75,8 +75,11 @@ BUGS = [
     Bug(
         "interrupted-is-rolled-back",
         "Who stops waiting for a decision that was sent does not know what came of it.",
-        TRUE,
-        "Test failed",
+        unit(
+            "protocol::transaction::tests::"
+            "who_stops_waiting_for_a_decision_that_was_sent_is_in_doubt"
+        ),
+        "InDoubt",
         [
             Edit(
                 TRANSACTION,

@@ -183,3 +183,15 @@ fn a_role_that_recovery_cannot_take_stands_in_the_way_of_two_phases_only() {
     );
     assert_eq!(end(vec![]), (Protocol::None, Step::Tell(Told::Committed { is_applied: true })));
 }
+
+#[test]
+fn who_stops_waiting_for_a_decision_that_was_sent_is_in_doubt() {
+    let mut transaction = Transaction::new(2);
+    transaction.on(Event::Commit);
+    transaction.on(Event::Asked(vec![Did::Wrote { xid: 7, is_finishable: true }; 2]));
+    transaction.on(Event::Registered(true));
+    transaction.on(Event::Voted(vec![Vote::Prepared { lsn: 1 }; 2]));
+    assert_eq!(transaction.step(), Some(Step::Decide));
+    transaction.on(Event::Interrupted);
+    assert_eq!(transaction.step(), Some(Step::Tell(Told::InDoubt(Why::Interrupted))));
+}
