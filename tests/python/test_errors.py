@@ -18,6 +18,7 @@ CLASSES = sorted(BY_KIND.items())
 def test_there_is_a_class_for_each_kind_of_rust() -> None:
     assert BY_KIND.keys() == RETRIABLE.keys()
     assert {kind for kind, cls in BY_KIND.items() if cls.retriable} == {
+        "conflict",
         "fenced",
         "unclear",
         "unreachable",
@@ -32,7 +33,7 @@ def test_the_text_says_what_where_and_why(kind: str, cls: type[Error]) -> None:
     assert str(error) == "do it: is wrong (a: 1, b: 2): cause"
     error.__cause__ = KeyboardInterrupt()
     assert str(error) == "do it: is wrong (a: 1, b: 2): KeyboardInterrupt"
-    assert cls.__name__ == f"{kind.capitalize()}Error"
+    assert cls.__name__ == ("InDoubt" if kind == "in_doubt" else f"{kind.capitalize()}Error")
     assert getattr(onecommit, cls.__name__) is cls
 
 

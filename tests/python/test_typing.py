@@ -27,6 +27,23 @@ async def change_async(conn: psycopg.AsyncConnection) -> MessageId:
     _ = reveal_type(publishing)
     return await publishing
 
+def pay(conn: psycopg.Connection, other: psycopg.Connection) -> int:
+    with onecommit.open("onecommit.toml") as oc:
+        with oc.transaction(orders=conn, billing=other, isolation="serializable", deadline=3) as tx:
+            reveal_type(tx.publish("t", key=42, outbox="orders"))
+        reveal_type(tx.applied)
+        reveal_type(tx.protocol)
+        return oc.run(lambda tx: len(tx.id), orders=conn)
+
+async def pay_async(conn: psycopg.AsyncConnection) -> str:
+    async def work(tx: onecommit.AsyncTransaction) -> str:
+        return str(tx.publish("t"))
+
+    async with onecommit.open_async() as oc:
+        async with oc.transaction(orders=conn, ack="decided") as tx:
+            reveal_type(tx.publish("t"))
+        return await oc.run(work, attempts=3, orders=conn)
+
 def read() -> None:
     for message in onecommit.read("t", limit=3):
         reveal_type(message)
@@ -54,6 +71,29 @@ async def change(conn: psycopg.AsyncConnection, other: psycopg.Connection) -> No
     Message("t").topic = "u"
 """
 
+BAD_TRANSACTIONS = """
+import psycopg
+from onecommit import AsyncOnecommit, AsyncTransaction, Onecommit
+
+async def work(tx: AsyncTransaction) -> None:
+    tx.publish("t")
+
+async def pay(oc: AsyncOnecommit, conn: psycopg.AsyncConnection, other: psycopg.Connection) -> None:
+    oc.transaction(orders=other)
+    oc.transaction(orders=conn, billing=other)
+    oc.run(work, orders=conn)
+    await oc.run(work, orders=other)
+    with oc.transaction(orders=conn):
+        pass
+
+def pay_blocking(oc: Onecommit, conn: psycopg.Connection, other: psycopg.AsyncConnection) -> None:
+    oc.transaction(orders=other)
+    oc.transaction(orders=conn, deadline="soon")
+    with oc.transaction(orders=conn) as tx:
+        tx.publish(42)
+        tx.commit()
+"""
+
 
 def mypy(folder: Path, program: str) -> list[str]:
     (folder / "program.py").write_text(program.lstrip())
@@ -63,12 +103,21 @@ def mypy(folder: Path, program: str) -> list[str]:
     return ran.stdout.splitlines()
 
 
+def errors(folder: Path, program: str) -> dict[int, str]:
+    lines = mypy(folder, program)
+    return {int(line.split(":")[1]): line.split("[")[-1] for line in lines if ": error:" in line}
+
+
 def test_right_use_is_accepted_under_strict(tmp_path: Path) -> None:
     *revealed, last = mypy(tmp_path, GOOD)
     assert last == "Success: no issues found in 1 source file"
     assert [line.partition('Revealed type is "')[2].rstrip('"') for line in revealed] == [
         "onecommit._message.MessageId",
         "typing.Coroutine[Any, Any, onecommit._message.MessageId]",
+        "onecommit._message.MessageId",
+        "bool",
+        "str | None",
+        "onecommit._message.MessageId",
         "onecommit._message.ReceivedMessage",
         "onecommit._message.MessageId | None",
         "str",
@@ -84,9 +133,7 @@ def test_the_examples_of_the_documentation_are_well_typed(tmp_path: Path) -> Non
 
 
 def test_wrong_use_is_an_error_and_so_is_a_forgotten_await(tmp_path: Path) -> None:
-    lines = mypy(tmp_path, BAD)
-    errors = {int(line.split(":")[1]): line.split("[")[-1] for line in lines if ": error:" in line}
-    assert errors == {
+    assert errors(tmp_path, BAD) == {
         5: "unused-coroutine]",
         6: "unused-coroutine]",
         7: "arg-type]",
@@ -95,6 +142,20 @@ def test_wrong_use_is_an_error_and_so_is_a_forgotten_await(tmp_path: Path) -> No
         10: "list-item]",
         11: "call-arg]",
         12: "misc]",
+    }
+
+
+def test_a_transaction_takes_the_connections_of_its_kind(tmp_path: Path) -> None:
+    assert errors(tmp_path, BAD_TRANSACTIONS) == {
+        8: "arg-type]",
+        9: "arg-type]",
+        10: "unused-coroutine]",
+        11: "arg-type]",
+        12: "attr-defined]",
+        16: "arg-type]",
+        17: "arg-type]",
+        19: "arg-type]",
+        20: "attr-defined]",
     }
 
 

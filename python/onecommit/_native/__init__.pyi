@@ -1,9 +1,10 @@
 """The native half of this package; each submodule is one Rust file in src/python."""
 
-__all__ = ["error", "main", "message", "read", "sqlite"]
+__all__ = ["error", "main", "message", "read", "sqlite", "transaction"]
 
 from . import error as error
 from . import main as main
 from . import message as message
 from . import read as read
 from . import sqlite as sqlite
+from . import transaction as transaction
