@@ -8,6 +8,7 @@ use super::live_line::Steps;
 use super::output::Output;
 use crate::config::Config;
 use crate::error::{Error, ErrorKind, Result};
+use crate::id::ParticipantName;
 use crate::service::{self, Removal};
 
 const OPERATION: &str = "remove";
@@ -40,7 +41,7 @@ pub(super) fn run(config: &Config, yes: bool, discard_undelivered: bool, output:
     if output.json {
         output.object(&as_json(&removal))?;
     } else if removal.incarnation.is_some() {
-        output.line("removed; topics for messages stay, and so do the files in data_dir")?;
+        output.line("removed; topics for messages stay, and so do the other files in data_dir")?;
     }
     Ok(0)
 }
@@ -51,6 +52,7 @@ fn check(removal: &Removal, discard_undelivered: bool) -> Result<()> {
         let why = "relays live: stop them, and run this again";
         return Err(Error::new(ErrorKind::Refused, OPERATION, why).with("relays", relays.join(", ")));
     }
+    removal.expect_settled()?;
     let undelivered = removal.undelivered();
     if undelivered > 0 && !discard_undelivered {
         let why = "messages wait that were not delivered: let a relay deliver them; or give --discard-undelivered, and \
@@ -75,6 +77,13 @@ fn show(config: &Config, removal: &Removal, output: Output) -> Result<()> {
             ))?,
         }
     }
+    for (name, is_there) in &removal.others {
+        let tables = if *is_there { "no outbox" } else { "are not there" };
+        output.line(&format!("tables of {name}: {tables}"))?;
+    }
+    if !removal.coordinators.is_empty() {
+        output.line(&format!("decision log: {} coordinators with a record", removal.coordinators.len()))?;
+    }
     if removal.in_zookeeper {
         output.line("ZooKeeper: the namespace")?;
     }
@@ -82,7 +91,7 @@ fn show(config: &Config, removal: &Removal, output: Output) -> Result<()> {
 }
 
 fn as_json(removal: &Removal) -> Value {
-    let participants: Vec<Value> = removal
+    let mut participants: Vec<Value> = removal
         .participants
         .iter()
         .map(|(name, found)| {
@@ -90,6 +99,8 @@ fn as_json(removal: &Removal) -> Value {
             json!({"participant": name.as_str(), "undelivered_messages": undelivered})
         })
         .collect();
+    let without_outbox = |(name, _): &(ParticipantName, bool)| json!({"participant": name.as_str(), "undelivered_messages": null});
+    participants.extend(removal.others.iter().map(without_outbox));
     json!({
         "incarnation": removal.incarnation.map(|incarnation| incarnation.to_string()),
         "participants": participants, "removed": removal.incarnation.is_some(),

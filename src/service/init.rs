@@ -106,7 +106,7 @@ pub async fn init(
 }
 
 /// The participants without an outbox that take part in transactions: a file can't prepare.
-fn others(config: &Config) -> impl Iterator<Item = (&ParticipantName, &Participant)> {
+pub(super) fn others(config: &Config) -> impl Iterator<Item = (&ParticipantName, &Participant)> {
     let databases = config.participants.iter().filter(|(_, one)| matches!(one.url, DatabaseUrl::Postgres(_)));
     databases.filter(|(_, participant)| !participant.outbox)
 }

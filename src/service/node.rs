@@ -62,7 +62,7 @@ pub(super) async fn open_stores(config: &Config) -> Result<Opened> {
 }
 
 /// In ZooKeeper where it is configured, otherwise in a file of this machine.
-fn decision_log(config: &Config, incarnation: Incarnation) -> Result<Arc<dyn DecisionLog>> {
+pub(super) fn decision_log(config: &Config, incarnation: Incarnation) -> Result<Arc<dyn DecisionLog>> {
     Ok(match build::zookeeper(config) {
         Some(settings) => Arc::new(ZookeeperDecisionLog::new(settings, &config.namespace, incarnation)?),
         None => Arc::new(FileDecisionLog::new(&config.data_dir, incarnation)),

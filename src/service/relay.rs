@@ -153,6 +153,10 @@ pub(super) async fn installed(
         return Err(Error::new(ErrorKind::Refused, "open outbox", why)
             .with("found", format!("{}/{}", installation.namespace, installation.participant)));
     }
+    if participant.outbox && installation.shards == 0 {
+        let why = "this participant was set up without an outbox: run `onecommit init`, which makes it";
+        return Err(Error::new(ErrorKind::Configuration, "open outbox", why));
+    }
     if participant.outbox && installation.shards != participant.shards {
         let why = format!(
             "the outbox was set up with {} shards, the configuration says {}: give the number that it has",

@@ -74,7 +74,7 @@ pub async fn found_incarnation(
 }
 
 /// Makes a namespace this incarnation's, whoever's it was. Refused while any relay or coordinator lives
-/// there.
+/// there, or a dead coordinator has a record.
 pub async fn adopt(
     settings: &ZookeeperSettings,
     namespace: &Namespace,
@@ -90,10 +90,11 @@ pub async fn adopt(
     }
     let living = living(&connection, &paths).await?;
     if !living.is_empty() {
-        let why = "relays or coordinators of another installation live in this namespace: stop them, or \
-                   use another namespace";
+        let why = "relays or coordinators of another installation live in this namespace: stop them, or use another \
+                   namespace";
         return Err(refused(&paths, why).with("living", living.join(", ")));
     }
+    expect_settled(&connection, &paths).await?;
     let (path, data) = (paths.layout(), encode(incarnation)?);
     failpoint!("zookeeper.adopt.before_commit")?;
     let written = connection.call(connection.client().set_data(&path, &data, None)).await;
@@ -103,7 +104,7 @@ pub async fn adopt(
 }
 
 /// Removes everything of a namespace, if it is this incarnation's. Refused while any relay or coordinator
-/// lives there; idempotent.
+/// lives there, or a dead coordinator has a record; idempotent.
 pub async fn remove(
     settings: &ZookeeperSettings,
     namespace: &Namespace,
@@ -118,6 +119,7 @@ pub async fn remove(
         let why = "relays or coordinators of this namespace live: stop them, and run this again";
         return Err(refused(&paths, why).with("living", living.join(", ")));
     }
+    expect_settled(&connection, &paths).await?;
     // The layout goes last: without it nobody could tell whose the rest is.
     let mut nodes = below(&connection, paths.root()).await?;
     nodes.retain(|path| *path != paths.layout());
@@ -148,6 +150,19 @@ async fn below(connection: &Connection, root: &str) -> Result<Vec<String>> {
     }
     found.reverse();
     Ok(found)
+}
+
+/// Refused while a coordinator has a record: what was decided of the branches that it has prepared stands
+/// nowhere else.
+async fn expect_settled(connection: &Connection, paths: &Paths) -> Result<()> {
+    let dead = children(connection, &paths.all_coordinators()).await?;
+    if dead.is_empty() {
+        return Ok(());
+    }
+    let why = "dead coordinators have a record in this namespace, and branches of theirs may be prepared: let a \
+               relay of their installation, or a program that opens onecommit there and makes no transaction, run \
+               until it has settled what they left, and run this again";
+    Err(refused(paths, why).with("dead", dead.join(", ")))
 }
 
 /// Who lives in the namespace: the relays of all participants, each as `relays/participant/relay`, and

@@ -132,6 +132,7 @@ ADOPTIONS = [
 ]
 REMOVALS = [
     *(CrashPoint("embedded", "remove", name) for name in both("topic_log.remove", "outbox.remove")),
+    *(CrashPoint("embedded", "remove", name) for name in both("decision_log.remove")),
     *(CrashPoint("zookeeper", "remove", name) for name in both("outbox.remove")),
     *(CrashPoint("zookeeper", "remove", name, hit=3) for name in both("zookeeper.remove")),
     CrashPoint("zookeeper", "remove", "kafka.delete_topic.before"),

@@ -40,6 +40,10 @@ EXCEPTIONS = {
         "outbox/postgres/init.rs",
         "transaction.execute_typed(&insert",
     ): "inside the transaction that `init` commits",
+    (
+        "outbox/postgres/init.rs",
+        "transaction.execute_typed(&update",
+    ): "inside the same transaction",
     ("outbox/postgres/delivered.rs", "execute_typed("): "inside the transaction that prune commits",
     (
         "outbox/postgres/read.rs",

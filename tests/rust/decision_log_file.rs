@@ -53,6 +53,23 @@ async fn who_is_killed_is_dead_and_who_is_paused_is_not() {
     assert!(is_live().await, "it is being recovered");
 }
 
+#[tokio::test]
+async fn what_is_removed_decides_nothing_and_makes_way_for_another_incarnation() {
+    let directory = tempfile::tempdir().unwrap();
+    let (session, incarnation) = opened(directory.path()).await;
+    let id = CoordinatorId::random();
+    let fence = session.register(id, &record(1)).await.unwrap();
+    let log = FileDecisionLog::new(directory.path(), incarnation);
+    assert!(log.is_there());
+    for _ in 0..2 {
+        log.remove().unwrap();
+        assert!(!log.is_there() && directory.path().read_dir().unwrap().next().is_none());
+    }
+    assert_eq!(session.decide(fence, &request(0, &[1], &[])).await, Answer::Lost);
+    let (other, _) = opened(directory.path()).await;
+    assert_eq!(other.coordinators().await.unwrap(), []);
+}
+
 /// As a program does that copies its data folder: the lock is lost by that.
 #[tokio::test]
 async fn who_has_lost_the_lock_by_opening_the_file_again_is_alive() {

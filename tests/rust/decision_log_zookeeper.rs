@@ -228,17 +228,21 @@ async fn any_number_of_batches_is_read_and_removed() {
 }
 
 #[tokio::test]
-async fn a_namespace_in_which_a_coordinator_lives_is_neither_removed_nor_given_away() {
+async fn a_namespace_in_which_a_coordinator_is_not_settled_is_neither_removed_nor_given_away() {
     let place = Place::new().await;
     let session = place.session().await;
     let (id, _) = registered(&*session).await;
-    let removed = remove(&place.settings, &place.namespace, place.incarnation).await;
-    let adopted = adopt(&place.settings, &place.namespace, Incarnation::random()).await;
-    for refused in [removed.unwrap_err(), adopted.unwrap_err()] {
-        assert_eq!(refused.kind(), ErrorKind::Refused, "{refused}");
-        assert!(refused.to_string().contains(&format!("coordinators/{id}")), "{refused}");
+    for state in [format!("living: coordinators/{id}"), format!("dead: {id}")] {
+        let removed = remove(&place.settings, &place.namespace, place.incarnation).await;
+        let adopted = adopt(&place.settings, &place.namespace, Incarnation::random()).await;
+        for refused in [removed.unwrap_err(), adopted.unwrap_err()] {
+            assert_eq!(refused.kind(), ErrorKind::Refused, "{refused}");
+            assert!(refused.to_string().contains(&state), "{refused}");
+        }
+        session.let_go(id).await.unwrap();
     }
-    session.let_go(id).await.unwrap();
+    let legacy = taken(&session, id).await;
+    answered(async || session.remove(legacy.fence, &[], &[]).await).await;
     answered(async || remove(&place.settings, &place.namespace, place.incarnation).await).await;
 }
 

@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::{fs, io};
 
 use async_trait::async_trait;
 
 use super::rows::Rows;
 use crate::decision_log::lost::lost;
 use crate::decision_log::{DecisionLog, Fence, Legacy, LogSession, Registered};
-use crate::error::{ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::id::{CoordinatorId, Incarnation, TransactionId};
 use crate::protocol::batch::{Answer, Request};
 use crate::protocol::decision::{Decision, Outcome, Record};
@@ -29,6 +30,34 @@ impl FileDecisionLog {
         let data_dir = data_dir.as_ref();
         let (file, locks) = (data_dir.join("decisions.db"), data_dir.join("coordinators"));
         FileDecisionLog { file, locks, incarnation }
+    }
+
+    /// Whether the file is there.
+    pub fn is_there(&self) -> bool {
+        self.file.exists()
+    }
+
+    /// Removes the file and the locks, whosever they are. A session that is still open decides nothing any
+    /// more. Idempotent.
+    pub fn remove(&self) -> Result<()> {
+        // The file first: without its WAL it would be an older one, and a WAL without its file is nothing.
+        for ending in ["", "-wal", "-shm"] {
+            let mut path = self.file.clone().into_os_string();
+            path.push(ending);
+            removed(Path::new(&path), fs::remove_file(&path))?;
+        }
+        removed(&self.locks, fs::remove_dir_all(&self.locks))
+    }
+}
+
+fn removed(path: &Path, result: io::Result<()>) -> Result<()> {
+    match result {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            let why = "it can't be removed: check that this user may write in data_dir";
+            let error = Error::new(ErrorKind::Configuration, "remove decision log", why).caused_by(error);
+            Err(error.with("path", path.display()))
+        }
+        _ => Ok(()),
     }
 }
 

@@ -1,0 +1,77 @@
+"""A second database, without an outbox, beside an installation's own; and applications of both."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import psycopg
+from psycopg import sql
+
+from . import transacting_application
+from .installation import Installation
+from .postgres_outbox import url_of
+from .transacting_application import TRANSACTS
+
+
+class TwoDatabases:
+    """An installation whose transactions have a branch in `billing` too."""
+
+    def __init__(self, installation: Installation, server: str) -> None:
+        self.installation = installation
+        self.server = server
+        self.database = f"{installation.name}_billing"
+        self.url = url_of(server, self.database)
+        with psycopg.connect(server, autocommit=True) as admin:
+            admin.execute(sql.SQL("create database {}").format(sql.Identifier(self.database)))
+        with psycopg.connect(self.url) as connection:
+            connection.execute("create table payment (total int not null)")
+        installation.configure(other={"participants.billing": {"url": self.url}})
+
+    @contextmanager
+    def application(self, what: str) -> Iterator[Application]:
+        """An application that lives as long as the block, and is killed at its end."""
+        urls = [self.installation.outbox.url, self.url]
+        config = str(self.installation.command_line.configuration)
+        command = [sys.executable, transacting_application.__file__, config, what, *urls]
+        pipe = subprocess.PIPE
+        with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as process:
+            try:
+                assert process.stdout is not None
+                said = process.stdout.readline().strip()
+                assert said, "it has said why on standard error"
+                yield Application(process, said)
+            finally:
+                process.kill()
+
+    def transact(self) -> str:
+        """Makes a transaction in a process that is killed behind it; the coordinator's id."""
+        with self.application(TRANSACTS) as application:
+            return application.coordinator
+
+    def tables(self) -> list[str]:
+        """Ours in `billing`."""
+        names = "select tablename from pg_tables where schemaname = 'onecommit' order by 1"
+        with psycopg.connect(self.url) as connection:
+            return [str(name) for (name,) in connection.execute(names)]
+
+    def drop(self) -> None:
+        """Removes the second database."""
+        with psycopg.connect(self.server, autocommit=True) as admin:
+            drop = sql.SQL("drop database if exists {} with (force)")
+            admin.execute(drop.format(sql.Identifier(self.database)))
+
+
+class Application:
+    """One that lives."""
+
+    def __init__(self, process: subprocess.Popen[str], said: str) -> None:
+        self.process = process
+        self.said = said
+
+    @property
+    def coordinator(self) -> str:
+        """The one of its transaction."""
+        return self.said.partition(":")[0]
