@@ -153,9 +153,8 @@ pub(super) async fn installed(
         return Err(Error::new(ErrorKind::Refused, "open outbox", why)
             .with("found", format!("{}/{}", installation.namespace, installation.participant)));
     }
-    if participant.outbox && installation.shards == 0 {
-        let why = "this participant was set up without an outbox: run `onecommit init`, which makes it";
-        return Err(Error::new(ErrorKind::Configuration, "open outbox", why));
+    if participant.outbox {
+        expect_outbox(&installation, "open outbox")?;
     }
     if participant.outbox && installation.shards != participant.shards {
         let why = format!(
@@ -165,6 +164,15 @@ pub(super) async fn installed(
         return Err(Error::new(ErrorKind::Refused, "open outbox", why));
     }
     Ok(installation)
+}
+
+/// `init` gives an outbox to a participant that had none.
+pub(super) fn expect_outbox(installation: &Installation, operation: &'static str) -> Result<()> {
+    if installation.shards > 0 {
+        return Ok(());
+    }
+    let why = "this participant was set up without an outbox: run `onecommit init`, which makes it";
+    Err(Error::new(ErrorKind::Configuration, operation, why))
 }
 
 fn settings(config: &Config) -> RelaySettings {

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::build;
 use super::init::blocking;
+use super::relay::expect_outbox;
 use crate::config::{Config, Participant};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{Epoch, ParticipantName, RelayId, ShardIndex};
@@ -68,6 +69,7 @@ pub(super) async fn look(
     let installation = source.found().await?.ok_or_else(|| {
         Error::new(ErrorKind::Configuration, "read status", "the outbox is not set up: run `onecommit init`")
     })?;
+    expect_outbox(&installation, "read status")?;
     let mut outbox = source.connect().await?;
     let leases = known(leases(config, participant, &installation).await, errors).unwrap_or_default();
     let owner = |shard| leases.owners.iter().find(|(other, _)| *other == shard).and_then(|(_, owner)| *owner);

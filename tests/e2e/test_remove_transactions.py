@@ -12,6 +12,7 @@ from .installation import (
     Installation,
     PostgresInstallation,
     Servers,
+    Table,
     postgres_to_topic_log,
 )
 from .transacting_application import SETTLES, TRANSACTS
@@ -85,7 +86,7 @@ def test_what_was_set_up_with_an_outbox_is_not_removed_as_one_without(
     databases: TwoDatabases,
 ) -> None:
     both, made = databases, databases.installation
-    billing = {"url": both.url, "outbox": True, "shards": 3}
+    billing: Table = {"url": both.url, "outbox": True, "shards": 3}
     made.configure(other={"participants.billing": billing})
     made.init()
     made.configure(other={"participants.billing": {"url": both.url}})

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use super::build;
 use super::init::blocking;
+use super::relay::expect_outbox;
 use crate::config::{Config, DatabaseUrl, Participant, PostgresUrl};
 use crate::delivery::kafka::KafkaDelivery;
 use crate::error::{Error, ErrorKind, Result};
@@ -57,6 +58,7 @@ async fn examine(
         let why = "the outbox is not set up: run `onecommit init`";
         Error::new(ErrorKind::Configuration, "examine outbox", why)
     })?;
+    expect_outbox(&installation, "examine outbox")?;
     // What a relay itself checks when it opens the outbox: columns, sequence, version.
     match source.connect().await {
         Ok(_) => findings.ok(&place, "a relay can open the outbox"),
