@@ -33,10 +33,11 @@ def test_a_verdict_that_a_failover_has_lost_is_not_passed_over(
     own_servers: OwnServers,
 ) -> None:
     """The window's barrier is there. Named by the progress, it would let the successor go on behind
-    a message that nobody has a record of any more."""
+    a message that nobody has a record of any more. Both messages are in one shard, so that no other
+    window's barrier comes behind the one at which the standby is cut off."""
     made = on_own_postgres
     small = SmallTopic(made)
-    dead, beside = small.commit((key_in(0), TOO_LARGE), (b"other-" + key_in(0), b"x"))
+    dead, beside = small.commit((key_in(0), TOO_LARGE), (key_in(0, place=1), b"x"))
     with standby_of(own_servers) as standby:
         relay = made.relay("outbox.barrier.after_commit=stop")
         relay.wait_hit("outbox.barrier.after_commit")

@@ -24,8 +24,9 @@ def shard_of(key: bytes) -> int:
     return hashlib.sha256(key).digest()[0] * 2 // 256
 
 
-def key_in(shard: int) -> bytes:
-    return next(key for key in (f"key-{n}".encode() for n in range(100)) if shard_of(key) == shard)
+def key_in(shard: int, place: int = 0) -> bytes:
+    keys = [key for key in (f"key-{n}".encode() for n in range(100)) if shard_of(key) == shard]
+    return keys[place]
 
 
 def commit(installation: PostgresInstallation, topic: str, *keys: bytes) -> None:
