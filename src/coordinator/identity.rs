@@ -1,6 +1,7 @@
 //! One coordinator: an id that is never used again, the numbers of its transactions, and, from its first
 //! decision on, its registration.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -15,6 +16,7 @@ use crate::decision_log::DecisionLog;
 use crate::error::Result;
 use crate::id::{CoordinatorId, Incarnation, Namespace, TransactionId};
 use crate::protocol::branch::BranchName;
+use crate::protocol::progress::DatabaseIdentity;
 
 /// What every coordinator of a node has in common.
 pub(super) struct Scope {
@@ -112,30 +114,26 @@ pub(super) fn apply_again(
         let (scope, registration) = (Arc::clone(scope), Arc::clone(registration));
         scope.runtime.clone().spawn(async move {
             // Who prepared what: the decision log does not know.
-            let prepared = match member.port.prepared().await {
-                Ok((_, prepared)) => prepared,
-                Err(error) => {
-                    tracing::warn!(participant = %member.name, %error, "prepared branches can't be listed now");
-                    Vec::new()
-                }
-            };
+            let Some((instance, prepared)) = scope.settler.prepared(&member).await else { return };
+            let mut batches: BTreeMap<u64, Vec<Branch>> = BTreeMap::new();
             for (batch, decision) in decided {
-                let branches = decision.branches.iter().filter(|branch| branch.participant == member.name);
-                for decided in branches {
-                    let name = BranchName {
-                        namespace: scope.namespace.clone(),
-                        incarnation: scope.incarnation,
-                        transaction: TransactionId { coordinator: id, number: decision.number },
-                        participant: member.name.clone(),
-                        is_home: decided.is_home,
-                    };
-                    let owner = prepared.iter().find(|one| one.name == name).map(|one| one.owner.clone());
-                    let Ok(instance) = member.instance().await else { continue };
-                    let mut database = instance.database;
-                    database.timeline = Some(decided.timeline.clone());
-                    let branch = Branch { member: Arc::clone(&member), name, owner, xid: decided.xid, database };
-                    scope.settler.commit(&registration, batch, vec![branch]).await;
-                }
+                let here = decision.branches.into_iter().find(|branch| branch.participant == member.name);
+                let Some(here) = here else { continue };
+                let name = BranchName {
+                    namespace: scope.namespace.clone(),
+                    incarnation: scope.incarnation,
+                    transaction: TransactionId { coordinator: id, number: decision.number },
+                    participant: member.name.clone(),
+                    is_home: here.is_home,
+                };
+                let owner = prepared.iter().find(|one| one.name == name).map(|one| one.owner.clone());
+                let database =
+                    DatabaseIdentity { timeline: Some(here.timeline), ..instance.database.clone() };
+                let branch = Branch { member: Arc::clone(&member), name, owner, xid: here.xid, database };
+                batches.entry(batch).or_default().push(branch);
+            }
+            for (batch, branches) in batches {
+                scope.settler.commit(&registration, batch, branches).await;
             }
         });
     }

@@ -15,7 +15,7 @@ use super::member::Member;
 use super::registration::Registration;
 use crate::error::{ErrorKind, Result};
 use crate::id::TransactionId;
-use crate::participant::{End, Ended};
+use crate::participant::{End, Ended, Instance, PreparedBranch};
 use crate::protocol::branch::BranchName;
 use crate::protocol::decision::Outcome;
 use crate::protocol::fate::{self, Fate, Meaning};
@@ -136,6 +136,26 @@ impl Settler {
             tokio::select! {
                 () = tokio::time::sleep(self.retry.wait(failures, 0.5)) => {}
                 _ = closed.wait_for(|closed| *closed) => return false,
+            }
+        }
+    }
+
+    /// Lists a participant's prepared branches, as soon as it answers; None where the node is closed before.
+    pub(super) async fn prepared(&self, member: &Member) -> Option<(Instance, Vec<PreparedBranch>)> {
+        let mut failures = 0;
+        let mut closed = self.closed.clone();
+        loop {
+            match member.port.prepared().await {
+                Ok(listed) => return Some(listed),
+                Err(error) if failures == 0 => {
+                    tracing::warn!(participant = %member.name, %error, "prepared branches can't be listed now");
+                }
+                Err(_) => {}
+            }
+            failures += 1;
+            tokio::select! {
+                () = tokio::time::sleep(self.retry.wait(failures, 0.5)) => {}
+                _ = closed.wait_for(|closed| *closed) => return None,
             }
         }
     }

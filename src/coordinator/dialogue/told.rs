@@ -6,6 +6,8 @@ use crate::protocol::transaction::{BranchWhy, Told, Why};
 
 impl Dialogue {
     pub(super) fn tell(&mut self, told: Told) -> Result<Option<Finished>> {
+        // At once, and not only when the caller lets go of it.
+        self.settle_rest();
         let (kind, why) = match told {
             Told::Committed { is_applied } => {
                 return Ok(Some(Finished { id: self.id, protocol: self.machine.protocol(), is_applied }));

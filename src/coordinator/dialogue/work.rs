@@ -163,6 +163,13 @@ impl Dialogue {
         })
     }
 
+    /// The same where there is something left, without waiting for it.
+    pub(super) fn settle_rest(&mut self) {
+        if !matches!(self.rest, Rest::Nothing) {
+            drop(self.settle());
+        }
+    }
+
     fn branch(&self, place: usize, xid: u64) -> Option<Branch> {
         let open = &self.branches[place];
         let (member, owner) = (Arc::clone(&open.member), open.role.clone());
@@ -172,8 +179,6 @@ impl Dialogue {
 
 impl Drop for Dialogue {
     fn drop(&mut self) {
-        if !matches!(self.rest, Rest::Nothing) {
-            drop(self.settle());
-        }
+        self.settle_rest();
     }
 }
