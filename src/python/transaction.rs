@@ -3,6 +3,7 @@
 //! and told by a `concurrent.futures.Future`, which blocking and asynchronous callers can wait for.
 
 use std::path::PathBuf;
+use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -40,6 +41,28 @@ struct Node {
 struct Open {
     runtime: Runtime,
     node: coordinator::Node,
+    tellings: Sender<Telling>,
+}
+
+/// A future, and what it is told.
+type Telling = (Py<PyAny>, Next);
+
+/// Begins to tell futures what came, on a thread of its own: whoever waits for the GIL beside busy Python
+/// threads does nothing else meanwhile, and so no decision waits with it. The thread ends with the last
+/// sender.
+fn start_telling() -> Result<Sender<Telling>> {
+    let (tellings, received) = channel::<Telling>();
+    let work = move || {
+        while let Ok((future, next)) = received.recv() {
+            tell(&future, next);
+        }
+    };
+    let started = std::thread::Builder::new().name("onecommit-tell".to_string()).spawn(work);
+    started.map(|_| tellings).map_err(no_threads)
+}
+
+fn no_threads(error: std::io::Error) -> Error {
+    Error::new(ErrorKind::Failed, OPEN, "no threads could be started").caused_by(error)
 }
 
 #[pymethods]
@@ -51,11 +74,9 @@ impl Node {
             let config = Config::load(config.as_deref())?;
             let mut threads = tokio::runtime::Builder::new_multi_thread();
             let runtime = threads.worker_threads(THREADS).thread_name("onecommit").enable_all().build();
-            let runtime = runtime.map_err(|error| {
-                Error::new(ErrorKind::Failed, OPEN, "no threads could be started").caused_by(error)
-            })?;
+            let runtime = runtime.map_err(no_threads)?;
             let node = runtime.block_on(service::open_node(&config))?;
-            Ok(Open { runtime, node })
+            Ok(Open { runtime, node, tellings: start_telling()? })
         })?;
         Ok(Node { open: Mutex::new(Some(open)) })
     }
@@ -71,7 +92,7 @@ impl Node {
     ) -> PyResult<Dialogue> {
         attached(py, BEGIN, || {
             let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-            let Some(Open { runtime, node }) = &*open else {
+            let Some(Open { runtime, node, tellings }) = &*open else {
                 return Err(Error::new(ErrorKind::Invalid, BEGIN, "it is closed: open it again"));
             };
             let names =
@@ -84,8 +105,8 @@ impl Node {
             let _entered = runtime.enter();
             let running = node.begin(&names, options)?;
             let id = running.id().to_string();
-            let handle = runtime.handle().clone();
-            Ok(Dialogue { id, handle, running: Arc::new(tokio::sync::Mutex::new(running)) })
+            let (handle, tellings) = (runtime.handle().clone(), tellings.clone());
+            Ok(Dialogue { id, handle, tellings, running: Arc::new(tokio::sync::Mutex::new(running)) })
         })
     }
 
@@ -93,7 +114,7 @@ impl Node {
     fn close(&self, py: Python<'_>) -> PyResult<()> {
         detached(py, "close", || {
             let open = self.open.lock().unwrap_or_else(PoisonError::into_inner).take();
-            if let Some(Open { runtime, node }) = open {
+            if let Some(Open { runtime, node, .. }) = open {
                 runtime.block_on(node.close());
                 runtime.shutdown_background();
             }
@@ -106,7 +127,7 @@ impl Drop for Node {
     fn drop(&mut self) {
         // On whatever thread the garbage is collected: dropping a runtime would wait for its tasks.
         let open = self.open.get_mut().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(Open { runtime, node }) = open {
+        if let Some(Open { runtime, node, .. }) = open {
             drop(node);
             runtime.shutdown_background();
         }
@@ -119,6 +140,7 @@ struct Dialogue {
     #[pyo3(get)]
     id: String,
     handle: tokio::runtime::Handle,
+    tellings: Sender<Telling>,
     running: Arc<tokio::sync::Mutex<Running>>,
 }
 
@@ -195,7 +217,7 @@ enum Input {
 
 impl Dialogue {
     fn go_on(&self, input: Input, future: Py<PyAny>) {
-        let running = Arc::clone(&self.running);
+        let (running, tellings) = (Arc::clone(&self.running), self.tellings.clone());
         self.handle.spawn(async move {
             let mut running = running.lock().await;
             match input {
@@ -212,7 +234,8 @@ impl Dialogue {
                 }
             };
             drop(running);
-            tell(&future, next);
+            // An error only where nobody tells any more.
+            let _ = tellings.send((future, next));
         });
     }
 }
