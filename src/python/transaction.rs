@@ -156,6 +156,7 @@ enum Answered {
 impl Dialogue {
     /// Keeps a message until the commit; returns its id.
     #[pyo3(signature = (topic, key, value, headers, partition, outbox))]
+    #[allow(clippy::too_many_arguments, reason = "as Python's own publish has them")]
     fn publish(
         &self,
         py: Python<'_>,
