@@ -5,6 +5,7 @@
 //! Promises that a branch counts as ended only when its database says so of its number: a PREPARE can
 //! land behind the ROLLBACK PREPARED that did not find it.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -63,24 +64,17 @@ impl Settler {
         branches: Vec<Branch>,
     ) -> bool {
         let (homes, others): (Vec<_>, Vec<_>) = branches.into_iter().partition(|branch| branch.name.is_home);
-        let mut at_home = self.begin_commit(registration, batch, homes);
-        let mut are_all_settled = true;
-        let home = async {
-            while let Some(settled) = at_home.join_next().await {
-                are_all_settled &= settled.is_ok_and(|settled| settled == Settled::Yes);
-            }
-        };
-        if tokio::time::timeout(self.home_wait, home).await.is_err() {
+        let mut at_home = pin!(are_all_settled(self.begin_commit(registration, batch, homes)));
+        let home_in_time = tokio::time::timeout(self.home_wait, &mut at_home).await.ok();
+        if home_in_time.is_none() {
             tracing::warn!("the branch with the messages is not applied yet: the others are, before it");
         }
-        let mut elsewhere = self.begin_commit(registration, batch, others);
-        while let Some(settled) = at_home.join_next().await {
-            are_all_settled &= settled.is_ok_and(|settled| settled == Settled::Yes);
-        }
-        while let Some(settled) = elsewhere.join_next().await {
-            are_all_settled &= settled.is_ok_and(|settled| settled == Settled::Yes);
-        }
-        are_all_settled
+        let elsewhere = self.begin_commit(registration, batch, others);
+        let is_home_settled = match home_in_time {
+            Some(is_settled) => is_settled,
+            None => at_home.await,
+        };
+        are_all_settled(elsewhere).await && is_home_settled
     }
 
     fn begin_commit(
@@ -110,11 +104,7 @@ impl Settler {
             let settler = self.clone();
             ending.spawn(async move { settler.end(&branch, End::RollBack).await });
         }
-        let mut are_all_settled = true;
-        while let Some(settled) = ending.join_next().await {
-            are_all_settled &= settled.is_ok_and(|settled| settled == Settled::Yes);
-        }
-        are_all_settled
+        are_all_settled(ending).await
     }
 
     /// Keeps how a transaction ended, for whoever was told that it is not known; whether that succeeded
@@ -126,16 +116,14 @@ impl Settler {
         outcome: Outcome,
     ) -> bool {
         let mut failures = 0;
-        let mut closed = self.closed.clone();
         loop {
             match registration.keep_outcome(transaction, outcome).await {
                 Ok(()) => return true,
                 Err(error) if !error.is_retriable() || error.kind() == ErrorKind::Fenced => return false,
                 Err(_) => failures += 1,
             }
-            tokio::select! {
-                () = tokio::time::sleep(self.retry.wait(failures, 0.5)) => {}
-                _ = closed.wait_for(|closed| *closed) => return false,
+            if self.is_closed_during_wait(failures).await {
+                return false;
             }
         }
     }
@@ -143,7 +131,6 @@ impl Settler {
     /// Lists a participant's prepared branches, as soon as it answers; None where the node is closed before.
     pub(super) async fn prepared(&self, member: &Member) -> Option<(Instance, Vec<PreparedBranch>)> {
         let mut failures = 0;
-        let mut closed = self.closed.clone();
         loop {
             match member.port.prepared().await {
                 Ok(listed) => return Some(listed),
@@ -153,9 +140,8 @@ impl Settler {
                 Err(_) => {}
             }
             failures += 1;
-            tokio::select! {
-                () = tokio::time::sleep(self.retry.wait(failures, 0.5)) => {}
-                _ = closed.wait_for(|closed| *closed) => return None,
+            if self.is_closed_during_wait(failures).await {
+                return None;
             }
         }
     }
@@ -163,7 +149,6 @@ impl Settler {
     /// Ends one branch.
     pub(super) async fn end(&self, branch: &Branch, end: End) -> Settled {
         let (mut failures, mut told) = (0, false);
-        let mut closed = self.closed.clone();
         loop {
             match try_to_end(branch, end).await {
                 Ok(Some(settled)) => return settled,
@@ -175,12 +160,29 @@ impl Settler {
                 Err(_) => {}
             }
             failures += 1;
-            tokio::select! {
-                () = tokio::time::sleep(self.retry.wait(failures, 0.5)) => {}
-                _ = closed.wait_for(|closed| *closed) => return Settled::Closed,
+            if self.is_closed_during_wait(failures).await {
+                return Settled::Closed;
             }
         }
     }
+
+    /// Waits between two attempts; true where the node is closed meanwhile.
+    async fn is_closed_during_wait(&self, failures: u32) -> bool {
+        let mut closed = self.closed.clone();
+        tokio::select! {
+            () = tokio::time::sleep(self.retry.wait(failures, 0.5)) => false,
+            _ = closed.wait_for(|closed| *closed) => true,
+        }
+    }
+}
+
+/// Waits for all; whether each is ended as it should be.
+async fn are_all_settled(mut ending: JoinSet<Settled>) -> bool {
+    let mut are_all_settled = true;
+    while let Some(settled) = ending.join_next().await {
+        are_all_settled &= settled.is_ok_and(|settled| settled == Settled::Yes);
+    }
+    are_all_settled
 }
 
 /// None where it is to be tried again.

@@ -5,7 +5,7 @@ use tokio_postgres::error::SqlState;
 use crate::error::{Error, ErrorKind};
 
 /// Serialization failure, deadlock, lock timeout.
-const CONFLICTS: [&str; 3] = ["40001", "40P01", "55P03"];
+pub(crate) const CONFLICTS: [&str; 3] = ["40001", "40P01", "55P03"];
 
 /// Turns a driver's error into ours; `operation` says what was being done.
 pub(crate) fn from_postgres(operation: &'static str, error: tokio_postgres::Error) -> Error {

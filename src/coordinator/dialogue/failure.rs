@@ -1,6 +1,7 @@
 //! An error on the caller's own connection, whatever driver it has.
 
 use crate::error::{Error, ErrorKind};
+use crate::postgres::failure::CONFLICTS;
 
 /// See the module.
 #[derive(Debug)]
@@ -23,7 +24,7 @@ impl Failure {
     pub(super) fn meaning(self, operation: &'static str) -> Error {
         let (kind, what) = match self.code.as_deref() {
             None => (ErrorKind::Unreachable, "the connection to PostgreSQL is lost"),
-            Some("40001" | "40P01" | "55P03") => {
+            Some(code) if CONFLICTS.contains(&code) => {
                 (ErrorKind::Conflict, "a conflict with another transaction: run it again")
             }
             Some("25P02") => (ErrorKind::Failed, "a statement of this branch has failed before"),

@@ -229,8 +229,12 @@ impl Dialogue {
     }
 
     fn commit_message(&self, writer: usize) -> Message {
-        let xid = self.machine.written().find_map(|(branch, xid)| (branch == writer).then_some(xid));
-        Message { branch: writer, sql: branch::commit(xid.unwrap_or_default()) }
+        Message { branch: writer, sql: branch::commit(self.xid(writer).unwrap_or_default()) }
+    }
+
+    /// The branch's transaction number on its server; None where it wrote nothing.
+    fn xid(&self, place: usize) -> Option<u64> {
+        self.machine.written().find_map(|(branch, xid)| (branch == place).then_some(xid))
     }
 
     /// Takes the answers to what was sent.

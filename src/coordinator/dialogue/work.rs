@@ -37,8 +37,9 @@ impl Dialogue {
     /// number to a stranger, and says *committed* of that.
     pub(super) async fn prove(&self, writer: usize) -> Committed {
         let branch = &self.branches[writer];
-        let xid = self.machine.written().find_map(|(place, xid)| (place == writer).then_some(xid));
-        let (Some(xid), Some(instance)) = (xid, &branch.instance) else { return Committed::Unknown };
+        let (Some(xid), Some(instance)) = (self.xid(writer), &branch.instance) else {
+            return Committed::Unknown;
+        };
         let mut failures = 0;
         loop {
             match branch.member.port.fate(xid).await {
