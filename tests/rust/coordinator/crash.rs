@@ -19,8 +19,10 @@ use crate::patience::{LIMIT, until};
 
 const PLACE: &str = "ONECOMMIT_TEST_PLACE";
 const WORK: &str = "ONECOMMIT_TEST_WORK";
-/// How many transactions a process makes that is not killed.
+/// How many transactions a process makes at least that is not killed. It goes on until the step was hit:
+/// some are taken by time, and not by each transaction.
 const TRANSACTIONS: i32 = 12;
+const FAILPOINTS_LOG: &str = "ONECOMMIT_FAILPOINTS_LOG";
 const SIGKILL: i32 = 9;
 const PAUSE: Duration = Duration::from_millis(20);
 const TOLD: &str = "committed ";
@@ -168,7 +170,7 @@ fn start(place: &Place, way: Way, failpoint: &str) -> Child {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.args(["coordinator::crash::another_process", "--exact", "--nocapture"]);
     command.env(PLACE, place.to_text()).env(WORK, if way == Way::Work { "1" } else { "0" });
-    command.env("ONECOMMIT_FAILPOINTS", failpoint).env("ONECOMMIT_FAILPOINTS_LOG", log_of(place, failpoint));
+    command.env("ONECOMMIT_FAILPOINTS", failpoint).env(FAILPOINTS_LOG, log_of(place, failpoint));
     command.stdout(Stdio::piped()).spawn().unwrap()
 }
 
@@ -177,7 +179,11 @@ fn log_of(place: &Place, failpoint: &str) -> std::path::PathBuf {
 }
 
 fn has_hit(place: &Place, failpoint: &str) -> bool {
-    std::fs::read_to_string(log_of(place, failpoint)).is_ok_and(|text| text.contains(" hit"))
+    says_hit(&log_of(place, failpoint))
+}
+
+fn says_hit(log: &Path) -> bool {
+    std::fs::read_to_string(log).is_ok_and(|text| text.contains(" hit"))
 }
 
 /// What it was told, until it ends.
@@ -188,7 +194,9 @@ fn told(process: &mut Child) -> BTreeSet<i32> {
 }
 
 async fn write(clients: &[Client; 2], number: i32) {
-    for (client, change) in clients.iter().zip([-1, 1]) {
+    // To and fro, so that no account is ever empty.
+    let there = if number % 2 == 0 { 1 } else { -1 };
+    for (client, change) in clients.iter().zip([-there, there]) {
         let sql = format!(
             "update account set total = total + {change} where id = 1; insert into entry values ({number})"
         );
@@ -198,7 +206,9 @@ async fn write(clients: &[Client; 2], number: i32) {
 
 async fn make_transactions(node: &Node, place: &Place) {
     let clients = place.clients().await;
-    for number in 0..TRANSACTIONS {
+    let (began, log) = (Instant::now(), std::env::var(FAILPOINTS_LOG).unwrap());
+    let is_done = |number| (number >= TRANSACTIONS && says_hit(Path::new(&log))) || began.elapsed() > LIMIT;
+    for number in (0..).take_while(|number| !is_done(*number)) {
         let transaction = begin(node, &clients).await.unwrap();
         write(&clients, number).await;
         match transaction.commit().await {
