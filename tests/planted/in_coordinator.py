@@ -9,7 +9,8 @@ HISTORY = "src/protocol/history.rs"
 LEGACY = "src/coordinator/legacy.rs"
 RECOVER = "src/coordinator/recover.rs"
 RETENTION = "src/protocol/retention.rs"
-TRANSACTION = "src/protocol/transaction.rs"
+TRANSACTION = "src/protocol/transaction/mod.rs"
+TWO_PHASE = "src/protocol/transaction/two_phase.rs"
 
 TOLD = unit("protocol::batch::tests::what_is_told_is_true")
 TRUE = unit("protocol::transaction::tests::what_is_told_is_true_and_all_happens_or_nothing")
@@ -53,9 +54,9 @@ BUGS = [
         "decided without every vote",
         [
             Edit(
-                TRANSACTION,
-                "Vote::Unknown => Some(Why::Branch(branch, BranchWhy::Lost)),",
-                "Vote::Unknown => None,",
+                TWO_PHASE,
+                "Vote::Unknown => BranchWhy::Lost,",
+                "Vote::Unknown => continue,",
             )
         ],
     ),
@@ -67,8 +68,9 @@ BUGS = [
         [
             Edit(
                 TRANSACTION,
-                "[writer] => State::Committing(writer),",
-                "[writer] => self.release_readers(true, State::Committing(writer)),",
+                "[writer] => Turn::To(Ending::OnePhase(OnePhase::Committing(writer))),",
+                "[writer] => Turn::Release { commits: true, then: "
+                "Box::new(Turn::To(Ending::OnePhase(OnePhase::Committing(writer)))) },",
             )
         ],
     ),
@@ -82,9 +84,9 @@ BUGS = [
         "InDoubt",
         [
             Edit(
-                TRANSACTION,
-                "Event::Interrupted) => State::Told(Told::InDoubt(Why::Interrupted)),",
-                "Event::Interrupted) => State::Told(Told::RolledBack(Why::Interrupted)),",
+                TWO_PHASE,
+                "Event::Interrupted) => Turn::Tell(Told::InDoubt(Why::Interrupted)),",
+                "Event::Interrupted) => Turn::Tell(Told::RolledBack(Why::Interrupted)),",
             )
         ],
     ),

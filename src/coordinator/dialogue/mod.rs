@@ -222,7 +222,7 @@ impl Dialogue {
                 let open = branches.into_iter().filter(|branch| self.branches[*branch].is_open);
                 Next::Send(open.map(release).collect())
             }
-            Some(Step::Prove(_) | Step::Register(_) | Step::Decide | Step::Apply) => Next::Work,
+            Some(Step::Prove(_) | Step::Register(_) | Step::Decide { .. } | Step::Apply) => Next::Work,
             Some(Step::Tell(Told::RolledBack(_))) if matches!(self.rest, Rest::RollBack) => Next::Work,
             Some(Step::Tell(told)) => Next::Ended(self.tell(told)),
         }
@@ -278,7 +278,7 @@ impl Dialogue {
                 self.blame(registered.err());
                 self.machine.on(event);
             }
-            Some(Step::Decide) => self.decide().await,
+            Some(Step::Decide { positions }) => self.decide(positions).await,
             Some(Step::Apply) => {
                 let settling = self.settle();
                 let is_applied = match self.options.ack {
@@ -299,7 +299,7 @@ impl Dialogue {
     /// The deadline is over, or the caller does not want to wait any more. What was sent and not answered
     /// is given up: those connections are of no use until they have answered.
     pub async fn interrupt(&mut self) {
-        if let (Some(Step::Decide), Some(registered)) = (self.machine.step(), &self.registered)
+        if let (Some(Step::Decide { .. }), Some(registered)) = (self.machine.step(), &self.registered)
             && registered.decider.withdraw(self.id.number).await
         {
             self.rest = Rest::RollBack;

@@ -11,7 +11,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::protocol::branch::BranchName;
 use crate::protocol::decision::{DecidedBranch, Decision, Outcome};
 use crate::protocol::fate::Fate;
-use crate::protocol::transaction::{Committed, Decided, Event, Vote};
+use crate::protocol::transaction::{Committed, Decided, Event};
 
 impl Dialogue {
     /// Waits until few enough are in flight.
@@ -68,7 +68,7 @@ impl Dialogue {
         Ok(())
     }
 
-    pub(super) async fn decide(&mut self) {
+    pub(super) async fn decide(&mut self, positions: Vec<u64>) {
         let Some(registered) = self.registered.clone() else { return };
         if !matches!(self.rest, Rest::Await(_)) {
             let writers: Vec<usize> = self.machine.written().map(|(branch, _)| branch).collect();
@@ -78,7 +78,7 @@ impl Dialogue {
                 self.blame(Some(error));
                 return self.machine.on(Event::Decided(Decided::No));
             }
-            self.rest = Rest::Await(registered.decider.submit(self.decision()));
+            self.rest = Rest::Await(registered.decider.submit(self.decision(positions)));
         }
         let Rest::Await(verdict) = &mut self.rest else { return };
         match tokio::time::timeout_at(self.deadline, verdict).await {
@@ -99,18 +99,12 @@ impl Dialogue {
         }
     }
 
-    fn decision(&self) -> Decision {
-        let branches = self.machine.written().zip(self.machine.votes()).filter_map(|((place, xid), vote)| {
-            let (Vote::Prepared { lsn }, branch) = (vote, &self.branches[place]) else { return None };
+    fn decision(&self, positions: Vec<u64>) -> Decision {
+        let branches = self.machine.written().zip(positions).filter_map(|((place, xid), lsn)| {
+            let branch = &self.branches[place];
             let timeline = branch.database.as_ref()?.timeline.clone().unwrap_or_default();
             let participant = branch.member.name.clone();
-            Some(DecidedBranch {
-                participant,
-                xid,
-                timeline,
-                lsn: *lsn,
-                is_home: self.messages.wait_at(place),
-            })
+            Some(DecidedBranch { participant, xid, timeline, lsn, is_home: self.messages.wait_at(place) })
         });
         Decision { number: self.id.number, branches: branches.collect() }
     }
