@@ -63,15 +63,11 @@ impl Registration {
         let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
         let record =
             Record { host, pid: std::process::id(), is_orphan: false, participants: BTreeMap::new() };
-        let mut failures = 0;
+        let mut unclear = Unclear { retry, failures: 0 };
         let fence = loop {
             match session.register(id, &record).await {
-                Ok(fence) => break fence,
-                Err(error) if error.kind() == ErrorKind::Unclear && failures < WRITE_TRIES => {
-                    failures += 1;
-                    tokio::time::sleep(retry.wait(failures, 0.5)).await;
-                }
-                Err(error) => return Err(error),
+                Err(error) if unclear.is_tried_again(&error).await => {}
+                registered => break registered?,
             }
         };
         Ok(Registration {
@@ -295,7 +291,7 @@ impl Registration {
     }
 
     async fn write(&self, record: &mut Record, wanted: Record) -> Result<()> {
-        let mut failures = 0;
+        let mut unclear = Unclear { retry: self.retry, failures: 0 };
         loop {
             self.check()?;
             match self.session.record(self.fence, &wanted).await {
@@ -303,10 +299,7 @@ impl Registration {
                     *record = wanted;
                     return Ok(());
                 }
-                Err(error) if error.kind() == ErrorKind::Unclear && failures < WRITE_TRIES => {
-                    failures += 1;
-                    tokio::time::sleep(self.retry.wait(failures, 0.5)).await;
-                }
+                Err(error) if unclear.is_tried_again(&error).await => {}
                 Err(error) => {
                     if error.kind() == ErrorKind::Fenced {
                         self.end();
@@ -323,6 +316,24 @@ impl Registration {
 
     fn retention(&self) -> MutexGuard<'_, Retention> {
         self.retention.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The writes into the decision log whose answers were lost, one behind the other.
+struct Unclear {
+    retry: Backoff,
+    failures: u32,
+}
+
+impl Unclear {
+    /// Whether it is to be made again, by now.
+    async fn is_tried_again(&mut self, error: &Error) -> bool {
+        if error.kind() != ErrorKind::Unclear || self.failures == WRITE_TRIES {
+            return false;
+        }
+        self.failures += 1;
+        tokio::time::sleep(self.retry.wait(self.failures, 0.5)).await;
+        true
     }
 }
 

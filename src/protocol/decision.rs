@@ -128,15 +128,18 @@ pub enum Outcome {
 fn versioned<'a>(operation: &'static str, bytes: &'a [u8]) -> Result<&'a [u8]> {
     match bytes.split_first() {
         Some((&VERSION, rest)) => Ok(rest),
-        Some((version, _)) if *version > VERSION => {
-            let why = format!(
-                "it has format {version}, this release reads {VERSION}: it was written by a later release of \
-                 onecommit, run that one"
-            );
-            Err(Error::new(ErrorKind::Refused, operation, why).with("format", version))
-        }
+        Some((version, _)) if *version > VERSION => Err(later_format(operation, *version, VERSION)),
         _ => Err(damaged(operation)),
     }
+}
+
+/// What a later release has written.
+pub(crate) fn later_format(operation: &'static str, found: u8, read: u8) -> Error {
+    let why = format!(
+        "it has format {found}, this release reads {read}: it was written by a later release of onecommit, run \
+         that one"
+    );
+    Error::new(ErrorKind::Refused, operation, why).with("format", found)
 }
 
 fn damaged(operation: &'static str) -> Error {

@@ -13,7 +13,7 @@ use crate::decision_log::Fence;
 use crate::error::{Error, ErrorKind, Result};
 use crate::failpoint;
 use crate::id::{CoordinatorId, TransactionId};
-use crate::protocol::decision::Outcome;
+use crate::protocol::decision::{Outcome, later_format};
 use crate::zookeeper::Effect;
 
 const VERSION: u8 = 1;
@@ -204,13 +204,7 @@ fn decode(operation: &'static str, bytes: &[u8]) -> Result<Outcomes> {
         Some((&VERSION, json)) => {
             serde_json::from_slice(json).map_err(|error| foreign(operation).caused_by(error))
         }
-        Some((version, _)) if *version > VERSION => {
-            let why = format!(
-                "it has format {version}, this release reads {VERSION}: it was written by a later release of \
-                 onecommit, run that one"
-            );
-            Err(Error::new(ErrorKind::Refused, operation, why))
-        }
+        Some((version, _)) if *version > VERSION => Err(later_format(operation, *version, VERSION)),
         _ => Err(foreign(operation)),
     }
 }
