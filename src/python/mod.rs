@@ -6,6 +6,7 @@
 //! starts no thread.
 
 mod error;
+mod logging;
 mod main;
 mod message;
 mod read;

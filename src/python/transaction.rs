@@ -13,6 +13,7 @@ use tokio::runtime::Runtime;
 use tokio::time::Instant;
 
 use super::error::{attached, detached, to_python};
+use super::logging;
 use crate::config::Config;
 use crate::coordinator::{self, Ack, Answer, Dialogue as Running, Failure, Finished, Next, Options};
 use crate::error::{Error, ErrorKind, Result};
@@ -72,6 +73,7 @@ impl Node {
     fn new(py: Python<'_>, config: Option<PathBuf>) -> PyResult<Self> {
         let open = detached(py, OPEN, || {
             let config = Config::load(config.as_deref())?;
+            logging::start().map_err(no_threads)?;
             let mut threads = tokio::runtime::Builder::new_multi_thread();
             let runtime = threads.worker_threads(THREADS).thread_name("onecommit").enable_all().build();
             let runtime = runtime.map_err(no_threads)?;

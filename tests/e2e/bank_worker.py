@@ -1,8 +1,9 @@
 """A bank's worker: moves money between two databases and announces each transfer, as one.
 
 Run as a program with the configuration's path, the databases' urls, a topic and a name. Prints what
-it was told of each transfer: `committed`, `rolled back` or `in doubt`, and its name. Ends when its
-standard input does; or dies by SIGKILL with both branches prepared, where that is asked for.
+it was told of each transfer: `committed`, `rolled back` or `in doubt` with the transaction's id;
+and its name. Ends when its standard input does; or dies by SIGKILL with both branches prepared,
+where that is asked for. A connection that is lost is opened again.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import random
 import select
 import signal
 import sys
+from contextlib import suppress
 
 import onecommit
 import psycopg
@@ -20,6 +22,7 @@ from onecommit._drivers import exchange as sending
 
 ACCOUNTS = 5
 DIES_PREPARED = "dies prepared"
+RECONNECT_S = 0.1
 SCHEMA = f"""
 create table balance (account int primary key, total int not null);
 insert into balance select n, 1000 from generate_series(1, {ACCOUNTS}) n;
@@ -34,17 +37,30 @@ insert into ledger (message_id, topic, key, digest, place) values (%s, %s, %s, %
 def main(config: str, main_url: str, billing_url: str, topic: str, name: str, end: str) -> None:
     if end == DIES_PREPARED:
         die_prepared()
-    with (
-        # Names of statements are lost in a pooler.
-        psycopg.connect(main_url, prepare_threshold=None) as here,
-        psycopg.connect(billing_url, prepare_threshold=None) as there,
-        onecommit.open(config) as oc,
-    ):
+    connections: dict[str, psycopg.Connection] = {}
+    with onecommit.open(config) as oc:
         number = 0
-        while not select.select([sys.stdin], [], [], 0)[0]:
+        while not is_told_to_end():
+            try:
+                here, there = (connected(connections, url) for url in (main_url, billing_url))
+            except psycopg.OperationalError as error:
+                print(error, file=sys.stderr)
+                is_told_to_end(RECONNECT_S)
+                continue
             number += 1
             transfer = f"{name}-{number}"
             print(f"{told_of(oc, here, there, topic, transfer)} {transfer}", flush=True)
+
+
+def is_told_to_end(within_s: float = 0) -> bool:
+    return bool(select.select([sys.stdin], [], [], within_s)[0])
+
+
+def connected(connections: dict[str, psycopg.Connection], url: str) -> psycopg.Connection:
+    if url not in connections or connections[url].closed:
+        # Names of statements are lost in a pooler.
+        connections[url] = psycopg.connect(url, prepare_threshold=None)
+    return connections[url]
 
 
 def told_of(
@@ -64,13 +80,17 @@ def told_of(
             message_id = tx.publish(topic, key=transfer, value=value)
             digest = hashlib.md5(value, usedforsecurity=False).hexdigest()
             here.execute(MESSAGE, [message_id, topic, transfer.encode(), digest])
-    except onecommit.InDoubt:
-        return "in doubt"
+    except onecommit.InDoubt as error:
+        print(error, file=sys.stderr)
+        return f"in doubt {error.transaction_id}"
     except (onecommit.Error, psycopg.Error) as error:
         print(error, file=sys.stderr)
-        here.rollback()
-        there.rollback()
         return "rolled back"
+    finally:
+        for conn in (here, there):
+            # Of one that is lost there is nothing to roll back.
+            with suppress(psycopg.Error):
+                conn.rollback()
     return "committed"
 
 

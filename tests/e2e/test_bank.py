@@ -21,17 +21,26 @@ from .waiting import LIMIT_S, wait_until
 
 WORKERS = 3
 KILLS = 15
+DEADLINE_MS = 5000
 PREPARED = "select count(*) from pg_prepared_xacts where database = current_database()"
 
 
 class Bank:
     """Two databases, and workers that move money between them."""
 
-    def __init__(self, servers: Servers, folder: Path, *, zookeeper: bool) -> None:
+    def __init__(
+        self, servers: Servers, folder: Path, *, zookeeper: bool, billing: str | None = None
+    ) -> None:
         self.installation = PostgresInstallation(servers, folder, zookeeper=zookeeper)
-        self.billing = PostgresOutbox(servers.postgres, f"{self.installation.name}_billing")
-        participant: dict[str, str | int | bool] = {"url": self.billing.url}
-        self.config = self.installation.configure(other={"participants.billing": participant})
+        billing = billing or servers.postgres
+        self.billing = PostgresOutbox(billing, f"{self.installation.name}_billing")
+        self.config = self.installation.configure(
+            other={
+                "participants.billing": {"url": self.billing.url},
+                # Who waits for a lock of a process that stands still goes on soon.
+                "coordinator": {"deadline_ms": DEADLINE_MS},
+            }
+        )
         self.installation.init()
         for database in self.databases:
             database.execute(SCHEMA)
@@ -82,8 +91,20 @@ class Bank:
         assert sum(totals) == 2 * 1000 * ACCOUNTS
         for line in self.told:
             outcome, transfer = line.rsplit(" ", 1)
-            assert outcome == "in doubt" or (outcome == "committed") == (transfer in here), line
+            if outcome.startswith("in doubt"):
+                outcome = self.outcome_of(outcome.split()[-1])
+            assert (outcome == "committed") == (transfer in here), line
         return len(here)
+
+    def outcome_of(self, transaction: str) -> str:
+        """How a transaction ended of which that was not known."""
+        show = self.command("transaction", "show", transaction)
+        ends = {"committed", "rolled back"}
+        return wait_until(
+            lambda: found if (found := str(show()["state"])) in ends else "",
+            f"the end of {transaction}",
+            explain=lambda: str(show()),
+        )
 
     @staticmethod
     def ask(database: PostgresOutbox, query: str) -> list[Any]:
@@ -117,6 +138,18 @@ class Worker:
     def lines(self) -> list[str]:
         """What it was told so far; a line that was cut off is none."""
         return [line for line in self.output.read_text().split("\n")[:-1] if line]
+
+    def committed(self) -> int:
+        """How many transfers it was told to be committed."""
+        return sum(line.startswith("committed ") for line in self.lines())
+
+    def has_committed(self, transfers: int) -> bool:
+        """Whether it was told so of that many."""
+        return self.committed() >= transfers
+
+    def others(self) -> int:
+        """How many it was not."""
+        return len(self.lines()) - self.committed()
 
     def wait_working(self, transfers: int) -> None:
         """Waits until it has made so many transfers."""

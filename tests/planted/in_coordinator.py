@@ -55,8 +55,8 @@ BUGS = [
         [
             Edit(
                 TWO_PHASE,
-                "Vote::Unknown => BranchWhy::Lost,",
-                "Vote::Unknown => continue,",
+                "Vote::Unknown => Some(Why::Branch(*branch, BranchWhy::Lost)),",
+                "Vote::Unknown => None,",
             )
         ],
     ),

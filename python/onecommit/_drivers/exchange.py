@@ -1,8 +1,9 @@
 """One message on each of several psycopg connections at the same time, and its answer.
 
 Speaks to libpq directly: a message has several statements, and psycopg would wait for one
-connection after the other. Relies on nobody else using the connections meanwhile; where somebody
-waits no longer, a connection is left with its answer to come, and is of no use until it has come.
+connection after the other. Relies on nobody else using the connections meanwhile. A connection
+whose answer is not waited for any more is closed: nobody would ever take it, and it would be busy
+for ever.
 """
 
 from __future__ import annotations
@@ -45,6 +46,15 @@ def exchange(messages: Sequence[tuple[Any, str]], seconds: float) -> list[Answer
     """Sends and waits for all answers; None where some did not come in time."""
     deadline = time.monotonic() + seconds
     talks = [_Talk(conn, sql) for conn, sql in messages]
+    try:
+        has_come = _wait(talks, deadline)
+    finally:
+        for talk in talks:
+            talk.give_up()
+    return [talk.answer for talk in talks] if has_come else None
+
+
+def _wait(talks: Sequence[_Talk], deadline: float) -> bool:
     with selectors.DefaultSelector() as selector:
         for talk in talks:
             if not talk.is_done:
@@ -52,7 +62,7 @@ def exchange(messages: Sequence[tuple[Any, str]], seconds: float) -> list[Answer
         while selector.get_map():
             left = deadline - time.monotonic()
             if left <= 0:
-                return None
+                return False
             for key, _ in selector.select(min(left, _PIECE_S)):
                 talk = key.data
                 talk.pump()
@@ -60,7 +70,7 @@ def exchange(messages: Sequence[tuple[Any, str]], seconds: float) -> list[Answer
                     selector.unregister(key.fileobj)
                 elif talk.events != key.events:
                     selector.modify(key.fileobj, talk.events, talk)
-    return [talk.answer for talk in talks]
+    return True
 
 
 async def exchange_async(
@@ -72,6 +82,9 @@ async def exchange_async(
         await asyncio.wait_for(asyncio.gather(*(_until_done(talk) for talk in talks)), seconds)
     except asyncio.TimeoutError:
         return None
+    finally:
+        for talk in talks:
+            talk.give_up()
     return [talk.answer for talk in talks]
 
 
@@ -141,6 +154,11 @@ class _Talk:
                 self._take(result)
         except psycopg.OperationalError as error:
             self._lose(error)
+
+    def give_up(self) -> None:
+        """Closes the connection if its answer is still to come."""
+        if not self.is_done:
+            self._pgconn.finish()
 
     def _take(self, result: Any) -> None:
         if result.status in _ROWS and result.ntuples:

@@ -88,6 +88,14 @@ impl Dialogue {
     }
 
     pub(super) fn voted(&mut self, place: usize, answer: Answer) -> Vote {
+        let vote = self.vote(place, answer);
+        if let Vote::Prepared { lsn } = vote {
+            self.branches[place].position = lsn;
+        }
+        vote
+    }
+
+    fn vote(&mut self, place: usize, answer: Answer) -> Vote {
         match answer {
             Ok(row) => branch::voted(&row).unwrap_or_else(|error| {
                 self.blame(Some(error));

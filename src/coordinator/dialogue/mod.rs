@@ -120,6 +120,8 @@ struct OpenBranch {
     /// The server's life, from before anything could be committed.
     instance: Option<Instance>,
     role: Option<String>,
+    /// Where the server's log was behind the PREPARE; the very end where no vote told it.
+    position: u64,
     /// Whether a transaction of ours is open there, or may be.
     is_open: bool,
 }
@@ -141,7 +143,14 @@ impl Dialogue {
         options: Options,
         deadline: Instant,
     ) -> Self {
-        let open = |member| OpenBranch { member, database: None, instance: None, role: None, is_open: false };
+        let open = |member| OpenBranch {
+            member,
+            database: None,
+            instance: None,
+            role: None,
+            position: u64::MAX,
+            is_open: false,
+        };
         let branches: Vec<OpenBranch> = members.into_iter().map(open).collect();
         Dialogue {
             id: coordinator.next_transaction(),
@@ -222,7 +231,7 @@ impl Dialogue {
                 let open = branches.into_iter().filter(|branch| self.branches[*branch].is_open);
                 Next::Send(open.map(release).collect())
             }
-            Some(Step::Prove(_) | Step::Register(_) | Step::Decide { .. } | Step::Apply) => Next::Work,
+            Some(Step::Prove(_) | Step::Register(_) | Step::Decide | Step::Apply) => Next::Work,
             Some(Step::Tell(Told::RolledBack(_))) if matches!(self.rest, Rest::RollBack) => Next::Work,
             Some(Step::Tell(told)) => Next::Ended(self.tell(told)),
         }
@@ -278,7 +287,7 @@ impl Dialogue {
                 self.blame(registered.err());
                 self.machine.on(event);
             }
-            Some(Step::Decide { positions }) => self.decide(positions).await,
+            Some(Step::Decide) => self.decide().await,
             Some(Step::Apply) => {
                 let settling = self.settle();
                 let is_applied = match self.options.ack {
@@ -299,7 +308,7 @@ impl Dialogue {
     /// The deadline is over, or the caller does not want to wait any more. What was sent and not answered
     /// is given up: those connections are of no use until they have answered.
     pub async fn interrupt(&mut self) {
-        if let (Some(Step::Decide { .. }), Some(registered)) = (self.machine.step(), &self.registered)
+        if let (Some(Step::Decide), Some(registered)) = (self.machine.step(), &self.registered)
             && registered.decider.withdraw(self.id.number).await
         {
             self.rest = Rest::RollBack;

@@ -68,7 +68,7 @@ impl Dialogue {
         Ok(())
     }
 
-    pub(super) async fn decide(&mut self, positions: Vec<u64>) {
+    pub(super) async fn decide(&mut self) {
         let Some(registered) = self.registered.clone() else { return };
         if !matches!(self.rest, Rest::Await(_)) {
             let writers: Vec<usize> = self.machine.written().map(|(branch, _)| branch).collect();
@@ -78,7 +78,7 @@ impl Dialogue {
                 self.blame(Some(error));
                 return self.machine.on(Event::Decided(Decided::No));
             }
-            self.rest = Rest::Await(registered.decider.submit(self.decision(positions)));
+            self.rest = Rest::Await(registered.decider.submit(self.decision()));
         }
         let Rest::Await(verdict) = &mut self.rest else { return };
         match tokio::time::timeout_at(self.deadline, verdict).await {
@@ -99,12 +99,18 @@ impl Dialogue {
         }
     }
 
-    fn decision(&self, positions: Vec<u64>) -> Decision {
-        let branches = self.machine.written().zip(positions).filter_map(|((place, xid), lsn)| {
+    fn decision(&self) -> Decision {
+        // Every one of them: what a decision does not name is rolled back.
+        let branches = self.machine.written().map(|(place, xid)| {
             let branch = &self.branches[place];
-            let timeline = branch.database.as_ref()?.timeline.clone().unwrap_or_default();
-            let participant = branch.member.name.clone();
-            Some(DecidedBranch { participant, xid, timeline, lsn, is_home: self.messages.wait_at(place) })
+            let timeline = branch.database.as_ref().and_then(|database| database.timeline.clone());
+            DecidedBranch {
+                participant: branch.member.name.clone(),
+                xid,
+                timeline: timeline.unwrap_or_default(),
+                lsn: branch.position,
+                is_home: self.messages.wait_at(place),
+            }
         });
         Decision { number: self.id.number, branches: branches.collect() }
     }

@@ -16,12 +16,7 @@ pub enum Step {
     /// Prepare these: [`Event::Voted`], in the same order.
     Prepare(Vec<usize>),
     /// Put it into the decision log: [`Event::Decided`].
-    Decide {
-        /// Where the log of each server was behind its PREPARE, in the order of [`Transaction::written`].
-        ///
-        /// [`Transaction::written`]: super::Transaction::written
-        positions: Vec<u64>,
-    },
+    Decide,
     /// Commit the prepared branches: [`Event::Applied`].
     Apply,
     /// End these, which have nothing to keep: [`Event::Released`].

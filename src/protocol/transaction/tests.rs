@@ -39,7 +39,7 @@ impl World {
                     |(place, writer): (usize, &usize)| self.prepare(*writer, luck.rotate_left(place as u32));
                 Event::Voted(writers.iter().enumerate().map(vote).collect())
             }
-            Step::Decide { .. } => self.decide(luck),
+            Step::Decide => self.decide(luck),
             Step::Apply => {
                 let is_applied = !luck.is_multiple_of(3);
                 let prepared = self.branches.iter_mut().filter(|branch| **branch == Branch::Prepared);
@@ -191,7 +191,7 @@ fn who_stops_waiting_for_a_decision_that_was_sent_is_in_doubt() {
     transaction.on(Event::Asked(vec![Did::Wrote { xid: 7, is_finishable: true }; 2]));
     transaction.on(Event::Registered(true));
     transaction.on(Event::Voted(vec![Vote::Prepared { lsn: 1 }; 2]));
-    assert_eq!(transaction.step(), Some(Step::Decide { positions: vec![1, 1] }));
+    assert_eq!(transaction.step(), Some(Step::Decide));
     transaction.on(Event::Interrupted);
     assert_eq!(transaction.step(), Some(Step::Tell(Told::InDoubt(Why::Interrupted))));
 }

@@ -11,8 +11,7 @@ use super::told::{BranchWhy, Told, Why};
 pub(super) enum TwoPhase {
     Registering,
     Preparing,
-    /// With the position of each server's log behind its PREPARE.
-    Deciding(Vec<u64>),
+    Deciding,
     Applying,
 }
 
@@ -21,7 +20,7 @@ impl CommitProtocol for TwoPhase {
         match self {
             TwoPhase::Registering => Step::Register(writers.to_vec()),
             TwoPhase::Preparing => Step::Prepare(writers.to_vec()),
-            TwoPhase::Deciding(positions) => Step::Decide { positions: positions.clone() },
+            TwoPhase::Deciding => Step::Decide,
             TwoPhase::Applying => Step::Apply,
         }
     }
@@ -34,16 +33,16 @@ impl CommitProtocol for TwoPhase {
             (TwoPhase::Preparing, Event::Voted(votes)) => count(writers, &votes),
             // Nothing was decided nor will be: what is prepared gets rolled back by the settler.
             (TwoPhase::Preparing, Event::Interrupted) => Turn::end(false, Told::RolledBack(Why::Interrupted)),
-            (TwoPhase::Deciding(_), Event::Decided(Decided::Yes)) => {
+            (TwoPhase::Deciding, Event::Decided(Decided::Yes)) => {
                 Turn::Release { commits: true, then: Box::new(Turn::To(TwoPhase::Applying)) }
             }
-            (TwoPhase::Deciding(_), Event::Decided(Decided::No)) => {
+            (TwoPhase::Deciding, Event::Decided(Decided::No)) => {
                 Turn::end(false, Told::RolledBack(Why::Fenced))
             }
-            (TwoPhase::Deciding(_), Event::Decided(Decided::Unclear)) => {
+            (TwoPhase::Deciding, Event::Decided(Decided::Unclear)) => {
                 Turn::end(false, Told::InDoubt(Why::Unclear))
             }
-            (TwoPhase::Deciding(_), Event::Interrupted) => Turn::Tell(Told::InDoubt(Why::Interrupted)),
+            (TwoPhase::Deciding, Event::Interrupted) => Turn::Tell(Told::InDoubt(Why::Interrupted)),
             (TwoPhase::Applying, Event::Applied(is_applied)) => Turn::Tell(Told::Committed { is_applied }),
             (TwoPhase::Applying, Event::Interrupted) => Turn::Tell(Told::Committed { is_applied: false }),
             _ => return None,
@@ -53,17 +52,13 @@ impl CommitProtocol for TwoPhase {
 
 /// Every branch has to be prepared for sure.
 fn count(writers: &[usize], votes: &[Vote]) -> Turn<TwoPhase> {
-    let mut positions = Vec::new();
-    for (branch, vote) in writers.iter().zip(votes) {
-        let why = match vote {
-            Vote::Prepared { lsn } => {
-                positions.push(*lsn);
-                continue;
-            }
-            Vote::RolledBack => BranchWhy::NotPrepared,
-            Vote::Unknown => BranchWhy::Lost,
-        };
-        return Turn::end(false, Told::RolledBack(Why::Branch(*branch, why)));
+    let against = writers.iter().zip(votes).find_map(|(branch, vote)| match vote {
+        Vote::Prepared { .. } => None,
+        Vote::RolledBack => Some(Why::Branch(*branch, BranchWhy::NotPrepared)),
+        Vote::Unknown => Some(Why::Branch(*branch, BranchWhy::Lost)),
+    });
+    match against {
+        Some(why) => Turn::end(false, Told::RolledBack(why)),
+        None => Turn::To(TwoPhase::Deciding),
     }
-    Turn::To(TwoPhase::Deciding(positions))
 }

@@ -1,0 +1,80 @@
+"""What the core has to say, in Python's own log."""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import onecommit
+import pytest
+
+from .two_databases import TwoDatabases
+
+LIMIT_S = 120.0
+# Nobody listens there.
+AWAY = """
+[zookeeper]
+servers = "127.0.0.1:1"
+"""
+TOLD = "transactions can't be settled now"
+PROGRAM = """
+import onecommit, sys, time
+with onecommit.open(sys.argv[1]):
+    sys.stdin.read()
+"""
+
+
+def without_zookeeper(databases: TwoDatabases, folder: Path) -> Path:
+    config = folder / "away.toml"
+    config.write_text(databases.config.read_text() + AWAY)
+    return config
+
+
+def test_a_zookeeper_that_is_away_is_told_of(
+    two_databases: TwoDatabases, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    with onecommit.open(without_zookeeper(two_databases, tmp_path)):
+        end = time.monotonic() + LIMIT_S
+        while TOLD not in caplog.text:
+            assert time.monotonic() < end, caplog.text
+            time.sleep(0.02)
+    found = [record for record in caplog.records if TOLD in record.getMessage()]
+    assert {record.name for record in found} == {"onecommit"}
+    assert found[0].levelno == logging.WARNING
+    assert "127.0.0.1:1" in found[0].getMessage()
+
+
+def test_without_any_logging_warnings_go_to_standard_error(
+    two_databases: TwoDatabases, tmp_path: Path
+) -> None:
+    command = [sys.executable, "-c", PROGRAM, str(without_zookeeper(two_databases, tmp_path))]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stderr=pipe, text=True) as process:
+        assert process.stderr is not None
+        line = process.stderr.readline()
+        process.communicate("")
+    assert TOLD in line, line
+    assert process.returncode == 0
+
+
+def test_a_forked_child_has_a_log_of_its_own(two_databases: TwoDatabases, tmp_path: Path) -> None:
+    away = without_zookeeper(two_databases, tmp_path)
+    told = tmp_path / "told"
+    with onecommit.open(two_databases.config):
+        child = os.fork()
+        if child == 0:
+            logging.getLogger("onecommit").addHandler(logging.FileHandler(told))
+            try:
+                with onecommit.open(away):
+                    end = time.monotonic() + LIMIT_S
+                    while TOLD not in told.read_text() and time.monotonic() < end:
+                        time.sleep(0.02)
+            finally:
+                os._exit(0)
+        os.waitpid(child, 0)
+    assert TOLD in told.read_text()
