@@ -9,7 +9,7 @@ use uuid::Uuid;
 use crate::error::Result;
 use crate::id::CoordinatorId;
 use crate::protocol::branch::BranchName;
-use crate::protocol::fate::Fate;
+use crate::protocol::fate::{Fate, Switch};
 use crate::protocol::history::{CompareAndSet, Row};
 use crate::protocol::progress::DatabaseIdentity;
 
@@ -88,6 +88,10 @@ pub trait Participant: Send + Sync {
 
     /// What became of a transaction's number, and the instance that says so.
     async fn fate(&self, xid: u64) -> Result<(Instance, Fate)>;
+
+    /// The timelines that the server's present one comes from, oldest first, and the instance that says so.
+    /// `Refused` where this login may not know them.
+    async fn timelines(&self) -> Result<(Instance, Vec<Switch>)>;
 
     /// Whether this login may end what `role` has prepared.
     async fn can_act_as(&self, role: &str) -> Result<bool>;

@@ -5,6 +5,7 @@ from __future__ import annotations
 from .bug import Bug, Edit, rust, unit
 
 BATCH = "src/protocol/batch.rs"
+FATE = "src/protocol/fate.rs"
 HISTORY = "src/protocol/history.rs"
 LEGACY = "src/coordinator/legacy.rs"
 RECOVER = "src/coordinator/recover.rs"
@@ -87,6 +88,15 @@ BUGS = [
                 "Event::Interrupted) => State::Told(Told::RolledBack(Why::Interrupted)),",
             )
         ],
+    ),
+    Bug(
+        "prepare-behind-the-promotion",
+        "A number is believed on a later timeline only where the promotion was behind its PREPARE.",
+        unit(
+            "protocol::fate::tests::a_number_is_believed_on_a_later_timeline_that_has_its_prepare"
+        ),
+        "the PREPARE is not there",
+        [Edit(FATE, "self.position <= switch.position)", "switch.position > 0)")],
     ),
     Bug(
         "mark-without-announcement",

@@ -10,7 +10,7 @@ use crate::coordinator::settle::Branch;
 use crate::error::{Error, ErrorKind, Result};
 use crate::protocol::branch::BranchName;
 use crate::protocol::decision::{DecidedBranch, Decision, Outcome};
-use crate::protocol::fate::Fate;
+use crate::protocol::fate::{Fate, Prepared};
 use crate::protocol::transaction::{Committed, Decided, Event, Vote};
 
 impl Dialogue {
@@ -116,13 +116,7 @@ impl Dialogue {
     }
 
     pub(super) fn name(&self, place: usize) -> BranchName {
-        BranchName {
-            namespace: self.scope.namespace.clone(),
-            incarnation: self.scope.incarnation,
-            transaction: self.id,
-            participant: self.branches[place].member.name.clone(),
-            is_home: self.messages.wait_at(place),
-        }
+        self.scope.name(self.id, &self.branches[place].member.name, self.messages.wait_at(place))
     }
 
     /// Has what is left settled, by a task of its own that goes on when nobody waits for it.
@@ -174,7 +168,13 @@ impl Dialogue {
     fn branch(&self, place: usize, xid: u64) -> Option<Branch> {
         let open = &self.branches[place];
         let (member, owner) = (Arc::clone(&open.member), open.role.clone());
-        Some(Branch { member, name: self.name(place), owner, xid, database: open.database.clone()? })
+        let mut votes = self.machine.written().zip(self.machine.votes());
+        let position = votes.find_map(|((voter, _), vote)| match vote {
+            Vote::Prepared { lsn } if voter == place => Some(*lsn),
+            _ => None,
+        });
+        let prepared = Prepared { database: open.database.clone()?, position: position.unwrap_or(u64::MAX) };
+        Some(Branch { member, name: self.name(place), owner, xid, prepared })
     }
 }
 
