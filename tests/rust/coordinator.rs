@@ -5,6 +5,7 @@ mod crash;
 mod endings;
 #[cfg(feature = "cli")]
 mod failover;
+mod one_phase;
 mod recovery;
 
 use std::path::PathBuf;

@@ -34,7 +34,8 @@ impl Dialogue {
 
     /// What came of a COMMIT whose answer was lost. The database's word on the number counts only from the
     /// very life of the server in which it was given: after a crash or a failover PostgreSQL hands the
-    /// number to a stranger, and says *committed* of that.
+    /// number to a stranger, and says *committed* of that. A message of the transaction proves its commit in
+    /// any life, by an id that nobody else has; that there is none proves nothing, as it may be delivered.
     pub(super) async fn prove(&self, writer: usize) -> Committed {
         let branch = &self.branches[writer];
         let (Some(xid), Some(instance)) = (self.xid(writer), &branch.instance) else {
@@ -46,11 +47,22 @@ impl Dialogue {
                 Ok((answered, Fate::Committed)) if answered == *instance => return Committed::Yes,
                 Ok((answered, Fate::RolledBack)) if answered == *instance => return Committed::No,
                 Ok((answered, Fate::InProgress)) if answered == *instance => {}
-                Ok(_) => return Committed::Unknown,
+                Ok(_) => match self.has_message(writer, xid).await {
+                    Ok(true) => return Committed::Yes,
+                    Err(error) if error.is_retriable() => {}
+                    Ok(false) | Err(_) => return Committed::Unknown,
+                },
                 Err(_) => {}
             }
             failures += 1;
             tokio::time::sleep(self.scope.settings.retry.wait(failures, 0.5)).await;
+        }
+    }
+
+    async fn has_message(&self, writer: usize, xid: u64) -> Result<bool> {
+        match self.messages.one_at(writer) {
+            Some(message) => self.branches[writer].member.port.has_message(xid, message).await,
+            None => Ok(false),
         }
     }
 
