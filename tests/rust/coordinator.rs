@@ -7,6 +7,8 @@ mod endings;
 mod failover;
 mod one_phase;
 mod recovery;
+#[cfg(feature = "cli")]
+mod reproduced;
 
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -3,6 +3,8 @@
 use std::io::Write;
 use std::sync::{Mutex, MutexGuard, Once, PoisonError};
 
+use crate::patience::until;
+
 static LINES: Mutex<Vec<u8>> = Mutex::new(Vec::new());
 static BEGUN: Once = Once::new();
 
@@ -31,9 +33,11 @@ pub(crate) fn keep() {
     });
 }
 
-/// The lines with all of these words in them.
-pub(crate) fn with(words: &[&str]) -> Vec<String> {
-    let text = String::from_utf8_lossy(&lines()).into_owned();
-    let found = text.lines().filter(|line| words.iter().all(|word| line.contains(word)));
-    found.map(str::to_string).collect()
+/// Waits for a line with all of these words in it.
+pub(crate) async fn told(words: &[&str]) -> String {
+    let find = async || {
+        let text = String::from_utf8_lossy(&lines()).into_owned();
+        Ok(text.lines().find(|line| words.iter().all(|word| line.contains(word))).map(str::to_string))
+    };
+    until("a person is told", find, |line| line.is_some()).await.unwrap_or_default()
 }

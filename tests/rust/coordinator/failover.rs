@@ -1,14 +1,17 @@
 //! A participant whose server fails over to a standby, or is restored from a backup, with transactions on
 //! their way: on real servers.
 
+use onecommit::ErrorKind;
 use onecommit::coordinator::{Dialogue, Next, Node, Options};
 use onecommit::id::TransactionId;
+use onecommit::participant::Participant;
+use onecommit::participant::postgres::PostgresParticipant;
 use onecommit::protocol::decision::Outcome;
 use tokio::runtime::Runtime;
 use tokio_postgres::Client;
 
-use super::recovery::{Died, die, has_history};
-use super::{Log, Place, SHORT, begin, connect, drive, move_money, names};
+use super::recovery::{Died, die, has_history, prepare_orphan};
+use super::{LONG, Log, Place, SHORT, begin, connect, drive, move_money, names};
 use crate::log_lines;
 use crate::outbox_postgres::{USUAL, server};
 use crate::patience::until;
@@ -78,12 +81,6 @@ async fn forgotten(place: &Place, id: TransactionId) {
     let registered = async || session.coordinators().await;
     until("its record is gone", registered, |all| all.iter().all(|one| one.coordinator != id.coordinator))
         .await;
-}
-
-/// Waits until a person was told of it.
-async fn told(words: &[&str]) -> String {
-    let lines = until("it is told", async || Ok(log_lines::with(words)), |lines| !lines.is_empty()).await;
-    lines[0].clone()
 }
 
 async fn transact(node: &Node, clients: &[Client; 2]) -> TransactionId {
@@ -222,7 +219,8 @@ fn a_decided_branch_that_an_asynchronous_failover_has_lost_is_named_and_nothing_
         pair.fail_over().await;
         assert!(prepared_in_orders(&pair.place).await.is_empty(), "the PREPARE is lost");
         let node = pair.place.node();
-        let line = told(&["is torn", &format!(":{}:{}:orders", lost.coordinator, lost.number)]).await;
+        let line =
+            log_lines::told(&["is torn", &format!(":{}:{}:orders", lost.coordinator, lost.number)]).await;
         assert!(
             !line.contains(&format!(":{}:{}:", first.coordinator, first.number)),
             "it has this one: {line}"
@@ -282,7 +280,7 @@ async fn is_left_to_a_person(place: &Place, id: TransactionId) {
     let (_, batches) = session.look(id.coordinator).await.unwrap().unwrap();
     assert!(batches.is_empty(), "nothing says any more that it was decided");
     let node = place.node();
-    let line = told(&["has lost history", &branch]).await;
+    let line = log_lines::told(&["has lost history", &branch]).await;
     assert!(line.contains("end them by hand") && line.contains("Nothing was touched"), "{line}");
     node.close().await;
     assert_eq!(prepared_in_orders(place).await.len(), 1);
@@ -337,7 +335,7 @@ fn without_the_right_to_know_where_the_promotion_was_it_is_said_and_settled_once
         pair.place.urls[0] = pair.place.urls[0].replace("postgres@", "recoverer@");
         let node = pair.place.node();
         let branch = format!(":{}:{}:orders", id.coordinator, id.number);
-        let line = told(&["this user may not read", &branch]).await;
+        let line = log_lines::told(&["this user may not read", &branch]).await;
         assert!(line.contains("grant execute on function pg_read_file(text)"), "{line}");
         let session = pair.place.decision_log().open().await.unwrap();
         assert!(session.look(id.coordinator).await.unwrap().is_some());
@@ -345,4 +343,23 @@ fn without_the_right_to_know_where_the_promotion_was_it_is_said_and_settled_once
         forgotten(&pair.place, id).await;
         node.close().await;
     });
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_standby_lists_no_branch_and_is_waited_for() {
+    let mut pair = tokio::task::spawn_blocking(|| Pair::new(&Runtime::new().unwrap())).await.unwrap();
+    prepare_orphan(&pair.place, 1).await;
+    pair.servers.say("catch_up second");
+    assert_eq!(prepared_in_orders(&pair.place).await.len(), 1);
+    pair.place.move_orders(&pair.standby);
+    assert!(prepared_in_orders(&pair.place).await.is_empty(), "PostgreSQL shows none of them");
+    let url = pair.place.urls[0].parse().unwrap();
+    let participant = PostgresParticipant::new(&url, "onecommit", 1, LONG);
+    let error = participant.prepared().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unreachable, "{error}");
+    assert!(error.is_retriable() && error.to_string().contains("standby"), "{error}");
+    pair.servers.say("stop first immediate");
+    pair.servers.say("promote second");
+    let listed = async || participant.prepared().await;
+    until("it has it", listed, |(_, prepared)| prepared.len() == 1).await;
 }
