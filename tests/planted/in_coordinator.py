@@ -11,6 +11,7 @@ LEGACY = "src/coordinator/legacy.rs"
 RECOVER = "src/coordinator/recover.rs"
 RETENTION = "src/protocol/retention.rs"
 TRANSACTION = "src/protocol/transaction.rs"
+WORK = "src/coordinator/dialogue/work.rs"
 
 TOLD = unit("protocol::batch::tests::what_is_told_is_true")
 TRUE = unit("protocol::transaction::tests::what_is_told_is_true_and_all_happens_or_nothing")
@@ -97,6 +98,19 @@ BUGS = [
         ),
         "the PREPARE is not there",
         [Edit(FATE, "self.position <= switch.position)", "switch.position > 0)")],
+    ),
+    Bug(
+        "number-of-any-life",
+        "What a server says of a number counts only in the life in which it was given.",
+        rust("coordinator::one_phase::a_number_that_a_crash_hands_to_a_stranger_proves_nothing"),
+        "called `Result::unwrap_err()` on an `Ok` value",
+        [
+            Edit(
+                WORK,
+                "Ok((answered, Fate::Committed)) if answered == *instance => return",
+                "Ok((_, Fate::Committed)) => return",
+            )
+        ],
     ),
     Bug(
         "mark-without-announcement",

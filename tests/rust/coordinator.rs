@@ -167,7 +167,10 @@ impl Place {
 
     /// A node that keeps its decisions: no mark ever covers them.
     fn node_that_forgets_nothing(&self) -> Node {
-        let settings = CoordinatorSettings { mark_interval: LONG, ..settings() };
+        self.node_as(CoordinatorSettings { mark_interval: LONG, ..settings() })
+    }
+
+    fn node_as(&self, settings: CoordinatorSettings) -> Node {
         Node::open(self.namespace.clone(), self.incarnation, self.members(), self.decision_log(), settings)
     }
 
