@@ -14,9 +14,8 @@ use super::settings::CoordinatorSettings;
 use super::settle::{Branch, Settler};
 use crate::decision_log::DecisionLog;
 use crate::error::Result;
-use crate::id::{CoordinatorId, Incarnation, Namespace, TransactionId};
+use crate::id::{CoordinatorId, Incarnation, Namespace, ParticipantName, TransactionId};
 use crate::protocol::branch::BranchName;
-use crate::protocol::progress::DatabaseIdentity;
 
 /// What every coordinator of a node has in common.
 pub(super) struct Scope {
@@ -29,6 +28,19 @@ pub(super) struct Scope {
     pub(super) settler: Settler,
     /// Where what nobody waits for any more goes on: a transaction may be dropped on any thread.
     pub(super) runtime: Handle,
+}
+
+impl Scope {
+    /// The name of a transaction's branch.
+    pub(super) fn name(
+        &self,
+        transaction: TransactionId,
+        participant: &ParticipantName,
+        is_home: bool,
+    ) -> BranchName {
+        let (namespace, incarnation) = (self.namespace.clone(), self.incarnation);
+        BranchName { namespace, incarnation, transaction, participant: participant.clone(), is_home }
+    }
 }
 
 /// See the module.
@@ -119,17 +131,16 @@ pub(super) fn apply_again(
             for (batch, decision) in decided {
                 let here = decision.branches.into_iter().find(|branch| branch.participant == member.name);
                 let Some(here) = here else { continue };
-                let name = BranchName {
-                    namespace: scope.namespace.clone(),
-                    incarnation: scope.incarnation,
-                    transaction: TransactionId { coordinator: id, number: decision.number },
-                    participant: member.name.clone(),
-                    is_home: here.is_home,
-                };
+                let transaction = TransactionId { coordinator: id, number: decision.number };
+                let name = scope.name(transaction, &member.name, here.is_home);
                 let owner = prepared.iter().find(|one| one.name == name).map(|one| one.owner.clone());
-                let database =
-                    DatabaseIdentity { timeline: Some(here.timeline), ..instance.database.clone() };
-                let branch = Branch { member: Arc::clone(&member), name, owner, xid: here.xid, database };
+                let branch = Branch {
+                    member: Arc::clone(&member),
+                    name,
+                    owner,
+                    xid: here.xid,
+                    prepared: here.prepared_in(&instance.database),
+                };
                 batches.entry(batch).or_default().push(branch);
             }
             for (batch, branches) in batches {

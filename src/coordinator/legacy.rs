@@ -8,13 +8,14 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::identity::Scope;
 use super::member::Member;
+use super::missing;
 use crate::decision_log::Legacy;
 use crate::error::{Error, ErrorKind, Result};
-use crate::id::{CoordinatorId, ParticipantName};
+use crate::id::{CoordinatorId, ParticipantName, TransactionId};
 use crate::participant::{End, Instance, PreparedBranch};
 use crate::protocol::branch::BranchName;
 use crate::protocol::decision::{DecidedBranch, Used};
-use crate::protocol::fate::{self, Meaning};
+use crate::protocol::fate::Meaning;
 use crate::protocol::history::Verdict;
 
 const OPERATION: &str = "settle transactions";
@@ -48,6 +49,15 @@ pub(super) async fn settle(
         prepared.into_iter().filter(|branch| is_of(scope, &branch.name, member, id)).collect();
     let decided = decided_in(legacy, &member.name);
     let is_decided = |branch: &PreparedBranch| decided.contains_key(&branch.name.transaction.number);
+    let is_listed = |number: u64| mine.iter().any(|branch| branch.name.transaction.number == number);
+    let name = |number: u64, branch: &DecidedBranch| {
+        scope.name(TransactionId { coordinator: id, number }, &member.name, branch.is_home)
+    };
+    let absent: Vec<(BranchName, &DecidedBranch)> = decided
+        .iter()
+        .filter(|(number, _)| !is_listed(**number))
+        .map(|(number, branch)| (name(*number, branch), branch))
+        .collect();
     let (row_instance, row) = member.port.history(id).await?;
     if row_instance != instance {
         return Ok(false);
@@ -55,7 +65,9 @@ pub(super) async fn settle(
     match used.marks.judge(row, mine.iter().any(|branch| !is_decided(branch))) {
         Verdict::Settled => return Ok(true),
         Verdict::Settle => {}
-        lost @ (Verdict::ParticipantLost | Verdict::RecordLost) => return Err(refuse(lost, &mine)),
+        lost @ (Verdict::ParticipantLost | Verdict::RecordLost) => {
+            return Err(refuse(lost, &mine, &absent));
+        }
     }
     for branch in &mine {
         let end = if is_decided(branch) { End::Commit } else { End::RollBack };
@@ -64,40 +76,48 @@ pub(super) async fn settle(
             rolled_back.insert(branch.name.transaction.number);
         }
     }
-    for (number, branch) in &decided {
-        let is_listed = mine.iter().any(|listed| listed.name.transaction.number == *number);
-        if !is_listed && !is_committed(member, used, &instance, *number, branch).await? {
-            return Ok(false);
-        }
+    if !are_committed(member, used, &instance, absent).await? {
+        return Ok(false);
     }
     // Whoever answered the list and the ends, or nobody.
     member.port.close_history(id, &instance).await
 }
 
-/// Whether a decided branch that is not listed was committed before.
-async fn is_committed(
+/// Whether decided branches that are not listed were all committed before; false where that is to be asked
+/// again.
+async fn are_committed(
     member: &Member,
     used: &Used,
     instance: &Instance,
-    number: u64,
-    branch: &DecidedBranch,
+    absent: Vec<(BranchName, &DecidedBranch)>,
 ) -> Result<bool> {
-    let (answered, fate) = member.port.fate(branch.xid).await?;
-    if answered != *instance {
-        return Ok(false);
-    }
-    let mut then = used.database.clone();
-    then.timeline = Some(branch.timeline.clone());
-    match fate::judge(fate, &then, &answered.database, None) {
-        Meaning::Committed => Ok(true),
-        Meaning::NotYet => Ok(false),
-        Meaning::Lost => {
-            let why = "a decided transaction is torn: the participant has lost its branch, by a failover or a \
-                       restore. Compare it with the other participants, and mend it by hand";
-            let error = Error::new(ErrorKind::Refused, OPERATION, why).with("transaction", number);
-            Err(error.with("xid", branch.xid).with("instance", instance))
+    let mut torn = Vec::new();
+    for (name, branch) in absent {
+        let prepared = branch.prepared_in(&used.database);
+        let looked = missing::look(&*member.port, branch.xid, &prepared).await;
+        let found = looked.map_err(|error| error.with("branch", &name))?;
+        if found.instance != *instance || found.meaning == Meaning::NotYet {
+            return Ok(false);
+        }
+        if found.meaning == Meaning::Lost {
+            let DecidedBranch { xid, timeline, lsn, .. } = branch;
+            torn.push(format!(
+                "{name} (number {xid}, prepared before {:X}/{:X} on timeline {timeline}; its status here: {:?})",
+                lsn >> 32,
+                lsn & 0xffff_ffff,
+                found.fate
+            ));
         }
     }
+    if torn.is_empty() {
+        return Ok(true);
+    }
+    let torn = torn.join(", ");
+    let why = format!(
+        "a decided transaction is torn: the participant has lost its branch, by a failover or a restore, or \
+         somebody has ended it by hand. Compare it with the other participants, and do by hand what it did: {torn}"
+    );
+    Err(Error::new(ErrorKind::Refused, OPERATION, why).with("instance", instance))
 }
 
 /// Ends the branches of a coordinator without a record. A closed row: everything was settled, and these
@@ -133,14 +153,19 @@ fn decided_in(legacy: &Legacy, participant: &ParticipantName) -> BTreeMap<u64, D
     here.map(|(number, branch)| (number, branch.clone())).collect()
 }
 
-fn refuse(verdict: Verdict, branches: &[PreparedBranch]) -> Error {
+fn refuse(verdict: Verdict, branches: &[PreparedBranch], absent: &[(BranchName, &DecidedBranch)]) -> Error {
     let what = match verdict {
         Verdict::RecordLost => "the decision log was restored: it is older than this database",
         _ => "this database has lost history: it was restored, or a failover went back",
     };
+    let absent: Vec<String> = absent.iter().map(|(name, _)| name.to_string()).collect();
+    let absent = match absent.is_empty() {
+        true => String::new(),
+        false => format!("; decided to be committed, and not prepared here: {}", absent.join(", ")),
+    };
     let why = format!(
         "{what}. Nothing was touched: branches that look undecided may have been decided. Compare the participants, \
-         and end them by hand: {}",
+         and end them by hand: {}{absent}",
         names(branches)
     );
     Error::new(ErrorKind::Refused, OPERATION, why)

@@ -7,6 +7,7 @@ mod dialogue;
 mod identity;
 mod legacy;
 mod member;
+mod missing;
 mod node;
 mod recover;
 mod registration;

@@ -13,14 +13,14 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use super::member::Member;
+use super::missing;
 use super::registration::Registration;
 use crate::error::{ErrorKind, Result};
 use crate::id::TransactionId;
 use crate::participant::{End, Ended, Instance, PreparedBranch};
 use crate::protocol::branch::BranchName;
 use crate::protocol::decision::Outcome;
-use crate::protocol::fate::{self, Fate, Meaning};
-use crate::protocol::progress::DatabaseIdentity;
+use crate::protocol::fate::{Fate, Meaning, Prepared};
 use crate::protocol::retry::Backoff;
 
 /// A branch that is prepared, or may be.
@@ -31,8 +31,7 @@ pub(super) struct Branch {
     /// Who prepared it, None for our own login.
     pub(super) owner: Option<String>,
     pub(super) xid: u64,
-    /// Where it was prepared.
-    pub(super) database: DatabaseIdentity,
+    pub(super) prepared: Prepared,
 }
 
 /// What became of a branch.
@@ -190,21 +189,28 @@ async fn try_to_end(branch: &Branch, end: End) -> Result<Option<Settled>> {
     if branch.member.port.end(&branch.name, branch.owner.as_deref(), end).await? == Ended::Now {
         return Ok(Some(Settled::Yes));
     }
-    let (instance, fate) = branch.member.port.fate(branch.xid).await?;
-    let settled = match end {
-        End::Commit => match fate::judge(fate, &branch.database, &instance.database, None) {
-            Meaning::Committed => Some(Settled::Yes),
-            Meaning::NotYet => None,
-            Meaning::Lost => Some(Settled::Lost),
-        },
-        End::RollBack => match fate {
-            Fate::InProgress => None,
-            // On a server that has never seen it, it is not prepared either, and can't be any more.
-            Fate::RolledBack | Fate::Unknown => Some(Settled::Yes),
-            Fate::Committed if branch.database == instance.database => Some(Settled::Lost),
-            // A stranger got its number.
-            Fate::Committed => Some(Settled::Yes),
-        },
+    let (instance, fate, settled) = match end {
+        End::Commit => {
+            let found = missing::look(&*branch.member.port, branch.xid, &branch.prepared).await?;
+            let settled = match found.meaning {
+                Meaning::Committed => Some(Settled::Yes),
+                Meaning::NotYet => None,
+                Meaning::Lost => Some(Settled::Lost),
+            };
+            (found.instance, found.fate, settled)
+        }
+        End::RollBack => {
+            let (instance, fate) = branch.member.port.fate(branch.xid).await?;
+            let settled = match fate {
+                Fate::InProgress => None,
+                // On a server that has never seen it, it is not prepared either, and can't be any more.
+                Fate::RolledBack | Fate::Unknown => Some(Settled::Yes),
+                Fate::Committed if branch.prepared.database == instance.database => Some(Settled::Lost),
+                // A stranger got its number.
+                Fate::Committed => Some(Settled::Yes),
+            };
+            (instance, fate, settled)
+        }
     };
     if settled == Some(Settled::Lost) {
         let wanted = match end {
@@ -212,7 +218,7 @@ async fn try_to_end(branch: &Branch, end: End) -> Result<Option<Settled>> {
             End::RollBack => "rolled back",
         };
         tracing::error!(
-            branch = %branch.name, xid = branch.xid, prepared_in = %branch.database, ?fate, %instance,
+            branch = %branch.name, xid = branch.xid, prepared_in = %branch.prepared.database, ?fate, %instance,
             "a transaction is torn: this branch was to be {wanted}, and its database says otherwise. Its participant \
              lost history, or somebody ended the branch by hand: compare both sides, and mend it by hand"
         );

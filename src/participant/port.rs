@@ -7,9 +7,9 @@ use async_trait::async_trait;
 use uuid::Uuid;
 
 use crate::error::Result;
-use crate::id::CoordinatorId;
+use crate::id::{CoordinatorId, MessageId};
 use crate::protocol::branch::BranchName;
-use crate::protocol::fate::Fate;
+use crate::protocol::fate::{Fate, Switch};
 use crate::protocol::history::{CompareAndSet, Row};
 use crate::protocol::progress::DatabaseIdentity;
 
@@ -88,6 +88,14 @@ pub trait Participant: Send + Sync {
 
     /// What became of a transaction's number, and the instance that says so.
     async fn fate(&self, xid: u64) -> Result<(Instance, Fate)>;
+
+    /// Whether a message of the transaction with this number waits in the database's outbox, for everybody
+    /// to see. One that was delivered may be gone.
+    async fn has_message(&self, xid: u64, message: MessageId) -> Result<bool>;
+
+    /// The timelines that the server's present one comes from, oldest first, and the instance that says so.
+    /// `Refused` where this login may not know them.
+    async fn timelines(&self) -> Result<(Instance, Vec<Switch>)>;
 
     /// Whether this login may end what `role` has prepared.
     async fn can_act_as(&self, role: &str) -> Result<bool>;

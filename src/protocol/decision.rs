@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::fate::Prepared;
 use super::history::Marks;
 use super::progress::DatabaseIdentity;
 use crate::error::{Error, ErrorKind, Result};
@@ -42,6 +43,14 @@ pub struct DecidedBranch {
     /// Whether it holds the transaction's messages.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub is_home: bool,
+}
+
+impl DecidedBranch {
+    /// Where it was prepared, in that database.
+    pub fn prepared_in(&self, database: &DatabaseIdentity) -> Prepared {
+        let database = DatabaseIdentity { timeline: Some(self.timeline.clone()), ..database.clone() };
+        Prepared { database, position: self.lsn }
+    }
 }
 
 impl Decision {

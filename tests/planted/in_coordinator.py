@@ -5,12 +5,14 @@ from __future__ import annotations
 from .bug import Bug, Edit, rust, unit
 
 BATCH = "src/protocol/batch.rs"
+FATE = "src/protocol/fate.rs"
 HISTORY = "src/protocol/history.rs"
 LEGACY = "src/coordinator/legacy.rs"
 RECOVER = "src/coordinator/recover.rs"
 RETENTION = "src/protocol/retention.rs"
 TRANSACTION = "src/protocol/transaction/mod.rs"
 TWO_PHASE = "src/protocol/transaction/two_phase.rs"
+WORK = "src/coordinator/dialogue/work.rs"
 
 TOLD = unit("protocol::batch::tests::what_is_told_is_true")
 TRUE = unit("protocol::transaction::tests::what_is_told_is_true_and_all_happens_or_nothing")
@@ -87,6 +89,28 @@ BUGS = [
                 TWO_PHASE,
                 "Event::Interrupted) => Turn::Tell(Told::InDoubt(Why::Interrupted)),",
                 "Event::Interrupted) => Turn::Tell(Told::RolledBack(Why::Interrupted)),",
+            )
+        ],
+    ),
+    Bug(
+        "prepare-behind-the-promotion",
+        "A number is believed on a later timeline only where the promotion was behind its PREPARE.",
+        unit(
+            "protocol::fate::tests::a_number_is_believed_on_a_later_timeline_that_has_its_prepare"
+        ),
+        "the PREPARE is not there",
+        [Edit(FATE, "self.position <= switch.position)", "switch.position > 0)")],
+    ),
+    Bug(
+        "number-of-any-life",
+        "What a server says of a number counts only in the life in which it was given.",
+        rust("coordinator::one_phase::a_number_that_a_crash_hands_to_a_stranger_proves_nothing"),
+        "called `Result::unwrap_err()` on an `Ok` value",
+        [
+            Edit(
+                WORK,
+                "Ok((answered, Fate::Committed)) if answered == *instance => return",
+                "Ok((_, Fate::Committed)) => return",
             )
         ],
     ),

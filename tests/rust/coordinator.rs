@@ -3,7 +3,12 @@
 
 mod crash;
 mod endings;
+#[cfg(feature = "cli")]
+mod failover;
+mod one_phase;
 mod recovery;
+#[cfg(feature = "cli")]
+mod reproduced;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -59,9 +64,14 @@ impl Place {
 
     async fn with_sessions_of(log: Log, session_timeout: Duration) -> Place {
         let url = server(USUAL);
-        let admin = connect(&url).await;
+        Place::on(log, session_timeout, [&url, &url]).await
+    }
+
+    /// Its databases on these servers.
+    async fn on(log: Log, session_timeout: Duration, servers: [&str; 2]) -> Place {
         let mut urls = Vec::new();
-        for name in NAMES {
+        for (name, url) in NAMES.into_iter().zip(servers) {
+            let admin = connect(url).await;
             let database = format!("{name}_{}", Uuid::new_v4().simple());
             admin.batch_execute(&format!("create database {database}")).await.unwrap();
             let (server, _) = url.rsplit_once('/').unwrap();
@@ -153,6 +163,21 @@ impl Place {
 
     fn node_with(&self, log: Arc<dyn DecisionLog>) -> Node {
         Node::open(self.namespace.clone(), self.incarnation, self.members(), log, settings())
+    }
+
+    /// A node that keeps its decisions: no mark ever covers them.
+    fn node_that_forgets_nothing(&self) -> Node {
+        self.node_as(CoordinatorSettings { mark_interval: LONG, ..settings() })
+    }
+
+    fn node_as(&self, settings: CoordinatorSettings) -> Node {
+        Node::open(self.namespace.clone(), self.incarnation, self.members(), self.decision_log(), settings)
+    }
+
+    /// Has the first participant on another server, with the same databases.
+    fn move_orders(&mut self, server: &str) {
+        let (_, database) = self.urls[0].rsplit_once('/').unwrap();
+        self.urls[0] = format!("{}/{database}", server.rsplit_once('/').unwrap().0);
     }
 
     /// Connections of the application's own.

@@ -23,11 +23,15 @@ mod kafka_reader;
 mod lease_postgres;
 #[cfg(feature = "zookeeper")]
 mod lease_zookeeper;
+#[cfg(feature = "cli")]
+mod log_lines;
 #[cfg(feature = "postgres")]
 mod outbox_postgres;
 #[cfg(feature = "postgres")]
 mod participant_postgres;
 mod patience;
+#[cfg(feature = "postgres")]
+mod postgres_servers;
 #[cfg(feature = "postgres")]
 mod read_path;
 #[cfg(feature = "sqlite")]

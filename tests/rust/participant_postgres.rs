@@ -5,6 +5,7 @@ mod branch;
 mod connections;
 mod history;
 mod roles;
+mod timelines;
 
 use std::time::Duration;
 
@@ -47,8 +48,11 @@ impl Place {
     }
 
     async fn on(variable: &str) -> Place {
-        let url = server(variable);
-        let server = connect(&url).await;
+        Place::at(&server(variable)).await
+    }
+
+    async fn at(url: &str) -> Place {
+        let server = connect(url).await;
         let database = format!("participant_{}", Uuid::new_v4().simple());
         server.batch_execute(&format!("create database {database}")).await.unwrap();
         let url = format!("{}/{database}", url.rsplit_once('/').unwrap().0);
@@ -57,6 +61,20 @@ impl Place {
         client.batch_execute("create table entry (name text)").await.unwrap();
         let participant = participant_at(&url);
         Place { url, database, server, client, participant }
+    }
+
+    /// The same database on a server that has taken the place of this one's.
+    async fn moved_to(&self, server: &str) -> Place {
+        let (url, database) =
+            (format!("{}/{}", server.rsplit_once('/').unwrap().0, self.database), self.database.clone());
+        let (client, participant) = (connect(&url).await, participant_at(&url));
+        Place { url, database, server: connect(server).await, client, participant }
+    }
+
+    /// Its server was started again.
+    async fn again(&self) -> Place {
+        let (server, _) = self.url.rsplit_once('/').unwrap();
+        self.moved_to(&format!("{server}/postgres")).await
     }
 
     async fn sql(&self, text: &str) {

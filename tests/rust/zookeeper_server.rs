@@ -1,4 +1,6 @@
-//! The tests' ZooKeeper, and a proxy that cuts a client off from it.
+//! The tests' ZooKeeper, and a proxy that cuts a client off from a server.
+
+use std::sync::{Arc, Mutex};
 
 use onecommit::id::Namespace;
 use onecommit::zookeeper::ZookeeperSettings;
@@ -42,6 +44,8 @@ pub async fn client() -> zk::Client {
 /// Passes connections on to the server; closed, it ends those there are and takes no others.
 pub struct Proxy {
     pub address: String,
+    /// Where connections lead that are made from now on.
+    pub server: Arc<Mutex<String>>,
     pub open: watch::Sender<bool>,
     /// While this is set the server's answers do not come back.
     pub swallows_answers: watch::Sender<bool>,
@@ -53,10 +57,12 @@ impl Proxy {
         let address = listener.local_addr().unwrap().to_string();
         let (open, is_open) = watch::channel(true);
         let (swallows_answers, swallows) = watch::channel(false);
-        let server = server.to_string();
+        let server = Arc::new(Mutex::new(server.to_string()));
+        let leads_to = Arc::clone(&server);
         tokio::spawn(async move {
             while let Ok((here, _)) = listener.accept().await {
-                let (mut is_open, swallows, server) = (is_open.clone(), swallows.clone(), server.clone());
+                let (mut is_open, swallows) = (is_open.clone(), swallows.clone());
+                let server = leads_to.lock().unwrap().clone();
                 tokio::spawn(async move {
                     tokio::select! {
                         _ = is_open.wait_for(|open| !open) => {}
@@ -65,7 +71,7 @@ impl Proxy {
                 });
             }
         });
-        Proxy { address, open, swallows_answers }
+        Proxy { address, server, open, swallows_answers }
     }
 
     /// Ends the connections there are, and goes on with others.

@@ -40,6 +40,11 @@ impl Messages {
         self.home == Some(place)
     }
 
+    /// One of those that wait at this branch.
+    pub(super) fn one_at(&self, place: usize) -> Option<MessageId> {
+        self.waiting.first().map(|(id, _)| *id).filter(|_| self.wait_at(place))
+    }
+
     /// The statement that writes them there.
     pub(super) fn staging(&self, place: usize, schema: &str) -> Option<String> {
         self.wait_at(place).then(|| stage::insert(schema, &self.waiting))

@@ -10,7 +10,7 @@ use crate::coordinator::settle::Branch;
 use crate::error::{Error, ErrorKind, Result};
 use crate::protocol::branch::BranchName;
 use crate::protocol::decision::{DecidedBranch, Decision, Outcome};
-use crate::protocol::fate::Fate;
+use crate::protocol::fate::{Fate, Prepared};
 use crate::protocol::transaction::{Committed, Decided, Event};
 
 impl Dialogue {
@@ -34,7 +34,8 @@ impl Dialogue {
 
     /// What came of a COMMIT whose answer was lost. The database's word on the number counts only from the
     /// very life of the server in which it was given: after a crash or a failover PostgreSQL hands the
-    /// number to a stranger, and says *committed* of that.
+    /// number to a stranger, and says *committed* of that. A message of the transaction proves its commit in
+    /// any life, by an id that nobody else has; that there is none proves nothing, as it may be delivered.
     pub(super) async fn prove(&self, writer: usize) -> Committed {
         let branch = &self.branches[writer];
         let (Some(xid), Some(instance)) = (self.xid(writer), &branch.instance) else {
@@ -46,11 +47,22 @@ impl Dialogue {
                 Ok((answered, Fate::Committed)) if answered == *instance => return Committed::Yes,
                 Ok((answered, Fate::RolledBack)) if answered == *instance => return Committed::No,
                 Ok((answered, Fate::InProgress)) if answered == *instance => {}
-                Ok(_) => return Committed::Unknown,
+                Ok(_) => match self.has_message(writer, xid).await {
+                    Ok(true) => return Committed::Yes,
+                    Err(error) if error.is_retriable() => {}
+                    Ok(false) | Err(_) => return Committed::Unknown,
+                },
                 Err(_) => {}
             }
             failures += 1;
             tokio::time::sleep(self.scope.settings.retry.wait(failures, 0.5)).await;
+        }
+    }
+
+    async fn has_message(&self, writer: usize, xid: u64) -> Result<bool> {
+        match self.messages.one_at(writer) {
+            Some(message) => self.branches[writer].member.port.has_message(xid, message).await,
+            None => Ok(false),
         }
     }
 
@@ -116,13 +128,7 @@ impl Dialogue {
     }
 
     pub(super) fn name(&self, place: usize) -> BranchName {
-        BranchName {
-            namespace: self.scope.namespace.clone(),
-            incarnation: self.scope.incarnation,
-            transaction: self.id,
-            participant: self.branches[place].member.name.clone(),
-            is_home: self.messages.wait_at(place),
-        }
+        self.scope.name(self.id, &self.branches[place].member.name, self.messages.wait_at(place))
     }
 
     /// Has what is left settled, by a task of its own that goes on when nobody waits for it.
@@ -174,7 +180,8 @@ impl Dialogue {
     fn branch(&self, place: usize, xid: u64) -> Option<Branch> {
         let open = &self.branches[place];
         let (member, owner) = (Arc::clone(&open.member), open.role.clone());
-        Some(Branch { member, name: self.name(place), owner, xid, database: open.database.clone()? })
+        let prepared = Prepared { database: open.database.clone()?, position: open.position };
+        Some(Branch { member, name: self.name(place), owner, xid, prepared })
     }
 }
 

@@ -146,7 +146,7 @@ pub(super) fn fate(operation: &'static str, status: Option<&str>) -> Result<Fate
 }
 
 /// A position in the log, `16/B374D848`.
-fn parse_lsn(text: &str) -> Option<u64> {
+pub(super) fn parse_lsn(text: &str) -> Option<u64> {
     let (high, low) = text.split_once('/')?;
     let half = |digits: &str| u32::from_str_radix(digits, 16).ok().map(u64::from);
     Some(half(high)? << 32 | half(low)?)

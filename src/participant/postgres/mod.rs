@@ -9,5 +9,6 @@ mod history;
 mod instance;
 mod pool;
 mod port;
+mod timelines;
 
 pub use port::PostgresParticipant;

@@ -8,17 +8,17 @@ use tokio_postgres::{Client, Row as Found};
 
 use super::instance::{self, COLUMNS, WIDTH, decode, get, only, parameters};
 use super::pool::Pool;
-use super::{branch, history};
+use super::{branch, history, timelines};
 use crate::config::PostgresUrl;
 use crate::error::{Error, ErrorKind, Result};
 use crate::failpoint;
-use crate::id::CoordinatorId;
+use crate::id::{CoordinatorId, MessageId};
 use crate::participant::{End, Ended, Instance, Marked, Participant, PreparedBranch};
 use crate::postgres::connect::{DURABLE, Parameter, alone, limits, within};
 use crate::postgres::failure::code;
 use crate::postgres::{literal, quoted};
 use crate::protocol::branch::BranchName;
-use crate::protocol::fate::Fate;
+use crate::protocol::fate::{Fate, Switch};
 use crate::protocol::history::{CompareAndSet, Row};
 
 const END: &str = "end branch";
@@ -158,6 +158,28 @@ impl Participant for PostgresParticipant {
             Err(error) if code(&error) == Some(IN_THE_FUTURE) => Ok((self.instance().await?, Fate::Unknown)),
             answer => answer,
         }
+    }
+
+    async fn has_message(&self, xid: u64, message: MessageId) -> Result<bool> {
+        const OPERATION: &str = "look for message";
+        // There is an index by the number, and none by the message's id.
+        let sql = format!(
+            "select exists (select from {}.outbox where xid = $1::text::xid8 and message_id = $2)",
+            self.schema
+        );
+        let parameters: [Parameter<'_>; 2] = [(&xid.to_string(), Type::TEXT), (&message.0, Type::UUID)];
+        let decode = |rows| get(OPERATION, &only(OPERATION, rows)?, 0);
+        self.read(OPERATION, &sql, &parameters, decode).await
+    }
+
+    async fn timelines(&self) -> Result<(Instance, Vec<Switch>)> {
+        let sql = timelines::read(&self.schema);
+        let decode = |rows| {
+            let row = only(timelines::OPERATION, rows)?;
+            let left = timelines::decode(get(timelines::OPERATION, &row, WIDTH)?)?;
+            Ok((decode(timelines::OPERATION, &row)?, left))
+        };
+        self.read(timelines::OPERATION, &sql, &[], decode).await.map_err(timelines::refused)
     }
 
     async fn can_act_as(&self, role: &str) -> Result<bool> {

@@ -1,7 +1,9 @@
 //! Every durable step of a transaction, at which a process is killed, or does not hear that it went through:
 //! afterwards both databases have the same, what was told is true, and nothing is prepared any more.
 //!
-//! The process is this program, started again for one test: [`another_process`].
+//! The process is this program, started again for one test: [`process::another_process`].
+
+mod process;
 
 use std::collections::BTreeSet;
 use std::io::{BufRead as _, BufReader};
@@ -10,22 +12,21 @@ use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use onecommit::coordinator::Node;
-use tokio_postgres::Client;
+use onecommit::id::CoordinatorId;
+use zookeeper_client as zk;
 
+use self::process::{PLACE, TOLD, WAY, write};
 use super::recovery::{Died, die, prepare_orphan};
 use super::{Log, Place, SHORT, begin, connect};
 use crate::patience::{LIMIT, until};
 
-const PLACE: &str = "ONECOMMIT_TEST_PLACE";
-const WORK: &str = "ONECOMMIT_TEST_WORK";
-/// How many transactions a process makes at least that is not killed. It goes on until the step was hit:
-/// some are taken by time, and not by each transaction.
-const TRANSACTIONS: i32 = 12;
 const FAILPOINTS_LOG: &str = "ONECOMMIT_FAILPOINTS_LOG";
 const SIGKILL: i32 = 9;
 const PAUSE: Duration = Duration::from_millis(20);
-const TOLD: &str = "committed ";
+/// The history of every coordinator is lost, and comes back.
+const LOST: &str = "create table kept as select id, mark from onecommit.coordinator; \
+                    update onecommit.coordinator set mark = 0";
+const FOUND: &str = "update onecommit.coordinator c set mark = k.mark from kept k where k.id = c.id";
 
 /// How a process gets to a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,17 +39,26 @@ enum Way {
     Orphan,
     /// It is opened.
     Open,
+    /// It does not wait for what is decided of its transactions.
+    Doubt,
+    /// It forgets an outcome, and what a removal left that was cut off.
+    Forget,
+    /// It takes over what it may not settle, and is closed.
+    LetGo,
 }
 
 /// The steps of both decision logs, without its name before them.
-const LOG_STEPS: [(Way, &str); 6] = [
+const LOG_STEPS: [(Way, &str); 8] = [
     (Way::Work, "register"),
     (Way::Work, "record"),
     (Way::Work, "decide"),
     (Way::Recover, "take_over"),
     (Way::Recover, "remove"),
     (Way::Orphan, "adopt_orphan"),
+    (Way::Doubt, "keep_outcomes"),
+    (Way::Forget, "forget_outcomes"),
 ];
+const ZOOKEEPER_STEPS: [(Way, &str); 2] = [(Way::Forget, "discard"), (Way::LetGo, "let_go")];
 const PARTICIPANT_STEPS: [(Way, &str); 6] = [
     (Way::Work, "open_history"),
     (Way::Work, "mark"),
@@ -57,20 +67,11 @@ const PARTICIPANT_STEPS: [(Way, &str); 6] = [
     (Way::Recover, "close_history"),
     (Way::Open, "forget_histories"),
 ];
-/// What is kept for a caller that was told of a doubt, what is forgotten after days, and what follows behind
-/// a removal or at the end of a node: a transaction is at its end before.
-const OTHERS: [&str; 6] = [
-    "file_log.keep_outcomes",
-    "file_log.forget_outcomes",
-    "zookeeper_log.keep_outcomes",
-    "zookeeper_log.forget_outcomes",
-    "zookeeper_log.discard",
-    "zookeeper_log.let_go",
-];
 
 async fn every_step(log: Log, way: Way) {
     let room = if log == Log::File { "file_log" } else { "zookeeper_log" };
-    let of_log = LOG_STEPS.iter().map(|(way, step)| (*way, format!("{room}.{step}")));
+    let only: &[(Way, &str)] = if log == Log::File { &[] } else { &ZOOKEEPER_STEPS };
+    let of_log = LOG_STEPS.iter().chain(only).map(|(way, step)| (*way, format!("{room}.{step}")));
     let of_participant = PARTICIPANT_STEPS.iter().map(|(way, step)| (*way, format!("participant.{step}")));
     for (_, step) in of_log.chain(of_participant).filter(|(of, _)| *of == way) {
         for point in ["before_commit=kill", "after_commit=kill", "after_commit=error"] {
@@ -88,24 +89,30 @@ async fn every_step(log: Log, way: Way) {
 async fn goes_through(log: Log, way: Way, failpoint: &str) {
     let place = Place::with_sessions_of(log, SHORT).await;
     match way {
-        Way::Work | Way::Open => {}
+        Way::Work | Way::Open | Way::Doubt => {}
         Way::Recover => {
             for died in [Died::Undecided, Died::Decided] {
-                // A runtime of its own is stopped in it.
-                let left = place.copy();
-                tokio::task::spawn_blocking(move || die(&left, died)).await.unwrap();
+                leave(&place, died).await;
             }
         }
         Way::Orphan => close_behind(&place).await,
+        Way::Forget => leave_what_can_be_forgotten(&place).await,
+        Way::LetGo => {
+            leave(&place, Died::Undecided).await;
+            connect(&place.urls[0]).await.batch_execute(LOST).await.unwrap();
+            let session = place.decision_log().open().await.unwrap();
+            let all = async || session.coordinators().await;
+            until("the death is noticed", all, |all| all.iter().all(|one| !one.is_live)).await;
+        }
     }
     let is_killed = failpoint.contains("=kill");
     let mut process = start(&place, way, failpoint);
     let told = match (way, is_killed) {
-        (Way::Work, _) => told(&mut process),
+        (Way::Work | Way::Doubt, _) => told(&mut process),
         (_, true) => BTreeSet::new(),
         (_, false) => {
             until("it goes on by itself", async || Ok(has_hit(&place, failpoint)), |has_hit| *has_hit).await;
-            if way != Way::Open {
+            if matches!(way, Way::Recover | Way::Orphan) {
                 place.settled().await;
             }
             process.kill().unwrap();
@@ -114,13 +121,20 @@ async fn goes_through(log: Log, way: Way, failpoint: &str) {
     };
     let status = ended(&mut process).await;
     assert!(has_hit(&place, failpoint), "{failpoint} was never reached: {status}");
-    if is_killed || way != Way::Work {
+    if is_killed || !matches!(way, Way::Work | Way::Doubt) {
         assert_eq!(status.signal(), Some(SIGKILL), "{failpoint}");
     } else {
         assert!(status.success(), "{failpoint}: {status}");
     }
+    if way == Way::LetGo {
+        connect(&place.urls[0]).await.batch_execute(FOUND).await.unwrap();
+    }
     let node = place.node();
     place.settled().await;
+    if way == Way::Forget && log == Log::Zookeeper {
+        let folders = async || Ok(decisions(&place).await);
+        until("no decision is left without a record", folders, |folders| folders.is_empty()).await;
+    }
     agrees(&place, &told, failpoint).await;
     // It all works, whatever was left.
     let clients = place.clients().await;
@@ -166,10 +180,39 @@ async fn close_behind(place: &Place) {
     connect(&place.urls[0]).await.batch_execute(&sql).await.unwrap();
 }
 
+/// What a coordinator leaves that dies there.
+async fn leave(place: &Place, died: Died) {
+    let left = place.copy();
+    // A runtime of its own is stopped in it.
+    tokio::task::spawn_blocking(move || die(&left, died)).await.unwrap();
+}
+
+/// An outcome; and in ZooKeeper decisions of a coordinator whose record is removed already.
+async fn leave_what_can_be_forgotten(place: &Place) {
+    leave(place, Died::Undecided).await;
+    let node = place.node();
+    let session = place.decision_log().open().await.unwrap();
+    until("all is settled", async || session.coordinators().await, |all| all.is_empty()).await;
+    node.close().await;
+    if place.log == Log::Zookeeper {
+        let client = zk::Client::connect(&place.zookeeper().servers).await.unwrap();
+        let mode = zk::CreateMode::Persistent.with_acls(zk::Acls::anyone_all());
+        let folder = format!("/onecommit/{}/decisions/{}", place.namespace, CoordinatorId::random());
+        client.create(&folder, b"", &mode).await.unwrap();
+        client.create(&format!("{folder}/{:020}", 0), b"", &mode).await.unwrap();
+    }
+}
+
+/// The coordinators that have decisions in ZooKeeper.
+async fn decisions(place: &Place) -> Vec<String> {
+    let client = zk::Client::connect(&place.zookeeper().servers).await.unwrap();
+    client.list_children(&format!("/onecommit/{}/decisions", place.namespace)).await.unwrap()
+}
+
 fn start(place: &Place, way: Way, failpoint: &str) -> Child {
     let mut command = Command::new(std::env::current_exe().unwrap());
-    command.args(["coordinator::crash::another_process", "--exact", "--nocapture"]);
-    command.env(PLACE, place.to_text()).env(WORK, if way == Way::Work { "1" } else { "0" });
+    command.args(["coordinator::crash::process::another_process", "--exact", "--nocapture"]);
+    command.env(PLACE, place.to_text()).env(WAY, format!("{way:?}"));
     command.env("ONECOMMIT_FAILPOINTS", failpoint).env(FAILPOINTS_LOG, log_of(place, failpoint));
     command.stdout(Stdio::piped()).spawn().unwrap()
 }
@@ -191,46 +234,6 @@ fn told(process: &mut Child) -> BTreeSet<i32> {
     let lines = BufReader::new(process.stdout.take().unwrap()).lines();
     let numbers = lines.map_while(Result::ok).filter_map(|line| line.strip_prefix(TOLD)?.parse().ok());
     numbers.collect()
-}
-
-async fn write(clients: &[Client; 2], number: i32) {
-    // To and fro, so that no account is ever empty.
-    let there = if number % 2 == 0 { 1 } else { -1 };
-    for (client, change) in clients.iter().zip([-there, there]) {
-        let sql = format!(
-            "update account set total = total + {change} where id = 1; insert into entry values ({number})"
-        );
-        client.batch_execute(&sql).await.unwrap();
-    }
-}
-
-async fn make_transactions(node: &Node, place: &Place) {
-    let clients = place.clients().await;
-    let (began, log) = (Instant::now(), std::env::var(FAILPOINTS_LOG).unwrap());
-    let is_done = |number| (number >= TRANSACTIONS && says_hit(Path::new(&log))) || began.elapsed() > LIMIT;
-    for number in (0..).take_while(|number| !is_done(*number)) {
-        let transaction = begin(node, &clients).await.unwrap();
-        write(&clients, number).await;
-        match transaction.commit().await {
-            Ok(_) => println!("{TOLD}{number}"),
-            Err(error) => println!("{number}: {error}"),
-        }
-    }
-}
-
-/// Not a test of its own: what [`start`] has done by another process.
-#[tokio::test(flavor = "multi_thread")]
-async fn another_process() {
-    let Ok(text) = std::env::var(PLACE) else { return };
-    let place = Place::from_text(&text);
-    let node = place.node();
-    if std::env::var(WORK).is_ok_and(|work| work == "1") {
-        make_transactions(&node, &place).await;
-        node.close().await;
-    } else {
-        // Until it is killed.
-        std::future::pending::<()>().await;
-    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -268,6 +271,31 @@ async fn every_step_of_opening() {
     every_step(Log::File, Way::Open).await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn every_step_of_keeping_what_a_caller_did_not_wait_for_in_a_file() {
+    every_step(Log::File, Way::Doubt).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_step_of_keeping_what_a_caller_did_not_wait_for_in_zookeeper() {
+    every_step(Log::Zookeeper, Way::Doubt).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_step_of_forgetting_in_a_file() {
+    every_step(Log::File, Way::Forget).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_step_of_forgetting_in_zookeeper() {
+    every_step(Log::Zookeeper, Way::Forget).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_step_of_giving_up_in_zookeeper() {
+    every_step(Log::Zookeeper, Way::LetGo).await;
+}
+
 #[test]
 fn no_step_is_missing_here() {
     let mut known = BTreeSet::new();
@@ -276,7 +304,7 @@ fn no_step_is_missing_here() {
             known.extend(["file_log", "zookeeper_log"].map(|room| format!("{room}.{step}.{side}")));
         }
         known.extend(PARTICIPANT_STEPS.iter().map(|(_, step)| format!("participant.{step}.{side}")));
-        known.extend(OTHERS.iter().map(|step| format!("{step}.{side}")));
+        known.extend(ZOOKEEPER_STEPS.iter().map(|(_, step)| format!("zookeeper_log.{step}.{side}")));
     }
     let mut found = BTreeSet::new();
     for room in ["participant", "decision_log", "coordinator"] {

@@ -122,20 +122,6 @@ async fn a_branch_that_failed_rolls_everything_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_commit_inside_is_noticed_and_the_others_are_rolled_back() {
-    let place = Place::new(Log::File).await;
-    let (node, clients) = (place.node(), place.clients().await);
-    let transaction = begin(&node, &clients).await.unwrap();
-    move_money(&clients).await;
-    clients[1].batch_execute("commit").await.unwrap();
-    let refused = transaction.commit().await.unwrap_err();
-    assert_eq!(refused.kind(), ErrorKind::Invalid);
-    assert!(text(&refused).contains("billing"), "{refused}");
-    assert_eq!(place.totals().await, [100, 110]);
-    node.close().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn what_postgresql_does_not_prepare_is_said() {
     let place = Place::new(Log::File).await;
     let (node, clients) = (place.node(), place.clients().await);

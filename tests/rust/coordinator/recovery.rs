@@ -50,7 +50,7 @@ pub(super) fn die(place: &Place, died: Died) -> TransactionId {
 
 /// Has a transaction committed, and waits until its decision is not needed any more: by then every
 /// participant has acknowledged a mark.
-async fn has_history(place: &Place, node: &Node, clients: &[Client; 2]) {
+pub(super) async fn has_history(place: &Place, node: &Node, clients: &[Client; 2]) {
     let transaction = begin(node, clients).await.unwrap();
     let coordinator = transaction.id().coordinator;
     clients[0].batch_execute("update account set total = 0 where id = 2").await.unwrap();
