@@ -52,7 +52,8 @@ enum Command {
     Status(status::StatusArguments),
     /// See messages that can't be delivered, and have them retried or discarded.
     DeadLetter(dead_letter::DeadLetterArguments),
-    /// See transactions over several databases that are not at their end, and how one has ended.
+    /// See transactions over several databases that are not at their end, and how one has ended; settle what a
+    /// dead program left, or give it up.
     Transaction(transaction::TransactionArguments),
     /// Look for what goes wrong in time: clocks, settings, rights, bloat, long transactions, topics.
     /// Says for each finding what to do; exits with 1 where something has to be corrected.

@@ -8,16 +8,18 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::identity::Scope;
 use super::member::Member;
-use crate::decision_log::Legacy;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{CoordinatorId, ParticipantName};
 use crate::participant::{End, Instance, PreparedBranch};
 use crate::protocol::branch::BranchName;
-use crate::protocol::decision::{DecidedBranch, Used};
+use crate::protocol::decision::{DecidedBranch, Decision, Used};
 use crate::protocol::fate::{self, Meaning};
-use crate::protocol::history::Verdict;
+use crate::protocol::history::{Marks, Verdict};
 
 const OPERATION: &str = "settle transactions";
+
+/// A coordinator's decisions, by batch.
+pub(super) type Batches = BTreeMap<u64, Vec<Decision>>;
 
 /// Whether a branch is of this installation, coordinator and participant.
 pub(super) fn is_of(scope: &Scope, name: &BranchName, member: &Member, id: CoordinatorId) -> bool {
@@ -27,16 +29,37 @@ pub(super) fn is_of(scope: &Scope, name: &BranchName, member: &Member, id: Coord
         && name.participant == member.name
 }
 
-/// Settles what a dead coordinator has there; true where nothing is left. The transactions of which it
-/// rolls a branch back are added to `rolled_back`.
-pub(super) async fn settle(
+/// What a participant has of a dead coordinator, where nothing speaks against settling it.
+pub(super) struct Examined {
+    instance: Instance,
+    /// Its prepared branches.
+    pub(super) mine: Vec<PreparedBranch>,
+    /// Its branches of decided transactions, by number, prepared still or not.
+    decided: BTreeMap<u64, DecidedBranch>,
+    is_settled: bool,
+}
+
+impl Examined {
+    fn is_decided(&self, branch: &PreparedBranch) -> bool {
+        self.decided.contains_key(&branch.name.transaction.number)
+    }
+
+    /// Decided, and not listed.
+    fn missing(&self) -> impl Iterator<Item = (&u64, &DecidedBranch)> {
+        let is_listed = |number: u64| self.mine.iter().any(|one| one.name.transaction.number == number);
+        self.decided.iter().filter(move |(number, _)| !is_listed(**number))
+    }
+}
+
+/// Reads and judges, and touches nothing; `Refused` where a history was lost. None where another instance
+/// of the server answered in between.
+pub(super) async fn examine(
     scope: &Scope,
     member: &Member,
     used: &Used,
     id: CoordinatorId,
-    legacy: &Legacy,
-    rolled_back: &mut BTreeSet<u64>,
-) -> Result<bool> {
+    batches: &Batches,
+) -> Result<Option<Examined>> {
     let (instance, prepared) = member.port.prepared().await?;
     if !instance.database.is_same(&used.database) {
         let why = "this is another database than the one in which a dead coordinator prepared transactions: \
@@ -46,32 +69,70 @@ pub(super) async fn settle(
     }
     let mine: Vec<PreparedBranch> =
         prepared.into_iter().filter(|branch| is_of(scope, &branch.name, member, id)).collect();
-    let decided = decided_in(legacy, &member.name);
-    let is_decided = |branch: &PreparedBranch| decided.contains_key(&branch.name.transaction.number);
     let (row_instance, row) = member.port.history(id).await?;
     if row_instance != instance {
-        return Ok(false);
+        return Ok(None);
     }
-    match used.marks.judge(row, mine.iter().any(|branch| !is_decided(branch))) {
-        Verdict::Settled => return Ok(true),
+    let decided = decided_in(batches, &member.name);
+    let mut examined = Examined { instance, mine, decided, is_settled: false };
+    let rolls_back = examined.mine.iter().any(|branch| !examined.is_decided(branch));
+    match used.marks.judge(row, rolls_back) {
+        Verdict::Settled => examined.is_settled = true,
         Verdict::Settle => {}
-        lost @ (Verdict::ParticipantLost | Verdict::RecordLost) => return Err(refuse(lost, &mine)),
+        lost @ (Verdict::ParticipantLost | Verdict::RecordLost) => {
+            let refused = refuse(lost, &examined.mine).with("found_mark", row.map_or(0, |row| row.mark));
+            let Marks { announced, acknowledged } = used.marks;
+            return Err(refused.with("expected_marks", format!("{acknowledged} to {announced}")));
+        }
     }
-    for branch in &mine {
-        let end = if is_decided(branch) { End::Commit } else { End::RollBack };
+    Ok(Some(examined))
+}
+
+/// Whether a recoverer would settle it: not where a history was lost, or a decided branch. Touches nothing.
+pub(super) async fn expect_whole(
+    scope: &Scope,
+    member: &Member,
+    used: &Used,
+    id: CoordinatorId,
+    batches: &Batches,
+) -> Result<()> {
+    let Some(examined) = examine(scope, member, used, id, batches).await? else { return Ok(()) };
+    if !examined.is_settled {
+        for (number, branch) in examined.missing() {
+            is_committed(member, used, &examined.instance, *number, branch).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Settles what a dead coordinator has there; true where nothing is left. The transactions of which it
+/// rolls a branch back are added to `rolled_back`.
+pub(super) async fn settle(
+    scope: &Scope,
+    member: &Member,
+    used: &Used,
+    id: CoordinatorId,
+    batches: &Batches,
+    rolled_back: &mut BTreeSet<u64>,
+) -> Result<bool> {
+    let Some(examined) = examine(scope, member, used, id, batches).await? else { return Ok(false) };
+    if examined.is_settled {
+        return Ok(true);
+    }
+    for branch in &examined.mine {
+        let end = if examined.is_decided(branch) { End::Commit } else { End::RollBack };
         member.port.end(&branch.name, Some(&branch.owner), end).await?;
         if end == End::RollBack {
             rolled_back.insert(branch.name.transaction.number);
         }
     }
-    for (number, branch) in &decided {
-        let is_listed = mine.iter().any(|listed| listed.name.transaction.number == *number);
-        if !is_listed && !is_committed(member, used, &instance, *number, branch).await? {
+    for (number, branch) in examined.missing() {
+        if !is_committed(member, used, &examined.instance, *number, branch).await? {
             return Ok(false);
         }
     }
     // Whoever answered the list and the ends, or nobody.
-    member.port.close_history(id, &instance).await
+    member.port.close_history(id, &examined.instance).await
 }
 
 /// Whether a decided branch that is not listed was committed before.
@@ -125,8 +186,8 @@ pub(super) async fn end_orphans(scope: &Scope, member: &Member, id: CoordinatorI
     Ok(())
 }
 
-fn decided_in(legacy: &Legacy, participant: &ParticipantName) -> BTreeMap<u64, DecidedBranch> {
-    let decisions = legacy.batches.values().flatten();
+fn decided_in(batches: &Batches, participant: &ParticipantName) -> BTreeMap<u64, DecidedBranch> {
+    let decisions = batches.values().flatten();
     let branches =
         decisions.flat_map(|decision| decision.branches.iter().map(|branch| (decision.number, branch)));
     let here = branches.filter(|(_, branch)| branch.participant == *participant);

@@ -2,20 +2,27 @@
 //! lives. Drives the protocol against the ports; what runs on the caller's own connections is said by a
 //! [`Dialogue`], and sent by whoever has them.
 
+mod caretaker;
 mod decider;
 mod dialogue;
+mod forget;
+mod held;
 mod identity;
 mod legacy;
 mod member;
 mod node;
 mod recover;
 mod registration;
+mod resolve;
 mod settings;
 mod settle;
 mod transaction;
 
+pub use caretaker::{Caretaker, CoordinatorState, SeenBranch, SeenCoordinator};
 pub use dialogue::{Ack, Answer, Dialogue, Failure, Finished, Message, Next, Options};
+pub use forget::{Forgetting, GivenUp};
 pub use member::Member;
 pub use node::Node;
+pub use resolve::{Prospect, Resolved};
 pub use settings::CoordinatorSettings;
 pub use transaction::Transaction;

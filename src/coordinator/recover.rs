@@ -11,13 +11,12 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::held::{Held, Left, Members, Pass, judge_orphan, orphan};
 use super::identity::Scope;
 use super::legacy;
-use super::member::Member;
-use crate::decision_log::{Fence, Legacy, LogSession};
+use crate::decision_log::LogSession;
 use crate::error::{Error, ErrorKind, Result};
-use crate::id::{CoordinatorId, ParticipantName, TransactionId};
-use crate::protocol::decision::{Outcome, Record};
+use crate::id::CoordinatorId;
 
 /// Between two times at which old outcomes and history rows are forgotten.
 const CLEAN_INTERVAL: Duration = Duration::from_secs(3600);
@@ -27,7 +26,7 @@ const TOLD_MAX: usize = 1_000;
 /// Looks for dead coordinators until the node is closed.
 pub(super) struct Recoverer {
     scope: Arc<Scope>,
-    members: BTreeMap<ParticipantName, Arc<Member>>,
+    members: Members,
     session: Option<Box<dyn LogSession>>,
     held: BTreeMap<CoordinatorId, Held>,
     /// Those of which it was not heard whether they were taken over.
@@ -38,15 +37,8 @@ pub(super) struct Recoverer {
     told: BTreeSet<String>,
 }
 
-/// A dead coordinator that was taken over.
-struct Held {
-    legacy: Legacy,
-    /// Transactions of which a branch was rolled back.
-    rolled_back: BTreeSet<u64>,
-}
-
 impl Recoverer {
-    pub(super) fn new(scope: Arc<Scope>, members: BTreeMap<ParticipantName, Arc<Member>>) -> Self {
+    pub(super) fn new(scope: Arc<Scope>, members: Members) -> Self {
         Recoverer {
             scope,
             members,
@@ -104,7 +96,7 @@ impl Recoverer {
             self.unclear.remove(&id);
             if let Some(legacy) = legacy {
                 tracing::info!(coordinator = %id, host = legacy.record.host, "took over from a dead coordinator");
-                self.held.insert(id, Held { legacy, rolled_back: BTreeSet::new() });
+                self.held.insert(id, Held::new(legacy));
             }
         }
         for id in self.held.keys().copied().collect::<Vec<_>>() {
@@ -165,44 +157,21 @@ impl Recoverer {
         id: CoordinatorId,
         held: &mut Held,
     ) -> Result<bool> {
-        if held.legacy.record.is_orphan {
-            return self.judge_orphan(session, id, held.legacy.fence).await.map(|()| true);
-        }
-        let unsettled = held.legacy.record.participants.iter().filter(|(_, used)| !used.is_settled);
-        let unsettled: Vec<_> = unsettled.map(|(name, used)| (name.clone(), used.clone())).collect();
-        let (mut is_anything_mine, mut are_all_settled) = (false, true);
-        for (name, used) in unsettled {
-            let Some(member) = self.members.get(&name).cloned() else {
-                are_all_settled = false;
-                continue;
-            };
-            is_anything_mine = true;
-            match legacy::settle(&self.scope, &member, &used, id, &held.legacy, &mut held.rolled_back).await {
-                Ok(true) => {
-                    let mut record = held.legacy.record.clone();
-                    if let Some(used) = record.participants.get_mut(&name) {
-                        used.is_settled = true;
-                    }
-                    session.record(held.legacy.fence, &record).await?;
-                    held.legacy.record = record;
-                }
-                Ok(false) => are_all_settled = false,
-                Err(error) => {
-                    are_all_settled = false;
-                    self.tell(&error.with("participant", &name).with("coordinator", id));
-                }
+        let Pass { is_over, left } = held.settle(&self.scope, &self.members, session).await?;
+        let is_settled = left.is_empty();
+        let mut is_anything_mine = false;
+        for left in left.into_values() {
+            is_anything_mine |= !matches!(left, Left::Unknown);
+            if let Left::Failed(error) = left {
+                self.tell(&error);
             }
         }
-        if are_all_settled {
-            let batches: Vec<u64> = held.legacy.batches.keys().copied().collect();
-            session.remove(held.legacy.fence, &batches, &outcomes(id, held)).await?;
+        if is_settled {
             tracing::info!(coordinator = %id, "settled everything that a dead coordinator left");
-            return Ok(true);
-        }
-        if !is_anything_mine {
+        } else if !is_over && !is_anything_mine {
             session.let_go(id).await?;
         }
-        Ok(!is_anything_mine)
+        Ok(is_over || !is_anything_mine)
     }
 
     /// Branches of this installation that no record names.
@@ -223,40 +192,17 @@ impl Recoverer {
             orphans.extend(ours.map(|(id, _)| id).filter(|id| !known.contains(id)));
         }
         for id in orphans {
-            let record = Record {
-                host: String::new(),
-                pid: std::process::id(),
-                is_orphan: true,
-                participants: BTreeMap::new(),
-            };
             self.unclear.insert(id);
-            let fence = session.adopt_orphan(id, &record).await?;
+            let fence = session.adopt_orphan(id, &orphan()).await?;
             self.unclear.remove(&id);
             let Some(fence) = fence else { continue };
             // One that waits for a person keeps no other one waiting.
-            if let Err(error) = self.judge_orphan(session, id, fence).await {
-                self.tell(&error);
+            match judge_orphan(&self.scope, &self.members, session, fence).await {
+                Ok(failed) => failed.values().for_each(|error| self.tell(error)),
+                Err(error) => self.tell(&error),
             }
         }
         Ok(())
-    }
-
-    /// Never judged as one that has a record: that would roll back what was decided.
-    async fn judge_orphan(
-        &mut self,
-        session: &dyn LogSession,
-        id: CoordinatorId,
-        fence: Fence,
-    ) -> Result<()> {
-        let members: Vec<_> = self.members.values().cloned().collect();
-        let mut failed = None;
-        for member in members {
-            if let Err(error) = legacy::end_orphans(&self.scope, &member, id).await {
-                failed = Some(error.with("participant", &member.name).with("coordinator", id));
-            }
-        }
-        session.remove(fence, &[], &[]).await?;
-        failed.map_or(Ok(()), Err)
     }
 
     /// Says a thing once, and not at every sweep.
@@ -272,12 +218,4 @@ impl Recoverer {
             self.told.clear();
         }
     }
-}
-
-fn outcomes(id: CoordinatorId, held: &Held) -> Vec<(TransactionId, Outcome)> {
-    let decisions =
-        held.legacy.batches.values().flatten().map(|decision| (decision.number, Outcome::Committed));
-    let rolled_back = held.rolled_back.iter().map(|number| (*number, Outcome::RolledBack));
-    let all = decisions.chain(rolled_back);
-    all.map(|(number, outcome)| (TransactionId { coordinator: id, number }, outcome)).collect()
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::build;
 use super::init::blocking;
-use super::relay::expect_outbox;
+use super::installed::expect_outbox;
 use crate::config::{Config, Participant};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{Epoch, ParticipantName, RelayId, ShardIndex};

@@ -13,7 +13,8 @@ from psycopg import sql
 from . import transacting_application
 from .installation import Installation
 from .postgres_outbox import url_of
-from .transacting_application import TRANSACTS
+from .transacting_application import DIES_PREPARED, TRANSACTS
+from .waiting import LIMIT_S
 
 
 class TwoDatabases:
@@ -50,6 +51,12 @@ class TwoDatabases:
         """Makes a transaction in a process that is killed behind it; the coordinator's id."""
         with self.application(TRANSACTS) as application:
             return application.coordinator
+
+    def die_prepared(self) -> str:
+        """A transaction of a process that dies with both branches prepared; its id."""
+        with self.application(DIES_PREPARED) as application:
+            application.process.wait(LIMIT_S)
+            return application.said
 
     def tables(self) -> list[str]:
         """Ours in `billing`."""

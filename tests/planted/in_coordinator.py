@@ -156,7 +156,7 @@ BUGS = [
         [
             Edit(
                 LEGACY,
-                "let end = if is_decided(branch) { End::Commit } else { End::RollBack };",
+                "let end = if examined.is_decided(branch) { End::Commit } else { End::RollBack };",
                 "let end = End::RollBack;",
             )
         ],

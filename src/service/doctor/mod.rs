@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use super::build;
 use super::init::blocking;
-use super::relay::expect_outbox;
+use super::installed::expect_outbox;
 use crate::config::{Config, DatabaseUrl, Participant, PostgresUrl};
 use crate::delivery::kafka::KafkaDelivery;
 use crate::error::{Error, ErrorKind, Result};

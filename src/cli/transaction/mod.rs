@@ -1,5 +1,9 @@
 //! `onecommit transaction`.
 
+mod by_hand;
+mod forget;
+mod resolve;
+
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
@@ -23,38 +27,50 @@ enum TransactionCommand {
     List,
     /// Show how a transaction has ended, if that is known.
     Show { id: TransactionId },
+    /// Settle now what a transaction's dead coordinator left, by the rules of recovery, and tell how it ended;
+    /// or say why that can't be done, and what to do.
+    Resolve(resolve::ResolveArguments),
+    /// Give up what dead coordinators have in a participant that is gone for good, or has lost history: shows
+    /// what that means, and asks.
+    Forget(forget::ForgetArguments),
 }
 
 pub(super) fn run(config: &Config, arguments: &TransactionArguments, output: Output) -> Result<i32> {
+    match &arguments.command {
+        TransactionCommand::List => list(config, output),
+        TransactionCommand::Show { id } => show(config, *id, output),
+        TransactionCommand::Resolve(resolve) => resolve::run(config, resolve, output),
+        TransactionCommand::Forget(forget) => forget::run(config, forget, output),
+    }
+}
+
+fn list(config: &Config, output: Output) -> Result<i32> {
     let steps = Steps::new("asking the databases and the decision log");
-    match arguments.command {
-        TransactionCommand::List => {
-            let asked = steps.during(output, service::transactions(config));
-            let found = match until_interrupted(asked)? {
-                Ok(found) => found,
-                Err(interruption) => return Ok(interruption.cuts_off()),
-            };
-            if output.json {
-                let all: Vec<Value> = found.iter().map(as_json).collect();
-                output.object(&json!({"transactions": all}))?;
-            } else {
-                found.iter().try_for_each(|seen| output.line(&as_line(seen)))?;
-                output.line(&format!("{} transactions with prepared branches", found.len()))?;
-            }
-        }
-        TransactionCommand::Show { id } => {
-            let asked = steps.during(output, service::transaction(config, id));
-            let seen = match until_interrupted(asked)? {
-                Ok(seen) => seen,
-                Err(interruption) => return Ok(interruption.cuts_off()),
-            };
-            if output.json {
-                output.object(&as_json(&seen))?;
-            } else {
-                output.line(&as_line(&seen))?;
-                output.line(meaning(seen.state))?;
-            }
-        }
+    let found = match until_interrupted(steps.during(output, service::transactions(config)))? {
+        Ok(found) => found,
+        Err(interruption) => return Ok(interruption.cuts_off()),
+    };
+    if output.json {
+        let all: Vec<Value> = found.iter().map(as_json).collect();
+        output.object(&json!({"transactions": all}))?;
+    } else {
+        found.iter().try_for_each(|seen| output.line(&as_line(seen)))?;
+        output.line(&format!("{} transactions with prepared branches", found.len()))?;
+    }
+    Ok(0)
+}
+
+fn show(config: &Config, id: TransactionId, output: Output) -> Result<i32> {
+    let steps = Steps::new("asking the databases and the decision log");
+    let seen = match until_interrupted(steps.during(output, service::transaction(config, id)))? {
+        Ok(seen) => seen,
+        Err(interruption) => return Ok(interruption.cuts_off()),
+    };
+    if output.json {
+        output.object(&as_json(&seen))?;
+    } else {
+        output.line(&as_line(&seen))?;
+        output.line(meaning(seen.state))?;
     }
     Ok(0)
 }
