@@ -17,6 +17,7 @@ mod relay;
 mod remove;
 mod screen;
 mod status;
+mod surveyed;
 mod transaction;
 
 use std::ffi::OsString;
@@ -48,7 +49,7 @@ enum Command {
     Init(init::InitArguments),
     /// Carry committed messages to Kafka (or the topic log), until SIGTERM or Ctrl-C.
     Relay,
-    /// Show each shard's owner, position, backlog and last error.
+    /// Show each shard's owner, position, backlog and last error, and transactions that wait to be settled.
     Status(status::StatusArguments),
     /// See messages that can't be delivered, and have them retried or discarded.
     DeadLetter(dead_letter::DeadLetterArguments),

@@ -150,6 +150,14 @@ impl Caretaker {
     }
 }
 
+/// Why something is left in a participant that is not configured.
+pub(super) fn not_configured() -> Error {
+    let why = "a dead coordinator may have prepared something in a participant that is not in this configuration: it is \
+               settled where that one is configured; or give it up with `onecommit transaction forget`, where it is \
+               gone for good";
+    Error::new(ErrorKind::Refused, "settle transactions", why)
+}
+
 /// Somebody was faster.
 pub(super) fn taken(operation: &'static str, id: CoordinatorId) -> Error {
     let why = "somebody has become alive for this coordinator meanwhile, or has settled it: run this again";

@@ -161,15 +161,28 @@ async fn is_committed(
     }
 }
 
-/// Ends the branches of a coordinator without a record. A closed row: everything was settled, and these
-/// were prepared behind it. Otherwise the record is gone and the row is not, so that a history was lost.
+/// Ends the branches of a coordinator without a record.
 pub(super) async fn end_orphans(scope: &Scope, member: &Member, id: CoordinatorId) -> Result<()> {
+    for branch in &orphans(scope, member, id).await? {
+        member.port.end(&branch.name, Some(&branch.owner), End::RollBack).await?;
+    }
+    Ok(())
+}
+
+/// The branches of a coordinator without a record that may be rolled back. A closed row: everything was
+/// settled, and these were prepared behind it. Otherwise the record is gone and the row is not, so that a
+/// history was lost: `Refused`.
+pub(super) async fn orphans(
+    scope: &Scope,
+    member: &Member,
+    id: CoordinatorId,
+) -> Result<Vec<PreparedBranch>> {
     let (instance, row) = member.port.history(id).await?;
     let (list_instance, prepared) = member.port.prepared().await?;
     let mine: Vec<PreparedBranch> =
         prepared.into_iter().filter(|branch| is_of(scope, &branch.name, member, id)).collect();
     if mine.is_empty() || instance != list_instance {
-        return Ok(());
+        return Ok(Vec::new());
     }
     if !row.is_some_and(|row| row.is_closed) {
         let why = format!(
@@ -180,10 +193,7 @@ pub(super) async fn end_orphans(scope: &Scope, member: &Member, id: CoordinatorI
         );
         return Err(Error::new(ErrorKind::Refused, OPERATION, why));
     }
-    for branch in &mine {
-        member.port.end(&branch.name, Some(&branch.owner), End::RollBack).await?;
-    }
-    Ok(())
+    Ok(mine)
 }
 
 fn decided_in(batches: &Batches, participant: &ParticipantName) -> BTreeMap<u64, DecidedBranch> {

@@ -16,6 +16,8 @@ mod registration;
 mod resolve;
 mod settings;
 mod settle;
+mod survey;
+mod tally;
 mod transaction;
 
 pub use caretaker::{Caretaker, CoordinatorState, SeenBranch, SeenCoordinator};
@@ -25,4 +27,6 @@ pub use member::Member;
 pub use node::Node;
 pub use resolve::{Prospect, Resolved};
 pub use settings::CoordinatorSettings;
+pub use survey::{Survey, Surveyed};
+pub use tally::RecoveryTally;
 pub use transaction::Transaction;

@@ -13,6 +13,7 @@ use super::identity::{Coordinator, Scope};
 use super::member::Member;
 use super::recover::Recoverer;
 use super::settings::CoordinatorSettings;
+use super::tally::RecoveryTally;
 use crate::decision_log::DecisionLog;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{Incarnation, Namespace, ParticipantName};
@@ -26,6 +27,7 @@ pub struct Node {
     coordinator: Mutex<Arc<Coordinator>>,
     closing: watch::Sender<bool>,
     recoverer: JoinHandle<()>,
+    recovery: Arc<RecoveryTally>,
     /// A forked child has the parent's sockets and none of its threads.
     pid: u32,
 }
@@ -43,10 +45,16 @@ impl Node {
         let members: BTreeMap<_, _> =
             members.into_iter().map(|member| (member.name.clone(), Arc::new(member))).collect();
         let scope = Arc::new(Scope::new(namespace, incarnation, log, settings, closed));
-        let recoverer = Recoverer::new(Arc::clone(&scope), members.clone());
+        let recovery = Arc::new(RecoveryTally::default());
+        let recoverer = Recoverer::new(Arc::clone(&scope), members.clone(), Arc::clone(&recovery));
         let recoverer = tokio::spawn(recoverer.run());
         let coordinator = Mutex::new(Arc::new(Coordinator::new(Arc::clone(&scope))));
-        Node { scope, members, coordinator, closing, recoverer, pid: std::process::id() }
+        Node { scope, members, coordinator, closing, recoverer, recovery, pid: std::process::id() }
+    }
+
+    /// What its recovery of dead coordinators does, in numbers.
+    pub fn recovery(&self) -> Arc<RecoveryTally> {
+        Arc::clone(&self.recovery)
     }
 
     /// Begins a transaction with a branch in each of these participants, in their order.

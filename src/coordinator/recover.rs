@@ -14,7 +14,8 @@ use tokio::time::Instant;
 use super::held::{Held, Left, Members, Pass, judge_orphan, orphan};
 use super::identity::Scope;
 use super::legacy;
-use crate::decision_log::LogSession;
+use super::tally::RecoveryTally;
+use crate::decision_log::{LogSession, Registered};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::CoordinatorId;
 
@@ -35,10 +36,14 @@ pub(super) struct Recoverer {
     cleaned: Option<Instant>,
     /// What a person was told already.
     told: BTreeSet<String>,
+    tally: Arc<RecoveryTally>,
+    /// What waits for a person: of records as of this sweep, of orphans as of the last look.
+    refused: usize,
+    refused_orphans: usize,
 }
 
 impl Recoverer {
-    pub(super) fn new(scope: Arc<Scope>, members: Members) -> Self {
+    pub(super) fn new(scope: Arc<Scope>, members: Members, tally: Arc<RecoveryTally>) -> Self {
         Recoverer {
             scope,
             members,
@@ -48,6 +53,9 @@ impl Recoverer {
             looked_for_orphans: None,
             cleaned: None,
             told: BTreeSet::new(),
+            tally,
+            refused: 0,
+            refused_orphans: 0,
         }
     }
 
@@ -86,7 +94,10 @@ impl Recoverer {
 
     async fn sweep_in(&mut self, session: &dyn LogSession) -> Result<()> {
         self.give_up_unclear(session).await?;
-        for registered in session.coordinators().await? {
+        let registered = session.coordinators().await?;
+        let is_dead = |one: &&Registered| !one.is_live || self.held.contains_key(&one.coordinator);
+        self.tally.note_dead(registered.iter().filter(is_dead).count());
+        for registered in registered {
             let id = registered.coordinator;
             if registered.is_live || self.held.contains_key(&id) || !self.can_help(session, id).await? {
                 continue;
@@ -99,6 +110,7 @@ impl Recoverer {
                 self.held.insert(id, Held::new(legacy));
             }
         }
+        self.refused = 0;
         for id in self.held.keys().copied().collect::<Vec<_>>() {
             let Some(mut held) = self.held.remove(&id) else { continue };
             match self.recover(session, id, &mut held).await {
@@ -120,6 +132,7 @@ impl Recoverer {
             self.looked_for_orphans = Some(Instant::now());
             self.look_for_orphans(session).await?;
         }
+        self.tally.note_refused(self.refused + self.refused_orphans);
         Ok(())
     }
 
@@ -163,10 +176,12 @@ impl Recoverer {
         for left in left.into_values() {
             is_anything_mine |= !matches!(left, Left::Unknown);
             if let Left::Failed(error) = left {
+                self.refused += usize::from(error.kind() == ErrorKind::Refused);
                 self.tell(&error);
             }
         }
         if is_settled {
+            self.tally.note_settled();
             tracing::info!(coordinator = %id, "settled everything that a dead coordinator left");
         } else if !is_over && !is_anything_mine {
             session.let_go(id).await?;
@@ -176,21 +191,32 @@ impl Recoverer {
 
     /// Branches of this installation that no record names.
     async fn look_for_orphans(&mut self, session: &dyn LogSession) -> Result<()> {
-        let known: BTreeSet<CoordinatorId> =
-            session.coordinators().await?.into_iter().map(|registered| registered.coordinator).collect();
-        let mut orphans = BTreeSet::new();
+        let registered = session.coordinators().await?;
+        let known: BTreeSet<CoordinatorId> = registered.iter().map(|one| one.coordinator).collect();
+        // Whoever lives ends its own.
+        let is_alive = |one: &&Registered| one.is_live && !self.held.contains_key(&one.coordinator);
+        let alive: BTreeSet<CoordinatorId> =
+            registered.iter().filter(is_alive).map(|one| one.coordinator).collect();
+        let (mut orphans, mut ages) = (BTreeSet::new(), Vec::new());
         for member in self.members.values() {
             let prepared = match member.port.prepared().await {
                 Ok((_, prepared)) => prepared,
                 // The others' are found all the same.
                 Err(_) => continue,
             };
-            let ids = prepared.iter().map(|branch| branch.name.transaction.coordinator);
-            let ours = ids
-                .zip(&prepared)
-                .filter(|(id, branch)| legacy::is_of(&self.scope, &branch.name, member, *id));
-            orphans.extend(ours.map(|(id, _)| id).filter(|id| !known.contains(id)));
+            for branch in &prepared {
+                let id = branch.name.transaction.coordinator;
+                if !legacy::is_of(&self.scope, &branch.name, member, id) || alive.contains(&id) {
+                    continue;
+                }
+                ages.push(branch.age);
+                if !known.contains(&id) {
+                    orphans.insert(id);
+                }
+            }
         }
+        self.tally.note_in_doubt(&ages);
+        self.refused_orphans = 0;
         for id in orphans {
             self.unclear.insert(id);
             let fence = session.adopt_orphan(id, &orphan()).await?;
@@ -198,7 +224,11 @@ impl Recoverer {
             let Some(fence) = fence else { continue };
             // One that waits for a person keeps no other one waiting.
             match judge_orphan(&self.scope, &self.members, session, fence).await {
-                Ok(failed) => failed.values().for_each(|error| self.tell(error)),
+                Ok(failed) => {
+                    let refused = failed.values().filter(|error| error.kind() == ErrorKind::Refused);
+                    self.refused_orphans += refused.count();
+                    failed.values().for_each(|error| self.tell(error));
+                }
                 Err(error) => self.tell(&error),
             }
         }

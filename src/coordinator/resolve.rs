@@ -5,7 +5,9 @@
 
 use std::collections::BTreeMap;
 
-use super::caretaker::{Caretaker, CoordinatorState, Recorded, SeenBranch, SeenCoordinator, taken};
+use super::caretaker::{
+    Caretaker, CoordinatorState, Recorded, SeenBranch, SeenCoordinator, not_configured, taken,
+};
 use super::held::{Held, Left, Pass, judge_orphan, orphan};
 use super::legacy::Batches;
 use crate::decision_log::{Legacy, Registered};
@@ -186,11 +188,7 @@ impl Caretaker {
             }
             Left::Unknown => match self.away.get(name) {
                 Some(away) => why_away(name, away),
-                None => {
-                    let why = "this participant is not in this configuration: run this where it is; or give it up with \
-                               `onecommit transaction forget`, where it is gone for good";
-                    Error::new(ErrorKind::Refused, OPERATION, why).with("participant", name)
-                }
+                None => not_configured().with("participant", name),
             },
         }
     }

@@ -29,5 +29,5 @@ pub use observed::{Observed, Reason};
 pub use reader::{Reader, open_reader};
 pub use relay::{run_observed, run_relays};
 pub use remove::{Removal, look_before_removing, remove, undelivered};
-pub use status::{ParticipantStatus, ShardStatus, status};
+pub use status::{ParticipantStatus, ShardStatus, status, survey};
 pub use transactions::{Seen, SeenState, transaction, transactions};

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::build;
-use crate::config::{Config, DatabaseUrl};
+use super::installed::installed;
+use crate::config::{Config, DatabaseUrl, PostgresUrl};
 use crate::coordinator::{Caretaker, CoordinatorSettings, Member, Node};
 use crate::decision_log::DecisionLog;
 use crate::decision_log::file::FileDecisionLog;
@@ -60,12 +61,10 @@ async fn open_with(
 ) -> Result<Option<Opened>> {
     let mut members = Vec::new();
     let mut incarnation: Option<Incarnation> = None;
-    for (name, participant) in &config.participants {
+    for (name, configured) in &config.participants {
         // A file can't prepare: it takes part in no transaction with others.
-        let DatabaseUrl::Postgres(url) = &participant.url else { continue };
-        let found =
-            super::installed::installed(config, name, participant, &*build::source(config, participant))
-                .await;
+        let DatabaseUrl::Postgres(url) = &configured.url else { continue };
+        let found = installed(config, name, configured, &*build::source(config, configured)).await;
         let found = match found {
             Ok(found) => found,
             Err(error) => {
@@ -79,10 +78,8 @@ async fn open_with(
             return Err(Error::new(ErrorKind::Refused, OPERATION, why).with("participant", name));
         }
         incarnation = Some(found.incarnation);
-        let limit = Duration::from_millis(config.coordinator.request_timeout_ms);
-        let port = PostgresParticipant::new(url, &config.schema, config.coordinator.connections, limit);
-        let outbox = participant.outbox.then(|| config.schema.clone());
-        members.push(Member::new(name.clone(), Arc::new(port), outbox));
+        let outbox = configured.outbox.then(|| config.schema.clone());
+        members.push(Member::new(name.clone(), Arc::new(participant(config, url)), outbox));
     }
     let Some(incarnation) = incarnation else { return Ok(None) };
     let log = decision_log(config, incarnation)?;
@@ -98,15 +95,28 @@ fn no_postgres() -> Error {
 /// Whether there can be transactions over several databases: two that take part are configured, or were, and
 /// the decision log still has something of it. Opens no decision log, which would make it.
 pub(super) async fn has_transactions(config: &Config) -> Result<bool> {
-    let is_postgres = |url: &DatabaseUrl| matches!(url, DatabaseUrl::Postgres(_));
-    match config.participants.values().filter(|participant| is_postgres(&participant.url)).count() {
-        0 => Ok(false),
-        1 => match build::zookeeper(config) {
-            Some(settings) => zookeeper::has_coordinators(&settings, &config.namespace).await,
-            None => Ok(FileDecisionLog::is_in(&config.data_dir)),
-        },
+    match (postgres_participants(config), build::zookeeper(config)) {
+        (0, _) => Ok(false),
+        (1, Some(settings)) => zookeeper::has_coordinators(&settings, &config.namespace).await,
+        (1, None) => Ok(FileDecisionLog::is_in(&config.data_dir)),
         _ => Ok(true),
     }
+}
+
+/// Whether two that can take part are configured.
+pub(super) fn can_transact(config: &Config) -> bool {
+    postgres_participants(config) > 1
+}
+
+fn postgres_participants(config: &Config) -> usize {
+    let is_postgres = |url: &DatabaseUrl| matches!(url, DatabaseUrl::Postgres(_));
+    config.participants.values().filter(|participant| is_postgres(&participant.url)).count()
+}
+
+/// A database that takes part, over connections of our own.
+pub(super) fn participant(config: &Config, url: &PostgresUrl) -> PostgresParticipant {
+    let limit = Duration::from_millis(config.coordinator.request_timeout_ms);
+    PostgresParticipant::new(url, &config.schema, config.coordinator.connections, limit)
 }
 
 /// In ZooKeeper where it is configured, otherwise in a file of this machine.

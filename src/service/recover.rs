@@ -1,23 +1,31 @@
 //! Settles, beside the relays of a process, what dead coordinators have left in its databases: an application
 //! that died for good is settled by whoever lives.
 
+use std::sync::{Arc, OnceLock};
+
 use tokio::sync::watch;
 
 use super::node::{has_transactions, open_node};
 use crate::config::Config;
-use crate::coordinator::Node;
+use crate::coordinator::{Node, RecoveryTally};
 use crate::error::Result;
 use crate::protocol::retry::Backoff;
 use crate::relay::stopped;
 
 /// Works until `stop` turns true. Servers that are away are waited for.
-pub(super) async fn run(config: Config, retry: Backoff, mut stop: watch::Receiver<bool>) {
+pub(super) async fn run(
+    config: Config,
+    retry: Backoff,
+    observed: Arc<OnceLock<Arc<RecoveryTally>>>,
+    mut stop: watch::Receiver<bool>,
+) {
     let (mut failures, mut told) = (0, false);
     loop {
         match open(&config).await {
             // With one database alone nothing is ever prepared.
             Ok(None) => return,
             Ok(Some(node)) => {
+                let _ = observed.set(node.recovery());
                 stopped(&mut stop).await;
                 return node.close().await;
             }

@@ -48,7 +48,12 @@ pub async fn run_observed(config: &Config, observed: &Observed, stop: watch::Rec
         relays.spawn(run.instrument(span));
     }
     let settings = settings(config);
-    let mut recovering = tokio::spawn(recover::run(config.clone(), settings.retry, stop.clone()));
+    let mut recovering = tokio::spawn(recover::run(
+        config.clone(),
+        settings.retry,
+        Arc::clone(&observed.recovery),
+        stop.clone(),
+    ));
     let mut failed = None;
     while let Some(ended) = relays.join_next().await {
         let ended = ended.unwrap_or_else(|error| {

@@ -15,11 +15,10 @@ import pytest
 
 from .installation import Installation, PostgresInstallation, Servers, postgres_to_topic_log
 from .transacting_application import WAITS_PREPARED
-from .two_databases import TwoDatabases
+from .two_databases import TwoDatabases, execute, opened, prepared
 from .waiting import wait_until
 
 DONE, USAGE, UNREACHABLE, REFUSED = 0, 2, 3, 4
-PREPARED = "select gid from pg_prepared_xacts where database = current_database()"
 
 
 @pytest.fixture(params=["zookeeper", "file"])
@@ -32,41 +31,15 @@ def databases(
         made = PostgresInstallation(servers, tmp_path, zookeeper=True)
     else:
         made = postgres_to_topic_log(servers, tmp_path)
-    yield from with_tables(made, servers)
+    with opened(made, servers) as both:
+        yield both
 
 
 @pytest.fixture
 def local(servers: Servers, tmp_path: Path) -> Iterator[TwoDatabases]:
     """With the decision log in a file."""
-    yield from with_tables(postgres_to_topic_log(servers, tmp_path), servers)
-
-
-def with_tables(made: Installation, servers: Servers) -> Iterator[TwoDatabases]:
-    both = TwoDatabases(made, servers.postgres)
-    try:
-        made.init()
+    with opened(postgres_to_topic_log(servers, tmp_path), servers) as both:
         yield both
-    finally:
-        for url in (made.outbox.url, both.url):
-            end_all(url)
-        both.drop()
-        made.close()
-
-
-def end_all(url: str) -> None:
-    """A database with prepared branches can't be dropped."""
-    for name in prepared(url):
-        execute(url, f"rollback prepared '{name}'")
-
-
-def execute(url: str, statement: str) -> None:
-    with psycopg.connect(url, autocommit=True) as connection:
-        connection.execute(statement.encode())
-
-
-def prepared(url: str) -> list[str]:
-    with psycopg.connect(url) as connection:
-        return [str(name) for (name,) in connection.execute(PREPARED.encode())]
 
 
 def payments(both: TwoDatabases) -> int:

@@ -5,9 +5,11 @@
 //! statement, so that it works behind a pooler in transaction mode.
 
 pub mod branch;
+mod examine;
 mod history;
 mod instance;
 mod pool;
 mod port;
 
+pub use examine::ParticipantFacts;
 pub use port::PostgresParticipant;

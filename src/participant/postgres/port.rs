@@ -33,7 +33,7 @@ const IN_THE_FUTURE: &str = "22023";
 pub struct PostgresParticipant {
     pool: Pool,
     /// Quoted.
-    schema: String,
+    pub(super) schema: String,
     request_limit: Duration,
 }
 
@@ -48,7 +48,7 @@ impl PostgresParticipant {
     }
 
     /// Reads by one statement.
-    async fn read<T>(
+    pub(super) async fn read<T>(
         &self,
         operation: &'static str,
         sql: &str,
