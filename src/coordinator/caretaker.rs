@@ -14,12 +14,15 @@ use super::identity::Scope;
 use super::legacy::Batches;
 use super::member::Member;
 use super::settings::CoordinatorSettings;
-use crate::decision_log::{DecisionLog, LogSession, Registered};
+use crate::decision_log::{DecisionLog, Legacy, LogSession, Registered};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{CoordinatorId, Incarnation, Namespace, ParticipantName};
 use crate::participant::PreparedBranch;
 use crate::protocol::branch::BranchName;
 use crate::protocol::decision::Record;
+
+/// How often taking over is tried.
+const TRIES: u32 = 5;
 
 /// See the module.
 pub struct Caretaker {
@@ -138,6 +141,17 @@ impl Caretaker {
         Ok(Some(Recorded { seen, record, batches }))
     }
 
+    /// Again for a moment where a node has taken over that finds nothing to be done.
+    pub(super) async fn take_over(&self, operation: &'static str, id: CoordinatorId) -> Result<Legacy> {
+        for failures in 1..=TRIES {
+            if let Some(legacy) = self.session.take_over(id).await? {
+                return Ok(legacy);
+            }
+            tokio::time::sleep(self.scope.settings.retry.wait(failures, 0.5)).await;
+        }
+        Err(taken(operation, id))
+    }
+
     /// The prepared branches of this installation in a participant.
     pub(super) async fn branches(&self, member: &Member) -> Result<Vec<SeenBranch>> {
         let listed = member.port.prepared().await.map_err(|error| error.with("participant", &member.name))?;
@@ -181,7 +195,7 @@ impl SeenCoordinator {
             }
             CoordinatorState::Recovering => {
                 let why = "a relay, or a program that has opened onecommit, is settling what this dead coordinator \
-                           left: its log says what keeps it. To do it from here, stop that one first";
+                           left: run this again, and where it stays so, that one's log says what keeps it";
                 Error::new(ErrorKind::Refused, operation, why)
             }
         };

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeSet;
 
-use super::caretaker::{Caretaker, Recorded, SeenBranch, SeenCoordinator, taken};
+use super::caretaker::{Caretaker, Recorded, SeenBranch, SeenCoordinator};
 use super::held::Held;
 use super::legacy::{self, Batches};
 use crate::error::{Error, ErrorKind, Result};
@@ -73,16 +73,16 @@ impl Caretaker {
     pub async fn forget(&self, forgetting: &Forgetting) -> Result<()> {
         for given_up in &forgetting.records {
             let id = given_up.coordinator.id;
-            let Some(legacy) = self.session.take_over(id).await? else { return Err(taken(OPERATION, id)) };
-            let done = self.give_up(forgetting, given_up, Held::new(legacy)).await;
-            // As it stands: whoever recovers goes on with it. Otherwise it would end with the session.
-            let let_go = self.session.let_go(id).await;
+            let mut held = Held::new(self.take_over(OPERATION, id).await?);
+            let done = self.give_up(forgetting, given_up, &mut held).await;
+            // Otherwise it would end with the session.
+            let let_go = held.let_go(&*self.session).await;
             done.and(let_go)?;
         }
         Ok(())
     }
 
-    async fn give_up(&self, forgetting: &Forgetting, given_up: &GivenUp, mut held: Held) -> Result<()> {
+    async fn give_up(&self, forgetting: &Forgetting, given_up: &GivenUp, held: &mut Held) -> Result<()> {
         let shown: BTreeSet<TransactionId> = given_up.decided.iter().map(|name| name.transaction).collect();
         let decided = self.decided(given_up.coordinator.id, &forgetting.participant, &held.legacy.batches);
         if decided.iter().any(|name| !shown.contains(&name.transaction)) {

@@ -102,6 +102,20 @@ impl Held {
         Ok(())
     }
 
+    /// Gives it up as it stands, for whoever takes over next, and keeps what would be forgotten with it.
+    pub(super) async fn let_go(&self, session: &dyn LogSession) -> Result<()> {
+        let Fence { coordinator: id, .. } = self.legacy.fence;
+        let rolled_back = self
+            .rolled_back
+            .iter()
+            .map(|number| (TransactionId { coordinator: id, number: *number }, Outcome::RolledBack));
+        let rolled_back: Vec<_> = rolled_back.collect();
+        if !rolled_back.is_empty() {
+            session.keep_outcomes(self.legacy.fence, &rolled_back).await?;
+        }
+        session.let_go(id).await
+    }
+
     fn unsettled(&self) -> Vec<ParticipantName> {
         let participants = self.legacy.record.participants.iter();
         participants.filter(|(_, used)| !used.is_settled).map(|(name, _)| name.clone()).collect()

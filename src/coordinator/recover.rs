@@ -37,9 +37,16 @@ pub(super) struct Recoverer {
     /// What a person was told already.
     told: BTreeSet<String>,
     tally: Arc<RecoveryTally>,
-    /// What waits for a person: of records as of this sweep, of orphans as of the last look.
-    refused: usize,
+    /// Of which something waits for a person.
+    waiting: BTreeMap<CoordinatorId, Waiting>,
+    /// The same of orphans, as of the last look.
     refused_orphans: usize,
+}
+
+struct Waiting {
+    since: Instant,
+    /// In how many participants.
+    refused: usize,
 }
 
 impl Recoverer {
@@ -54,7 +61,7 @@ impl Recoverer {
             cleaned: None,
             told: BTreeSet::new(),
             tally,
-            refused: 0,
+            waiting: BTreeMap::new(),
             refused_orphans: 0,
         }
     }
@@ -71,9 +78,9 @@ impl Recoverer {
             }
         }
         if let Some(session) = &self.session {
-            for coordinator in self.held.keys() {
+            for held in self.held.values() {
                 // Otherwise it would end with the session.
-                let _ = session.let_go(*coordinator).await;
+                let _ = held.let_go(&**session).await;
             }
         }
     }
@@ -97,20 +104,24 @@ impl Recoverer {
         let registered = session.coordinators().await?;
         let is_dead = |one: &&Registered| !one.is_live || self.held.contains_key(&one.coordinator);
         self.tally.note_dead(registered.iter().filter(is_dead).count());
+        self.waiting.retain(|id, _| registered.iter().any(|one| one.coordinator == *id));
         for registered in registered {
             let id = registered.coordinator;
-            if registered.is_live || self.held.contains_key(&id) || !self.can_help(session, id).await? {
+            let is_somebodys = registered.is_live || self.held.contains_key(&id) || self.is_waiting(id);
+            if is_somebodys || !self.can_help(session, id).await? {
                 continue;
             }
             self.unclear.insert(id);
             let legacy = session.take_over(id).await?;
             self.unclear.remove(&id);
             if let Some(legacy) = legacy {
-                tracing::info!(coordinator = %id, host = legacy.record.host, "took over from a dead coordinator");
+                if !self.waiting.contains_key(&id) {
+                    let host = &legacy.record.host;
+                    tracing::info!(coordinator = %id, host, "took over from a dead coordinator");
+                }
                 self.held.insert(id, Held::new(legacy));
             }
         }
-        self.refused = 0;
         for id in self.held.keys().copied().collect::<Vec<_>>() {
             let Some(mut held) = self.held.remove(&id) else { continue };
             match self.recover(session, id, &mut held).await {
@@ -132,7 +143,8 @@ impl Recoverer {
             self.looked_for_orphans = Some(Instant::now());
             self.look_for_orphans(session).await?;
         }
-        self.tally.note_refused(self.refused + self.refused_orphans);
+        let refused: usize = self.waiting.values().map(|waiting| waiting.refused).sum();
+        self.tally.note_refused(refused + self.refused_orphans);
         Ok(())
     }
 
@@ -172,21 +184,37 @@ impl Recoverer {
     ) -> Result<bool> {
         let Pass { is_over, left } = held.settle(&self.scope, &self.members, session).await?;
         let is_settled = left.is_empty();
-        let mut is_anything_mine = false;
+        let (mut goes_on, mut refused) = (false, 0);
         for left in left.into_values() {
-            is_anything_mine |= !matches!(left, Left::Unknown);
-            if let Left::Failed(error) = left {
-                self.refused += usize::from(error.kind() == ErrorKind::Refused);
-                self.tell(&error);
+            match left {
+                Left::Unknown => {}
+                Left::NotYet => goes_on = true,
+                Left::Failed(error) => {
+                    // Otherwise it waits for a person.
+                    goes_on |= error.is_retriable();
+                    refused += usize::from(!error.is_retriable());
+                    self.tell(&error);
+                }
             }
         }
+        self.waiting.remove(&id);
         if is_settled {
             self.tally.note_settled();
             tracing::info!(coordinator = %id, "settled everything that a dead coordinator left");
-        } else if !is_over && !is_anything_mine {
-            session.let_go(id).await?;
+        } else if !is_over && !goes_on {
+            // Others may know more participants, or a person has something done about it meanwhile.
+            held.let_go(session).await?;
         }
-        Ok(is_over || !is_anything_mine)
+        if !is_over && refused > 0 {
+            self.waiting.insert(id, Waiting { since: Instant::now(), refused });
+        }
+        Ok(is_over || !goes_on)
+    }
+
+    /// Looked at again after a while only.
+    fn is_waiting(&self, id: CoordinatorId) -> bool {
+        let interval = self.scope.settings.orphan_interval;
+        self.waiting.get(&id).is_some_and(|waiting| waiting.since.elapsed() < interval)
     }
 
     /// Branches of this installation that no record names.
@@ -225,7 +253,7 @@ impl Recoverer {
             // One that waits for a person keeps no other one waiting.
             match judge_orphan(&self.scope, &self.members, session, fence).await {
                 Ok(failed) => {
-                    let refused = failed.values().filter(|error| error.kind() == ErrorKind::Refused);
+                    let refused = failed.values().filter(|error| !error.is_retriable());
                     self.refused_orphans += refused.count();
                     failed.values().for_each(|error| self.tell(error));
                 }

@@ -90,14 +90,11 @@ impl Caretaker {
 
     /// Recovers its coordinator, as any node does.
     async fn recover(&self, id: TransactionId) -> Result<Resolved> {
-        let Some(legacy) = self.session.take_over(id.coordinator).await? else {
-            return Err(taken(OPERATION, id.coordinator));
-        };
-        let mut held = Held::new(legacy);
+        let mut held = Held::new(self.take_over(OPERATION, id.coordinator).await?);
         let passed = self.settle(&mut held).await;
         if !passed.as_ref().is_ok_and(|pass| pass.is_over) {
-            // As it stands: whoever recovers goes on with it. Otherwise it would end with the session.
-            let _ = self.session.let_go(id.coordinator).await;
+            // Otherwise it would end with the session.
+            let _ = held.let_go(&*self.session).await;
         }
         let Legacy { record, batches, .. } = &held.legacy;
         let left = passed?.left.into_iter().filter(|(name, _)| may_have(batches, id.number, name));

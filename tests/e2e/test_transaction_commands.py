@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import sqlite3
 import uuid
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from typing import Any
 import psycopg
 import pytest
 
+from .command_line import FAILPOINTS
 from .installation import Installation, PostgresInstallation, Servers, postgres_to_topic_log
 from .transacting_application import WAITS_PREPARED
 from .two_databases import TwoDatabases, execute, opened, prepared
@@ -218,3 +220,54 @@ def test_who_is_unknown_or_away_gets_a_clear_answer(local: TwoDatabases) -> None
     assert prepared(both.installation.outbox.url) == [], "the one that answers is settled"
     done = command_line.run("transaction", "forget", "billing", "--yes")
     assert done.returncode == UNREACHABLE and "out of the configuration" in done.stderr, done
+
+
+def killed(both: TwoDatabases, step: str, *words: str) -> None:
+    """Runs a command that is killed at this step."""
+
+    def is_killed() -> bool:
+        environment = {FAILPOINTS: f"{step}=kill"}
+        done = both.installation.command_line.reached(*words, environment=environment)
+        return done.returncode == -signal.SIGKILL
+
+    wait_until(is_killed, f"it is killed at {step}")
+
+
+@pytest.mark.parametrize("side", ["before", "after"])
+@pytest.mark.parametrize(
+    "step",
+    [
+        "file_log.take_over",
+        "participant.end",
+        "participant.close_history",
+        "file_log.record",
+        "file_log.remove",
+    ],
+)
+def test_resolving_that_is_killed_is_done_by_the_next(
+    local: TwoDatabases, step: str, side: str
+) -> None:
+    both, transaction = local, local.die_prepared()
+    decide(both, transaction)
+    resolve = ("transaction", "resolve", transaction, "--yes")
+    killed(both, f"{step}.{side}_commit", *resolve)
+    assert told(both, *resolve)["state"] == "committed"
+    assert (prepared(both.url), payments(both)) == ([], 1)
+    assert prepared(both.installation.outbox.url) == []
+
+
+@pytest.mark.parametrize("side", ["before", "after"])
+@pytest.mark.parametrize("step", ["file_log.take_over", "file_log.record"])
+def test_forgetting_that_is_killed_is_done_by_the_next(
+    local: TwoDatabases, step: str, side: str
+) -> None:
+    both, transaction = local, local.die_prepared()
+    decide(both, transaction)
+    without_billing(both)
+    forget = ("transaction", "forget", "billing", "--yes")
+    killed(both, f"{step}.{side}_commit", *forget)
+    is_done = (step, side) == ("file_log.record", "after")
+    assert told(both, *forget)["forgotten"] != is_done
+    shown = told(both, "transaction", "resolve", transaction, "--yes")
+    assert (shown["state"], shown["left"]) == ("committed", [])
+    assert len(prepared(both.url)) == 1, "it was given up"

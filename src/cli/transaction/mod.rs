@@ -76,18 +76,17 @@ fn show(config: &Config, id: TransactionId, output: Output) -> Result<i32> {
 }
 
 fn as_json(seen: &Seen) -> Value {
-    let prepared: Vec<Value> = seen
-        .prepared
-        .iter()
-        .map(|(participant, owner)| json!({"participant": participant.as_str(), "owner": owner}))
-        .collect();
+    let prepared: Vec<Value> = seen.prepared.values().map(by_hand::branch_as_json).collect();
     json!({"transaction": seen.id.to_string(), "state": seen.state.as_str(), "prepared": prepared})
 }
 
 fn as_line(seen: &Seen) -> String {
     let names: Vec<&str> = seen.prepared.keys().map(|name| name.as_str()).collect();
-    let prepared =
-        if names.is_empty() { String::new() } else { format!(", prepared in {}", names.join(", ")) };
+    let oldest = seen.prepared.values().map(|branch| branch.age.as_secs()).max();
+    let prepared = match oldest {
+        None => String::new(),
+        Some(seconds) => format!(", prepared in {} for {seconds} s", names.join(", ")),
+    };
     format!("{}: {}{prepared}", seen.id, seen.state.as_str())
 }
 
@@ -98,11 +97,13 @@ fn meaning(state: SeenState) -> &'static str {
         SeenState::UnderWay => "Its coordinator lives, and decides or settles it.",
         SeenState::Unsettled => {
             "Its coordinator is dead. Any relay, or application that has opened onecommit, with these participants \
-             in its configuration settles it; where one runs, its log says why it does not."
+             in its configuration settles it; where one runs, its log says why it does not. `onecommit transaction \
+             resolve` settles it now, or says why not."
         }
         SeenState::Orphaned => {
             "The decision log does not know its coordinator. What was prepared behind its coordinator's end is \
-             rolled back by any node; otherwise the log of that node says why a person has to look."
+             rolled back by any node; otherwise that node's log, and `onecommit transaction resolve`, say why a person \
+             has to look."
         }
         SeenState::NotKept => {
             "Nothing is prepared, and nothing is kept of it: it ended, and nobody was in doubt; or it never was."

@@ -280,20 +280,65 @@ async fn the_living_and_those_that_others_recover_are_left_to_them() {
 }
 
 #[test]
-fn whom_a_node_recovers_is_left_to_it() {
+fn whom_somebody_recovers_is_left_to_them() {
     let (runtime, place, id) = dead(Log::File, Died::Undecided);
+    runtime.block_on(async {
+        let node = place.decision_log().open().await.unwrap();
+        assert!(node.take_over(id.coordinator).await.unwrap().is_some());
+        let by_hand = caretaker(&place, &NAMES).await;
+        let refused = by_hand.look_before_resolving(id).await.unwrap_err();
+        assert!(text(&refused).contains("is settling"), "{refused}");
+        let refused = by_hand.look_before_forgetting(&name(ORDERS)).await.unwrap_err();
+        assert!(text(&refused).contains("is settling"), "{refused}");
+        node.let_go(id.coordinator).await.unwrap();
+        let prospect = by_hand.look_before_resolving(id).await.unwrap();
+        assert!(node.take_over(id.coordinator).await.unwrap().is_some());
+        let refused = by_hand.resolve(&prospect).await.unwrap_err();
+        assert!(text(&refused).contains("become alive"), "{refused}");
+        assert_eq!(place.prepared().await, 2);
+    });
+}
+
+fn what_waits_for_a_person_is_let_go(log: Log) {
+    let (runtime, place, id) = dead(log, Died::Undecided);
     runtime.block_on(async {
         lose_history(&place, 0).await;
         let node = place.node();
+        let session = place.decision_log().open().await.unwrap();
+        let outcome = async || session.outcome(id).await;
+        // What it has done is not forgotten with it.
+        until("billing is rolled back", outcome, |found| *found == Some(Outcome::RolledBack)).await;
+        assert_eq!(place.prepared().await, 1);
         let by_hand = caretaker(&place, &NAMES).await;
-        let look = async || Ok(by_hand.look_before_resolving(id).await.err().map(|error| text(&error)));
-        let is_told = |told: &Option<String>| told.as_ref().is_some_and(|told| told.contains("is settling"));
-        until("the node is named", look, is_told).await;
-        assert!(by_hand.look_before_forgetting(&name(ORDERS)).await.is_err());
+        let forget = async || {
+            let look = by_hand.look_before_forgetting(&name(ORDERS)).await;
+            let found = look.map_err(|error| retriable(&error))?;
+            by_hand.forget(&found).await.map_err(|error| retriable(&error))?;
+            Ok(found.records.len())
+        };
+        until("it is forgotten while a node lives", forget, |records| *records == 0).await;
+        until("it is ended", async || Ok(is_recorded(&place, id.coordinator).await), |is_there| !is_there)
+            .await;
         node.close().await;
-        let found = by_hand.look_before_forgetting(&name(ORDERS)).await.unwrap();
-        assert_eq!(found.records.len(), 1);
+        assert_eq!(place.prepared().await, 1);
     });
+}
+
+/// A node that looks at it at this moment is no reason to give up.
+fn retriable(error: &Error) -> Error {
+    let is_nodes = text(error).contains("is settling") || text(error).contains("become alive");
+    let kind = if is_nodes { ErrorKind::Unreachable } else { error.kind() };
+    Error::new(kind, "forget", text(error))
+}
+
+#[test]
+fn what_waits_for_a_person_is_let_go_with_the_log_in_a_file() {
+    what_waits_for_a_person_is_let_go(Log::File);
+}
+
+#[test]
+fn what_waits_for_a_person_is_let_go_with_the_log_in_zookeeper() {
+    what_waits_for_a_person_is_let_go(Log::Zookeeper);
 }
 
 #[tokio::test(flavor = "multi_thread")]
