@@ -7,6 +7,7 @@ use std::time::UNIX_EPOCH;
 
 use super::exposition::{Kind, Metric, Page};
 use super::process;
+use crate::coordinator::RecoveryTally;
 use crate::relay::{COMMIT_SECONDS, KINDS, ShardTally, Store, Tally};
 use crate::service::Observed;
 
@@ -18,6 +19,8 @@ const STORE: &[&str] = &["participant", "store"];
 enum Source {
     /// From one value of the process; None where the system does not tell it.
     Process(fn(&Observed) -> Option<f64>),
+    /// From the recovery of dead coordinators; none where this process recovers none.
+    Recovery(fn(&RecoveryTally) -> f64),
     /// A value that is always 1, with labels that say something.
     Info(fn(&Observed) -> Vec<String>),
     Participant(fn(&Tally) -> f64),
@@ -45,7 +48,7 @@ macro_rules! metric {
     };
 }
 
-pub(super) static METRICS: [Entry; 25] = [
+pub(super) static METRICS: [Entry; 30] = [
     metric!(
         "onecommit_relay_info",
         Gauge,
@@ -202,6 +205,42 @@ pub(super) static METRICS: [Entry; 25] = [
         Source::Participant(|tally| flag(tally.ended().is_some()))
     ),
     metric!(
+        "onecommit_dead_coordinators",
+        Gauge,
+        &[],
+        "Coordinators of transactions over several databases that are dead and not settled, as this relay last saw \
+         them.",
+        Source::Recovery(|recovery| recovery.dead_coordinators() as f64)
+    ),
+    metric!(
+        "onecommit_settled_coordinators_total",
+        Counter,
+        &[],
+        "Dead coordinators of which this relay settled the last that was left.",
+        Source::Recovery(|recovery| recovery.settled_coordinators() as f64)
+    ),
+    metric!(
+        "onecommit_recovery_refused",
+        Gauge,
+        &[],
+        "What is left of a coordinator in a participant and waits for a person: how often that is so now.",
+        Source::Recovery(|recovery| recovery.refused() as f64)
+    ),
+    metric!(
+        "onecommit_branches_in_doubt",
+        Gauge,
+        &[],
+        "Prepared branches whose coordinator is dead or not known, looked at every 10 s.",
+        Source::Recovery(|recovery| recovery.branches_in_doubt() as f64)
+    ),
+    metric!(
+        "onecommit_oldest_branch_in_doubt_age_seconds",
+        Gauge,
+        &[],
+        "For how long the oldest of these is prepared, 0 where there is none.",
+        Source::Recovery(|recovery| recovery.oldest_in_doubt().as_secs_f64())
+    ),
+    metric!(
         "onecommit_stuck",
         Gauge,
         &[],
@@ -248,6 +287,11 @@ fn add(page: &mut Page, entry: &'static Entry, observed: &Observed) {
         Source::Process(value) => {
             if let Some(value) = value(observed) {
                 values.add(&[], value);
+            }
+        }
+        Source::Recovery(value) => {
+            if let Some(recovery) = observed.recovery() {
+                values.add(&[], value(recovery));
             }
         }
         Source::Info(labels) => {

@@ -17,6 +17,7 @@ mod relay;
 mod remove;
 mod screen;
 mod status;
+mod surveyed;
 mod transaction;
 
 use std::ffi::OsString;
@@ -48,11 +49,12 @@ enum Command {
     Init(init::InitArguments),
     /// Carry committed messages to Kafka (or the topic log), until SIGTERM or Ctrl-C.
     Relay,
-    /// Show each shard's owner, position, backlog and last error.
+    /// Show each shard's owner, position, backlog and last error, and transactions that wait to be settled.
     Status(status::StatusArguments),
     /// See messages that can't be delivered, and have them retried or discarded.
     DeadLetter(dead_letter::DeadLetterArguments),
-    /// See transactions over several databases that are not at their end, and how one has ended.
+    /// See transactions over several databases that are not at their end, and how one has ended; settle what a
+    /// dead program left, or give it up.
     Transaction(transaction::TransactionArguments),
     /// Look for what goes wrong in time: clocks, settings, rights, bloat, long transactions, topics.
     /// Says for each finding what to do; exits with 1 where something has to be corrected.

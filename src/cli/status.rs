@@ -10,8 +10,10 @@ use super::interrupt::until_interrupted;
 use super::live_line::Steps;
 use super::output::{Output, exit_code, is_closed_pipe};
 use super::screen::Screen;
+use super::surveyed;
 use crate::config::Config;
-use crate::error::Result;
+use crate::coordinator::Survey;
+use crate::error::{Error, Result};
 use crate::id::ParticipantName;
 use crate::outbox::{AsideCounts, Backlog, HeldTopic};
 use crate::service::{self, ParticipantStatus, ShardStatus};
@@ -29,7 +31,7 @@ pub(super) fn run(config: &Config, arguments: &StatusArguments, output: Output) 
         return watch(config, Duration::from_secs(seconds), output);
     }
     let steps = Steps::new("asking the servers, and waiting for the owners' signs of life");
-    let found = match until_interrupted(steps.during(output, service::status(config)))? {
+    let found = match until_interrupted(steps.during(output, look(config)))? {
         Ok(found) => found,
         Err(interruption) => return Ok(interruption.cuts_off()),
     };
@@ -38,8 +40,29 @@ pub(super) fn run(config: &Config, arguments: &StatusArguments, output: Output) 
     } else {
         lines(&found).iter().try_for_each(|line| output.line(line))?;
     }
-    let failed = found.iter().find_map(|participant| participant.errors.first());
-    Ok(failed.map_or(0, exit_code))
+    Ok(found.first_error().map_or(0, exit_code))
+}
+
+/// Everything that is shown.
+struct Found {
+    participants: Vec<ParticipantStatus>,
+    transactions: Result<Option<Survey>>,
+}
+
+impl Found {
+    fn first_error(&self) -> Option<&Error> {
+        let of_participants = self.participants.iter().find_map(|participant| participant.errors.first());
+        let of_transactions = match &self.transactions {
+            Ok(survey) => survey.as_ref().and_then(|survey| survey.errors.first()),
+            Err(error) => Some(error),
+        };
+        of_participants.or(of_transactions)
+    }
+}
+
+async fn look(config: &Config) -> Result<Found> {
+    let participants = service::status(config).await?;
+    Ok(Found { participants, transactions: service::survey(config).await })
 }
 
 fn watch(config: &Config, interval: Duration, output: Output) -> Result<i32> {
@@ -60,8 +83,8 @@ async fn look_again(config: &Config, interval: Duration, output: Output) -> Resu
     loop {
         ticks.tick().await;
         let found = match first.take() {
-            Some(steps) => steps.during(output, service::status(config)).await?,
-            None => service::status(config).await?,
+            Some(steps) => steps.during(output, look(config)).await?,
+            None => look(config).await?,
         };
         if output.json {
             output.object(&whole(&found))?;
@@ -82,9 +105,12 @@ fn time_of_day() -> String {
     format!("{:02}:{:02}:{:02} UTC", seconds / 3600, seconds / 60 % 60, seconds % 60)
 }
 
-fn whole(found: &[ParticipantStatus]) -> Value {
-    let participants: Vec<Value> = found.iter().map(as_json).collect();
-    json!({"at_ms": u64::try_from(since_1970().as_millis()).ok(), "participants": participants})
+fn whole(found: &Found) -> Value {
+    let participants: Vec<Value> = found.participants.iter().map(as_json).collect();
+    json!({
+        "at_ms": u64::try_from(since_1970().as_millis()).ok(), "participants": participants,
+        "transactions": surveyed::as_json(&found.transactions),
+    })
 }
 
 fn as_json(participant: &ParticipantStatus) -> Value {
@@ -127,13 +153,14 @@ fn held_as_json(held: &HeldTopic) -> Value {
     json!({"topic": held.topic, "reason": held.reason})
 }
 
-fn lines(found: &[ParticipantStatus]) -> Vec<String> {
+fn lines(found: &Found) -> Vec<String> {
     let mut lines = Vec::new();
-    for participant in found {
+    for participant in &found.participants {
         let name = &participant.participant;
         lines.extend(participant.errors.iter().map(|error| format!("{name}: {error}")));
         participant.shards.iter().for_each(|shard| add_shard(&mut lines, name, shard));
     }
+    lines.extend(surveyed::lines(&found.transactions));
     lines
 }
 

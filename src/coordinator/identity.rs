@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::runtime::Handle;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 
 use super::decider::Decider;
 use super::registration::{Again, Registration};
@@ -40,6 +40,19 @@ impl Scope {
     ) -> BranchName {
         let (namespace, incarnation) = (self.namespace.clone(), self.incarnation);
         BranchName { namespace, incarnation, transaction, participant: participant.clone(), is_home }
+    }
+
+    /// In the tokio runtime that this is called in. `closed` turns true where nothing more is settled.
+    pub(super) fn new(
+        namespace: Namespace,
+        incarnation: Incarnation,
+        log: Arc<dyn DecisionLog>,
+        settings: CoordinatorSettings,
+        closed: watch::Receiver<bool>,
+    ) -> Self {
+        let settler = Settler { retry: settings.retry, home_wait: settings.home_wait, closed };
+        let (places, runtime) = (Arc::new(Semaphore::new(settings.in_flight_max)), Handle::current());
+        Scope { namespace, incarnation, log, places, settings, settler, runtime }
     }
 }
 

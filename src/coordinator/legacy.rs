@@ -9,16 +9,18 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::identity::Scope;
 use super::member::Member;
 use super::missing;
-use crate::decision_log::Legacy;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{CoordinatorId, ParticipantName, TransactionId};
 use crate::participant::{End, Instance, PreparedBranch};
 use crate::protocol::branch::BranchName;
-use crate::protocol::decision::{DecidedBranch, Used};
+use crate::protocol::decision::{DecidedBranch, Decision, Used};
 use crate::protocol::fate::Meaning;
-use crate::protocol::history::Verdict;
+use crate::protocol::history::{Marks, Verdict};
 
 const OPERATION: &str = "settle transactions";
+
+/// A coordinator's decisions, by batch.
+pub(super) type Batches = BTreeMap<u64, Vec<Decision>>;
 
 /// Whether a branch is of this installation, coordinator and participant.
 pub(super) fn is_of(scope: &Scope, name: &BranchName, member: &Member, id: CoordinatorId) -> bool {
@@ -28,16 +30,33 @@ pub(super) fn is_of(scope: &Scope, name: &BranchName, member: &Member, id: Coord
         && name.participant == member.name
 }
 
-/// Settles what a dead coordinator has there; true where nothing is left. The transactions of which it
-/// rolls a branch back are added to `rolled_back`.
-pub(super) async fn settle(
+/// What a participant has of a dead coordinator, where nothing speaks against settling it.
+pub(super) struct Examined {
+    instance: Instance,
+    /// Its prepared branches.
+    pub(super) mine: Vec<PreparedBranch>,
+    /// The decided transactions that have a branch here, prepared still or not.
+    decided: BTreeSet<u64>,
+    /// Their branches that are not prepared.
+    absent: Vec<(BranchName, DecidedBranch)>,
+    is_settled: bool,
+}
+
+impl Examined {
+    fn is_decided(&self, branch: &PreparedBranch) -> bool {
+        self.decided.contains(&branch.name.transaction.number)
+    }
+}
+
+/// Reads and judges, and touches nothing; `Refused` where a history was lost. None where another instance
+/// of the server answered in between.
+pub(super) async fn examine(
     scope: &Scope,
     member: &Member,
     used: &Used,
     id: CoordinatorId,
-    legacy: &Legacy,
-    rolled_back: &mut BTreeSet<u64>,
-) -> Result<bool> {
+    batches: &Batches,
+) -> Result<Option<Examined>> {
     let (instance, prepared) = member.port.prepared().await?;
     if !instance.database.is_same(&used.database) {
         let why = "this is another database than the one in which a dead coordinator prepared transactions: \
@@ -47,56 +66,84 @@ pub(super) async fn settle(
     }
     let mine: Vec<PreparedBranch> =
         prepared.into_iter().filter(|branch| is_of(scope, &branch.name, member, id)).collect();
-    let decided = decided_in(legacy, &member.name);
-    let is_decided = |branch: &PreparedBranch| decided.contains_key(&branch.name.transaction.number);
+    let (row_instance, row) = member.port.history(id).await?;
+    if row_instance != instance {
+        return Ok(None);
+    }
+    let decided = decided_in(batches, &member.name);
     let is_listed = |number: u64| mine.iter().any(|branch| branch.name.transaction.number == number);
     let name = |number: u64, branch: &DecidedBranch| {
         scope.name(TransactionId { coordinator: id, number }, &member.name, branch.is_home)
     };
-    let absent: Vec<(BranchName, &DecidedBranch)> = decided
-        .iter()
-        .filter(|(number, _)| !is_listed(**number))
-        .map(|(number, branch)| (name(*number, branch), branch))
-        .collect();
-    let (row_instance, row) = member.port.history(id).await?;
-    if row_instance != instance {
-        return Ok(false);
-    }
-    match used.marks.judge(row, mine.iter().any(|branch| !is_decided(branch))) {
-        Verdict::Settled => return Ok(true),
+    let absent = decided.iter().filter(|(number, _)| !is_listed(**number));
+    let absent = absent.map(|(number, branch)| (name(*number, branch), branch.clone())).collect();
+    let decided = decided.into_keys().collect();
+    let mut examined = Examined { instance, mine, decided, absent, is_settled: false };
+    let rolls_back = examined.mine.iter().any(|branch| !examined.is_decided(branch));
+    match used.marks.judge(row, rolls_back) {
+        Verdict::Settled => examined.is_settled = true,
         Verdict::Settle => {}
         lost @ (Verdict::ParticipantLost | Verdict::RecordLost) => {
-            return Err(refuse(lost, &mine, &absent));
+            let refused = refuse(lost, &examined).with("found_mark", row.map_or(0, |row| row.mark));
+            let Marks { announced, acknowledged } = used.marks;
+            return Err(refused.with("expected_marks", format!("{acknowledged} to {announced}")));
         }
     }
-    for branch in &mine {
-        let end = if is_decided(branch) { End::Commit } else { End::RollBack };
+    Ok(Some(examined))
+}
+
+/// Whether a recoverer would settle it: not where a history was lost, or a decided branch. Touches nothing.
+pub(super) async fn expect_whole(
+    scope: &Scope,
+    member: &Member,
+    used: &Used,
+    id: CoordinatorId,
+    batches: &Batches,
+) -> Result<()> {
+    let Some(examined) = examine(scope, member, used, id, batches).await? else { return Ok(()) };
+    if !examined.is_settled {
+        are_committed(member, used, &examined).await?;
+    }
+    Ok(())
+}
+
+/// Settles what a dead coordinator has there; true where nothing is left. The transactions of which it
+/// rolls a branch back are added to `rolled_back`.
+pub(super) async fn settle(
+    scope: &Scope,
+    member: &Member,
+    used: &Used,
+    id: CoordinatorId,
+    batches: &Batches,
+    rolled_back: &mut BTreeSet<u64>,
+) -> Result<bool> {
+    let Some(examined) = examine(scope, member, used, id, batches).await? else { return Ok(false) };
+    if examined.is_settled {
+        return Ok(true);
+    }
+    for branch in &examined.mine {
+        let end = if examined.is_decided(branch) { End::Commit } else { End::RollBack };
         member.port.end(&branch.name, Some(&branch.owner), end).await?;
         if end == End::RollBack {
             rolled_back.insert(branch.name.transaction.number);
         }
     }
-    if !are_committed(member, used, &instance, absent).await? {
+    if !are_committed(member, used, &examined).await? {
         return Ok(false);
     }
     // Whoever answered the list and the ends, or nobody.
-    member.port.close_history(id, &instance).await
+    member.port.close_history(id, &examined.instance).await
 }
 
 /// Whether decided branches that are not listed were all committed before; false where that is to be asked
 /// again.
-async fn are_committed(
-    member: &Member,
-    used: &Used,
-    instance: &Instance,
-    absent: Vec<(BranchName, &DecidedBranch)>,
-) -> Result<bool> {
+async fn are_committed(member: &Member, used: &Used, examined: &Examined) -> Result<bool> {
     let mut torn = Vec::new();
-    for (name, branch) in absent {
+    for (name, branch) in &examined.absent {
         let prepared = branch.prepared_in(&used.database);
         let looked = missing::look(&*member.port, branch.xid, &prepared).await;
-        let found = looked.map_err(|error| error.with("branch", &name))?;
-        if found.instance != *instance || found.meaning == Meaning::NotYet {
+        let found = looked.map_err(|error| error.with("branch", name))?;
+        if found.instance != examined.instance || found.meaning == Meaning::NotYet {
             return Ok(false);
         }
         if found.meaning == Meaning::Lost {
@@ -117,18 +164,31 @@ async fn are_committed(
         "a decided transaction is torn: the participant has lost its branch, by a failover or a restore, or \
          somebody has ended it by hand. Compare it with the other participants, and do by hand what it did: {torn}"
     );
-    Err(Error::new(ErrorKind::Refused, OPERATION, why).with("instance", instance))
+    Err(Error::new(ErrorKind::Refused, OPERATION, why).with("instance", &examined.instance))
 }
 
-/// Ends the branches of a coordinator without a record. A closed row: everything was settled, and these
-/// were prepared behind it. Otherwise the record is gone and the row is not, so that a history was lost.
+/// Ends the branches of a coordinator without a record.
 pub(super) async fn end_orphans(scope: &Scope, member: &Member, id: CoordinatorId) -> Result<()> {
+    for branch in &orphans(scope, member, id).await? {
+        member.port.end(&branch.name, Some(&branch.owner), End::RollBack).await?;
+    }
+    Ok(())
+}
+
+/// The branches of a coordinator without a record that may be rolled back. A closed row: everything was
+/// settled, and these were prepared behind it. Otherwise the record is gone and the row is not, so that a
+/// history was lost: `Refused`.
+pub(super) async fn orphans(
+    scope: &Scope,
+    member: &Member,
+    id: CoordinatorId,
+) -> Result<Vec<PreparedBranch>> {
     let (instance, row) = member.port.history(id).await?;
     let (list_instance, prepared) = member.port.prepared().await?;
     let mine: Vec<PreparedBranch> =
         prepared.into_iter().filter(|branch| is_of(scope, &branch.name, member, id)).collect();
     if mine.is_empty() || instance != list_instance {
-        return Ok(());
+        return Ok(Vec::new());
     }
     if !row.is_some_and(|row| row.is_closed) {
         let why = format!(
@@ -139,26 +199,23 @@ pub(super) async fn end_orphans(scope: &Scope, member: &Member, id: CoordinatorI
         );
         return Err(Error::new(ErrorKind::Refused, OPERATION, why));
     }
-    for branch in &mine {
-        member.port.end(&branch.name, Some(&branch.owner), End::RollBack).await?;
-    }
-    Ok(())
+    Ok(mine)
 }
 
-fn decided_in(legacy: &Legacy, participant: &ParticipantName) -> BTreeMap<u64, DecidedBranch> {
-    let decisions = legacy.batches.values().flatten();
+fn decided_in(batches: &Batches, participant: &ParticipantName) -> BTreeMap<u64, DecidedBranch> {
+    let decisions = batches.values().flatten();
     let branches =
         decisions.flat_map(|decision| decision.branches.iter().map(|branch| (decision.number, branch)));
     let here = branches.filter(|(_, branch)| branch.participant == *participant);
     here.map(|(number, branch)| (number, branch.clone())).collect()
 }
 
-fn refuse(verdict: Verdict, branches: &[PreparedBranch], absent: &[(BranchName, &DecidedBranch)]) -> Error {
+fn refuse(verdict: Verdict, examined: &Examined) -> Error {
     let what = match verdict {
         Verdict::RecordLost => "the decision log was restored: it is older than this database",
         _ => "this database has lost history: it was restored, or a failover went back",
     };
-    let absent: Vec<String> = absent.iter().map(|(name, _)| name.to_string()).collect();
+    let absent: Vec<String> = examined.absent.iter().map(|(name, _)| name.to_string()).collect();
     let absent = match absent.is_empty() {
         true => String::new(),
         false => format!("; decided to be committed, and not prepared here: {}", absent.join(", ")),
@@ -166,7 +223,7 @@ fn refuse(verdict: Verdict, branches: &[PreparedBranch], absent: &[(BranchName, 
     let why = format!(
         "{what}. Nothing was touched: branches that look undecided may have been decided. Compare the participants, \
          and end them by hand: {}{absent}",
-        names(branches)
+        names(&examined.mine)
     );
     Error::new(ErrorKind::Refused, OPERATION, why)
 }

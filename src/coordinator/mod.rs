@@ -2,8 +2,11 @@
 //! lives. Drives the protocol against the ports; what runs on the caller's own connections is said by a
 //! [`Dialogue`], and sent by whoever has them.
 
+mod caretaker;
 mod decider;
 mod dialogue;
+mod forget;
+mod held;
 mod identity;
 mod legacy;
 mod member;
@@ -11,12 +14,20 @@ mod missing;
 mod node;
 mod recover;
 mod registration;
+mod resolve;
 mod settings;
 mod settle;
+mod survey;
+mod tally;
 mod transaction;
 
+pub use caretaker::{Caretaker, CoordinatorState, SeenBranch, SeenCoordinator};
 pub use dialogue::{Ack, Answer, Dialogue, Failure, Finished, Message, Next, Options};
+pub use forget::{Forgetting, GivenUp};
 pub use member::Member;
 pub use node::Node;
+pub use resolve::{Prospect, Resolved};
 pub use settings::CoordinatorSettings;
+pub use survey::{Survey, Surveyed};
+pub use tally::RecoveryTally;
 pub use transaction::Transaction;

@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use super::dialogue::{Dialogue, Options};
@@ -13,7 +13,7 @@ use super::identity::{Coordinator, Scope};
 use super::member::Member;
 use super::recover::Recoverer;
 use super::settings::CoordinatorSettings;
-use super::settle::Settler;
+use super::tally::RecoveryTally;
 use crate::decision_log::DecisionLog;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{Incarnation, Namespace, ParticipantName};
@@ -27,6 +27,7 @@ pub struct Node {
     coordinator: Mutex<Arc<Coordinator>>,
     closing: watch::Sender<bool>,
     recoverer: JoinHandle<()>,
+    recovery: Arc<RecoveryTally>,
     /// A forked child has the parent's sockets and none of its threads.
     pid: u32,
 }
@@ -41,16 +42,19 @@ impl Node {
         settings: CoordinatorSettings,
     ) -> Self {
         let (closing, closed) = watch::channel(false);
-        let settler = Settler { retry: settings.retry, home_wait: settings.home_wait, closed };
         let members: BTreeMap<_, _> =
             members.into_iter().map(|member| (member.name.clone(), Arc::new(member))).collect();
-        let places = Arc::new(Semaphore::new(settings.in_flight_max));
-        let runtime = tokio::runtime::Handle::current();
-        let scope = Arc::new(Scope { namespace, incarnation, log, places, settings, settler, runtime });
-        let recoverer = Recoverer::new(Arc::clone(&scope), members.clone());
+        let scope = Arc::new(Scope::new(namespace, incarnation, log, settings, closed));
+        let recovery = Arc::new(RecoveryTally::default());
+        let recoverer = Recoverer::new(Arc::clone(&scope), members.clone(), Arc::clone(&recovery));
         let recoverer = tokio::spawn(recoverer.run());
         let coordinator = Mutex::new(Arc::new(Coordinator::new(Arc::clone(&scope))));
-        Node { scope, members, coordinator, closing, recoverer, pid: std::process::id() }
+        Node { scope, members, coordinator, closing, recoverer, recovery, pid: std::process::id() }
+    }
+
+    /// What its recovery of dead coordinators does, in numbers.
+    pub fn recovery(&self) -> Arc<RecoveryTally> {
+        Arc::clone(&self.recovery)
     }
 
     /// Begins a transaction with a branch in each of these participants, in their order.

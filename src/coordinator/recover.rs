@@ -11,13 +11,13 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::held::{Held, Left, Members, Pass, judge_orphan, orphan};
 use super::identity::Scope;
 use super::legacy;
-use super::member::Member;
-use crate::decision_log::{Fence, Legacy, LogSession};
+use super::tally::RecoveryTally;
+use crate::decision_log::{LogSession, Registered};
 use crate::error::{Error, ErrorKind, Result};
-use crate::id::{CoordinatorId, ParticipantName, TransactionId};
-use crate::protocol::decision::{Outcome, Record};
+use crate::id::CoordinatorId;
 
 /// Between two times at which old outcomes and history rows are forgotten.
 const CLEAN_INTERVAL: Duration = Duration::from_secs(3600);
@@ -27,7 +27,7 @@ const TOLD_MAX: usize = 1_000;
 /// Looks for dead coordinators until the node is closed.
 pub(super) struct Recoverer {
     scope: Arc<Scope>,
-    members: BTreeMap<ParticipantName, Arc<Member>>,
+    members: Members,
     session: Option<Box<dyn LogSession>>,
     held: BTreeMap<CoordinatorId, Held>,
     /// Those of which it was not heard whether they were taken over.
@@ -36,17 +36,21 @@ pub(super) struct Recoverer {
     cleaned: Option<Instant>,
     /// What a person was told already.
     told: BTreeSet<String>,
+    tally: Arc<RecoveryTally>,
+    /// Of which something waits for a person.
+    waiting: BTreeMap<CoordinatorId, Waiting>,
+    /// The same of orphans, as of the last look.
+    refused_orphans: usize,
 }
 
-/// A dead coordinator that was taken over.
-struct Held {
-    legacy: Legacy,
-    /// Transactions of which a branch was rolled back.
-    rolled_back: BTreeSet<u64>,
+struct Waiting {
+    since: Instant,
+    /// In how many participants.
+    refused: usize,
 }
 
 impl Recoverer {
-    pub(super) fn new(scope: Arc<Scope>, members: BTreeMap<ParticipantName, Arc<Member>>) -> Self {
+    pub(super) fn new(scope: Arc<Scope>, members: Members, tally: Arc<RecoveryTally>) -> Self {
         Recoverer {
             scope,
             members,
@@ -56,6 +60,9 @@ impl Recoverer {
             looked_for_orphans: None,
             cleaned: None,
             told: BTreeSet::new(),
+            tally,
+            waiting: BTreeMap::new(),
+            refused_orphans: 0,
         }
     }
 
@@ -71,9 +78,9 @@ impl Recoverer {
             }
         }
         if let Some(session) = &self.session {
-            for coordinator in self.held.keys() {
+            for held in self.held.values() {
                 // Otherwise it would end with the session.
-                let _ = session.let_go(*coordinator).await;
+                let _ = held.let_go(&**session).await;
             }
         }
     }
@@ -94,17 +101,25 @@ impl Recoverer {
 
     async fn sweep_in(&mut self, session: &dyn LogSession) -> Result<()> {
         self.give_up_unclear(session).await?;
-        for registered in session.coordinators().await? {
+        let registered = session.coordinators().await?;
+        let is_dead = |one: &&Registered| !one.is_live || self.held.contains_key(&one.coordinator);
+        self.tally.note_dead(registered.iter().filter(is_dead).count());
+        self.waiting.retain(|id, _| registered.iter().any(|one| one.coordinator == *id));
+        for registered in registered {
             let id = registered.coordinator;
-            if registered.is_live || self.held.contains_key(&id) || !self.can_help(session, id).await? {
+            let is_somebodys = registered.is_live || self.held.contains_key(&id) || self.is_waiting(id);
+            if is_somebodys || !self.can_help(session, id).await? {
                 continue;
             }
             self.unclear.insert(id);
             let legacy = session.take_over(id).await?;
             self.unclear.remove(&id);
             if let Some(legacy) = legacy {
-                tracing::info!(coordinator = %id, host = legacy.record.host, "took over from a dead coordinator");
-                self.held.insert(id, Held { legacy, rolled_back: BTreeSet::new() });
+                if !self.waiting.contains_key(&id) {
+                    let host = &legacy.record.host;
+                    tracing::info!(coordinator = %id, host, "took over from a dead coordinator");
+                }
+                self.held.insert(id, Held::new(legacy));
             }
         }
         for id in self.held.keys().copied().collect::<Vec<_>>() {
@@ -128,6 +143,8 @@ impl Recoverer {
             self.looked_for_orphans = Some(Instant::now());
             self.look_for_orphans(session).await?;
         }
+        let refused: usize = self.waiting.values().map(|waiting| waiting.refused).sum();
+        self.tally.note_refused(refused + self.refused_orphans);
         Ok(())
     }
 
@@ -165,98 +182,85 @@ impl Recoverer {
         id: CoordinatorId,
         held: &mut Held,
     ) -> Result<bool> {
-        if held.legacy.record.is_orphan {
-            return self.judge_orphan(session, id, held.legacy.fence).await.map(|()| true);
-        }
-        let unsettled = held.legacy.record.participants.iter().filter(|(_, used)| !used.is_settled);
-        let unsettled: Vec<_> = unsettled.map(|(name, used)| (name.clone(), used.clone())).collect();
-        let (mut is_anything_mine, mut are_all_settled) = (false, true);
-        for (name, used) in unsettled {
-            let Some(member) = self.members.get(&name).cloned() else {
-                are_all_settled = false;
-                continue;
-            };
-            is_anything_mine = true;
-            match legacy::settle(&self.scope, &member, &used, id, &held.legacy, &mut held.rolled_back).await {
-                Ok(true) => {
-                    let mut record = held.legacy.record.clone();
-                    if let Some(used) = record.participants.get_mut(&name) {
-                        used.is_settled = true;
-                    }
-                    session.record(held.legacy.fence, &record).await?;
-                    held.legacy.record = record;
-                }
-                Ok(false) => are_all_settled = false,
-                Err(error) => {
-                    are_all_settled = false;
-                    self.tell(&error.with("participant", &name).with("coordinator", id));
+        let Pass { is_over, left } = held.settle(&self.scope, &self.members, session).await?;
+        let is_settled = left.is_empty();
+        let (mut goes_on, mut refused) = (false, 0);
+        for left in left.into_values() {
+            match left {
+                Left::Unknown => {}
+                Left::NotYet => goes_on = true,
+                Left::Failed(error) => {
+                    // Otherwise it waits for a person.
+                    goes_on |= error.is_retriable();
+                    refused += usize::from(!error.is_retriable());
+                    self.tell(&error);
                 }
             }
         }
-        if are_all_settled {
-            let batches: Vec<u64> = held.legacy.batches.keys().copied().collect();
-            session.remove(held.legacy.fence, &batches, &outcomes(id, held)).await?;
+        self.waiting.remove(&id);
+        if is_settled {
+            self.tally.note_settled();
             tracing::info!(coordinator = %id, "settled everything that a dead coordinator left");
-            return Ok(true);
+        } else if !is_over && !goes_on {
+            // Others may know more participants, or a person has something done about it meanwhile.
+            held.let_go(session).await?;
         }
-        if !is_anything_mine {
-            session.let_go(id).await?;
+        if !is_over && refused > 0 {
+            self.waiting.insert(id, Waiting { since: Instant::now(), refused });
         }
-        Ok(!is_anything_mine)
+        Ok(is_over || !goes_on)
+    }
+
+    /// Looked at again after a while only.
+    fn is_waiting(&self, id: CoordinatorId) -> bool {
+        let interval = self.scope.settings.orphan_interval;
+        self.waiting.get(&id).is_some_and(|waiting| waiting.since.elapsed() < interval)
     }
 
     /// Branches of this installation that no record names.
     async fn look_for_orphans(&mut self, session: &dyn LogSession) -> Result<()> {
-        let known: BTreeSet<CoordinatorId> =
-            session.coordinators().await?.into_iter().map(|registered| registered.coordinator).collect();
-        let mut orphans = BTreeSet::new();
+        let registered = session.coordinators().await?;
+        let known: BTreeSet<CoordinatorId> = registered.iter().map(|one| one.coordinator).collect();
+        // Whoever lives ends its own.
+        let is_alive = |one: &&Registered| one.is_live && !self.held.contains_key(&one.coordinator);
+        let alive: BTreeSet<CoordinatorId> =
+            registered.iter().filter(is_alive).map(|one| one.coordinator).collect();
+        let (mut orphans, mut ages) = (BTreeSet::new(), Vec::new());
         for member in self.members.values() {
             let prepared = match member.port.prepared().await {
                 Ok((_, prepared)) => prepared,
                 // The others' are found all the same.
                 Err(_) => continue,
             };
-            let ids = prepared.iter().map(|branch| branch.name.transaction.coordinator);
-            let ours = ids
-                .zip(&prepared)
-                .filter(|(id, branch)| legacy::is_of(&self.scope, &branch.name, member, *id));
-            orphans.extend(ours.map(|(id, _)| id).filter(|id| !known.contains(id)));
+            for branch in &prepared {
+                let id = branch.name.transaction.coordinator;
+                if !legacy::is_of(&self.scope, &branch.name, member, id) || alive.contains(&id) {
+                    continue;
+                }
+                ages.push(branch.age);
+                if !known.contains(&id) {
+                    orphans.insert(id);
+                }
+            }
         }
+        self.tally.note_in_doubt(&ages);
+        self.refused_orphans = 0;
         for id in orphans {
-            let record = Record {
-                host: String::new(),
-                pid: std::process::id(),
-                is_orphan: true,
-                participants: BTreeMap::new(),
-            };
             self.unclear.insert(id);
-            let fence = session.adopt_orphan(id, &record).await?;
+            let fence = session.adopt_orphan(id, &orphan()).await?;
             self.unclear.remove(&id);
             let Some(fence) = fence else { continue };
             // One that waits for a person keeps no other one waiting.
-            if let Err(error) = self.judge_orphan(session, id, fence).await {
-                self.tell(&error);
+            match judge_orphan(&self.scope, &self.members, session, fence).await {
+                Ok(failed) => {
+                    let refused = failed.values().filter(|error| !error.is_retriable());
+                    self.refused_orphans += refused.count();
+                    failed.values().for_each(|error| self.tell(error));
+                }
+                Err(error) => self.tell(&error),
             }
         }
         Ok(())
-    }
-
-    /// Never judged as one that has a record: that would roll back what was decided.
-    async fn judge_orphan(
-        &mut self,
-        session: &dyn LogSession,
-        id: CoordinatorId,
-        fence: Fence,
-    ) -> Result<()> {
-        let members: Vec<_> = self.members.values().cloned().collect();
-        let mut failed = None;
-        for member in members {
-            if let Err(error) = legacy::end_orphans(&self.scope, &member, id).await {
-                failed = Some(error.with("participant", &member.name).with("coordinator", id));
-            }
-        }
-        session.remove(fence, &[], &[]).await?;
-        failed.map_or(Ok(()), Err)
     }
 
     /// Says a thing once, and not at every sweep.
@@ -272,12 +276,4 @@ impl Recoverer {
             self.told.clear();
         }
     }
-}
-
-fn outcomes(id: CoordinatorId, held: &Held) -> Vec<(TransactionId, Outcome)> {
-    let decisions =
-        held.legacy.batches.values().flatten().map(|decision| (decision.number, Outcome::Committed));
-    let rolled_back = held.rolled_back.iter().map(|number| (*number, Outcome::RolledBack));
-    let all = decisions.chain(rolled_back);
-    all.map(|(number, outcome)| (TransactionId { coordinator: id, number }, outcome)).collect()
 }

@@ -68,6 +68,10 @@ pub trait LogSession: Send + Sync {
     /// Every coordinator with a record.
     async fn coordinators(&self) -> Result<Vec<Registered>>;
 
+    /// Whether somebody has taken over from a coordinator, at any time: who is alive for it is then not its
+    /// owner. For people who look.
+    async fn is_taken_over(&self, coordinator: CoordinatorId) -> Result<bool>;
+
     /// Takes over from a coordinator that is dead, and reads in this very session what it has left. None
     /// where it lives, somebody else was faster, or there is nothing of it any more.
     async fn take_over(&self, coordinator: CoordinatorId) -> Result<Option<Legacy>>;

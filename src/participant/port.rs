@@ -2,6 +2,7 @@
 //! the caller's connection is no matter of this port.
 
 use std::fmt;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use uuid::Uuid;
@@ -39,6 +40,8 @@ pub struct PreparedBranch {
     pub name: BranchName,
     /// The role that prepared it; only this role or a superuser may end it.
     pub owner: String,
+    /// For how long it has waited, by the server's clock.
+    pub age: Duration,
 }
 
 /// How a prepared branch is to end.

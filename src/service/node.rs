@@ -1,18 +1,21 @@
 //! Opens this process's part in transactions over several databases.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::build;
-use crate::config::{Config, DatabaseUrl};
-use crate::coordinator::{CoordinatorSettings, Member, Node};
+use super::installed::installed;
+use crate::config::{Config, DatabaseUrl, PostgresUrl};
+use crate::coordinator::{Caretaker, CoordinatorSettings, Member, Node};
 use crate::decision_log::DecisionLog;
 use crate::decision_log::file::FileDecisionLog;
 use crate::decision_log::zookeeper::ZookeeperDecisionLog;
 use crate::error::{Error, ErrorKind, Result};
-use crate::id::{Incarnation, Namespace};
+use crate::id::{Incarnation, Namespace, ParticipantName};
 use crate::participant::postgres::PostgresParticipant;
 use crate::protocol::retry::Backoff;
+use crate::zookeeper;
 
 const OPERATION: &str = "open";
 
@@ -31,34 +34,89 @@ pub async fn open_node(config: &Config) -> Result<Node> {
     Ok(Node::open(namespace, incarnation, members, log, settings(config)))
 }
 
-/// The databases that can take part, and the decision log.
+/// Opens what a person sees and has done about transactions. One database has to answer.
+pub async fn open_caretaker(config: &Config) -> Result<Caretaker> {
+    let mut away = BTreeMap::new();
+    let note = |name: &ParticipantName, error| {
+        away.insert(name.clone(), error);
+        Ok(())
+    };
+    let Some(opened) = open_with(config, note).await? else {
+        return Err(away.pop_first().map_or_else(no_postgres, |(_, error)| error));
+    };
+    let Opened { namespace, incarnation, members, log } = opened;
+    Caretaker::open(namespace, incarnation, members, away, log, settings(config)).await
+}
+
+/// The databases that can take part, all of them, and the decision log.
 pub(super) async fn open_stores(config: &Config) -> Result<Opened> {
+    open_with(config, |_, error| Err(error)).await?.ok_or_else(no_postgres)
+}
+
+/// The same, where `failed` says what comes of a database that can't be used now; None where no other is
+/// configured.
+async fn open_with(
+    config: &Config,
+    mut failed: impl FnMut(&ParticipantName, Error) -> Result<()>,
+) -> Result<Option<Opened>> {
     let mut members = Vec::new();
     let mut incarnation: Option<Incarnation> = None;
-    for (name, participant) in &config.participants {
+    for (name, configured) in &config.participants {
         // A file can't prepare: it takes part in no transaction with others.
-        let DatabaseUrl::Postgres(url) = &participant.url else { continue };
-        let found =
-            super::relay::installed(config, name, participant, &*build::source(config, participant)).await;
-        let found = found.map_err(|error| error.with("participant", name))?;
+        let DatabaseUrl::Postgres(url) = &configured.url else { continue };
+        let found = installed(config, name, configured, &*build::source(config, configured)).await;
+        let found = match found {
+            Ok(found) => found,
+            Err(error) => {
+                failed(name, error.with("participant", name))?;
+                continue;
+            }
+        };
         if incarnation.is_some_and(|known| known != found.incarnation) {
             let why = "the participants belong to different installations: one of them is a copy, or was set up for \
                        another namespace";
             return Err(Error::new(ErrorKind::Refused, OPERATION, why).with("participant", name));
         }
         incarnation = Some(found.incarnation);
-        let limit = Duration::from_millis(config.coordinator.request_timeout_ms);
-        let port = PostgresParticipant::new(url, &config.schema, config.coordinator.connections, limit);
-        let outbox = participant.outbox.then(|| config.schema.clone());
-        members.push(Member::new(name.clone(), Arc::new(port), outbox));
+        let outbox = configured.outbox.then(|| config.schema.clone());
+        members.push(Member::new(name.clone(), Arc::new(participant(config, url)), outbox));
     }
-    let Some(incarnation) = incarnation else {
-        let why = "no participant is a PostgreSQL database: a SQLite file can't be prepared, so it takes part in no \
-                   transaction with others. Publish through it with onecommit.Outbox";
-        return Err(Error::new(ErrorKind::Configuration, OPERATION, why));
-    };
+    let Some(incarnation) = incarnation else { return Ok(None) };
     let log = decision_log(config, incarnation)?;
-    Ok(Opened { namespace: config.namespace.clone(), incarnation, members, log })
+    Ok(Some(Opened { namespace: config.namespace.clone(), incarnation, members, log }))
+}
+
+fn no_postgres() -> Error {
+    let why = "no participant is a PostgreSQL database: a SQLite file can't be prepared, so it takes part in no \
+               transaction with others. Publish through it with onecommit.Outbox";
+    Error::new(ErrorKind::Configuration, OPERATION, why)
+}
+
+/// Whether there can be transactions over several databases: two that take part are configured, or were, and
+/// the decision log still has something of it. Opens no decision log, which would make it.
+pub(super) async fn has_transactions(config: &Config) -> Result<bool> {
+    match (postgres_participants(config), build::zookeeper(config)) {
+        (0, _) => Ok(false),
+        (1, Some(settings)) => zookeeper::has_coordinators(&settings, &config.namespace).await,
+        (1, None) => Ok(FileDecisionLog::is_in(&config.data_dir)),
+        _ => Ok(true),
+    }
+}
+
+/// Whether two that can take part are configured.
+pub(super) fn can_transact(config: &Config) -> bool {
+    postgres_participants(config) > 1
+}
+
+fn postgres_participants(config: &Config) -> usize {
+    let is_postgres = |url: &DatabaseUrl| matches!(url, DatabaseUrl::Postgres(_));
+    config.participants.values().filter(|participant| is_postgres(&participant.url)).count()
+}
+
+/// A database that takes part, over connections of our own.
+pub(super) fn participant(config: &Config, url: &PostgresUrl) -> PostgresParticipant {
+    let limit = Duration::from_millis(config.coordinator.request_timeout_ms);
+    PostgresParticipant::new(url, &config.schema, config.coordinator.connections, limit)
 }
 
 /// In ZooKeeper where it is configured, otherwise in a file of this machine.

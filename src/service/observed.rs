@@ -1,13 +1,14 @@
 //! What the relays of this process do, for whoever shows it: numbers, whether their loops turn, and
 //! what they can't reach.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use super::build;
 use super::relay_id::OwnId;
 use crate::config::Config;
+use crate::coordinator::RecoveryTally;
 use crate::error::Result;
 use crate::id::{ParticipantName, RelayId};
 use crate::relay::{Store, Tally};
@@ -25,6 +26,8 @@ pub struct Observed {
     pub participants: Vec<(ParticipantName, Arc<Tally>)>,
     /// Whether what waits is looked at again and again: only where somebody asks for it.
     pub(super) looks: bool,
+    /// Empty where this process recovers no coordinators, or has yet to open what it does so with.
+    pub(super) recovery: Arc<OnceLock<Arc<RecoveryTally>>>,
     stuck_after: Duration,
     stopping: AtomicBool,
 }
@@ -58,6 +61,7 @@ impl Observed {
             started: SystemTime::now(),
             participants: participants.collect(),
             looks: config.admin.listen.is_some(),
+            recovery: Arc::default(),
             stuck_after: STUCK_AFTER + 2 * Duration::from_millis(longest),
             stopping: AtomicBool::new(false),
         })
@@ -66,6 +70,11 @@ impl Observed {
     /// Under which this process is known to other relays and to `status`.
     pub fn relay(&self) -> RelayId {
         self.id.get()
+    }
+
+    /// What it does for dead coordinators; None where it recovers none.
+    pub fn recovery(&self) -> Option<&RecoveryTally> {
+        self.recovery.get().map(Arc::as_ref)
     }
 
     /// It was told to stop: it is not ready any more.

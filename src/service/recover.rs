@@ -1,24 +1,31 @@
 //! Settles, beside the relays of a process, what dead coordinators have left in its databases: an application
 //! that died for good is settled by whoever lives.
 
+use std::sync::{Arc, OnceLock};
+
 use tokio::sync::watch;
 
-use super::open_node;
-use crate::config::{Config, DatabaseUrl};
+use super::node::{has_transactions, open_node};
+use crate::config::Config;
+use crate::coordinator::{Node, RecoveryTally};
+use crate::error::Result;
 use crate::protocol::retry::Backoff;
 use crate::relay::stopped;
 
 /// Works until `stop` turns true. Servers that are away are waited for.
-pub(super) async fn run(config: Config, retry: Backoff, mut stop: watch::Receiver<bool>) {
-    let is_postgres = |url: &DatabaseUrl| matches!(url, DatabaseUrl::Postgres(_));
-    // With one alone nothing is ever prepared.
-    if config.participants.values().filter(|participant| is_postgres(&participant.url)).count() < 2 {
-        return;
-    }
+pub(super) async fn run(
+    config: Config,
+    retry: Backoff,
+    observed: Arc<OnceLock<Arc<RecoveryTally>>>,
+    mut stop: watch::Receiver<bool>,
+) {
     let (mut failures, mut told) = (0, false);
     loop {
-        match open_node(&config).await {
-            Ok(node) => {
+        match open(&config).await {
+            // With one database alone nothing is ever prepared.
+            Ok(None) => return,
+            Ok(Some(node)) => {
+                let _ = observed.set(node.recovery());
                 stopped(&mut stop).await;
                 return node.close().await;
             }
@@ -34,4 +41,8 @@ pub(super) async fn run(config: Config, retry: Backoff, mut stop: watch::Receive
             () = stopped(&mut stop) => return,
         }
     }
+}
+
+async fn open(config: &Config) -> Result<Option<Node>> {
+    if has_transactions(config).await? { open_node(config).await.map(Some) } else { Ok(None) }
 }

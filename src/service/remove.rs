@@ -8,8 +8,8 @@ use super::adopt::{Found, FoundShard, FoundZookeeper, look_before_adopting};
 use super::alone::wait_until_alone;
 use super::build;
 use super::init::{blocking, others};
+use super::installed::installed;
 use super::node::decision_log;
-use super::relay::installed;
 use crate::config::{Config, Participant};
 use crate::decision_log::Registered;
 use crate::decision_log::file::FileDecisionLog;
@@ -135,7 +135,7 @@ async fn coordinators(config: &Config, removal: &Removal) -> Result<Vec<Register
     let Some(incarnation) = removal.incarnation else { return Ok(Vec::new()) };
     let is_there = match &config.zookeeper {
         Some(_) => removal.in_zookeeper,
-        None => FileDecisionLog::new(&config.data_dir, incarnation).is_there(),
+        None => FileDecisionLog::is_in(&config.data_dir),
     };
     if !is_there {
         return Ok(Vec::new());

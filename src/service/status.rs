@@ -1,12 +1,15 @@
 //! What `onecommit status` shows: for each shard its owner, how far it got, what waits, and what
-//! keeps it.
+//! keeps it; and what is not at its end of transactions over several databases.
 
 use std::time::{Duration, Instant};
 
 use super::build;
 use super::init::blocking;
-use super::relay::expect_outbox;
+use super::installed::expect_outbox;
+use super::node::{has_transactions, open_caretaker};
 use crate::config::{Config, Participant};
+use crate::coordinator::Survey;
+use crate::decision_log::file::FileDecisionLog;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{Epoch, ParticipantName, RelayId, ShardIndex};
 use crate::lease::LeaseView;
@@ -57,6 +60,16 @@ pub async fn status(config: &Config) -> Result<Vec<ParticipantStatus>> {
         all.push(ParticipantStatus { participant: name.clone(), shards, errors });
     }
     Ok(all)
+}
+
+/// Looks at transactions over several databases; None where there are none. Changes nothing.
+pub async fn survey(config: &Config) -> Result<Option<Survey>> {
+    // Where no decision log is, opening one would make it, for whoever looks.
+    let is_there = config.zookeeper.is_some() || FileDecisionLog::is_in(&config.data_dir);
+    if !is_there || !has_transactions(config).await? {
+        return Ok(None);
+    }
+    open_caretaker(config).await?.survey().await.map(Some)
 }
 
 pub(super) async fn look(

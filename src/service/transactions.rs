@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::node::{Opened, open_stores};
 use crate::config::Config;
+use crate::coordinator::SeenBranch;
 use crate::decision_log::LogSession;
 use crate::error::Result;
 use crate::id::{CoordinatorId, ParticipantName, TransactionId};
@@ -17,8 +18,8 @@ pub struct Seen {
     pub id: TransactionId,
     /// What is known of its end.
     pub state: SeenState,
-    /// The participants in which a branch of it is prepared, each with the role that prepared it.
-    pub prepared: BTreeMap<ParticipantName, String>,
+    /// Its prepared branches, by participant.
+    pub prepared: BTreeMap<ParticipantName, SeenBranch>,
 }
 
 /// What is known of a transaction's end.
@@ -74,16 +75,18 @@ pub async fn transaction(config: &Config, id: TransactionId) -> Result<Seen> {
     Coordinators::default().judge(&*session, id, prepared).await
 }
 
-async fn prepared(opened: &Opened) -> Result<BTreeMap<TransactionId, BTreeMap<ParticipantName, String>>> {
-    let mut found: BTreeMap<TransactionId, BTreeMap<ParticipantName, String>> = BTreeMap::new();
+type Prepared = BTreeMap<ParticipantName, SeenBranch>;
+
+async fn prepared(opened: &Opened) -> Result<BTreeMap<TransactionId, Prepared>> {
+    let mut found: BTreeMap<TransactionId, Prepared> = BTreeMap::new();
     for member in &opened.members {
         let listed = member.port.prepared().await.map_err(|error| error.with("participant", &member.name))?;
         for branch in listed.1 {
-            let name = branch.name;
+            let name = &branch.name;
             if (&name.namespace, name.incarnation, &name.participant)
                 == (&opened.namespace, opened.incarnation, &member.name)
             {
-                found.entry(name.transaction).or_default().insert(name.participant, branch.owner);
+                found.entry(name.transaction).or_default().insert(member.name.clone(), branch.into());
             }
         }
     }
@@ -102,7 +105,7 @@ impl Coordinators {
         &mut self,
         session: &dyn LogSession,
         id: TransactionId,
-        prepared: BTreeMap<ParticipantName, String>,
+        prepared: Prepared,
     ) -> Result<Seen> {
         let state = match session.outcome(id).await? {
             Some(Outcome::Committed) => SeenState::Committed,

@@ -73,6 +73,16 @@ pub async fn found_incarnation(
     Ok(found)
 }
 
+/// Whether any coordinator has a record in a namespace, whosever it is.
+pub async fn has_coordinators(settings: &ZookeeperSettings, namespace: &Namespace) -> Result<bool> {
+    let paths = Paths::new(settings, namespace)?;
+    let connection = Connection::open(settings).await?;
+    let found = children(&connection, &paths.all_coordinators()).await?;
+    // Only read, as above.
+    drop(connection);
+    Ok(!found.is_empty())
+}
+
 /// Makes a namespace this incarnation's, whoever's it was. Refused while any relay or coordinator lives
 /// there, or a dead coordinator has a record.
 pub async fn adopt(

@@ -9,7 +9,7 @@ mod version;
 
 pub use connection::ZookeeperSettings;
 pub(crate) use connection::{Connection, Effect};
-pub use layout::{adopt, found_incarnation, init, remove};
+pub use layout::{adopt, found_incarnation, has_coordinators, init, remove};
 pub(crate) use layout::{check, expect};
 pub(crate) use paths::Paths;
 pub use tls::ZookeeperTls;

@@ -36,9 +36,10 @@ def test_status_and_doctor_look_at_the_outboxes(databases: TwoDatabases) -> None
     made.deliver(BACKLOG)
     told = json.loads(made.command_line.succeed("--json", "status"))
     assert [one["participant"] for one in told["participants"]] == ["main"]
-    assert "billing" not in made.command_line.succeed("status")
+    assert "billing shard" not in made.command_line.succeed("status")
     doctor = made.command_line.reached("doctor")
-    assert doctor.returncode == 0 and "billing" not in doctor.stdout, doctor
+    assert doctor.returncode == 0 and "billing: a relay can open" not in doctor.stdout, doctor
+    assert "billing: the role postgres has the rights that coordinators need" in doctor.stdout
 
 
 def test_what_gets_an_outbox_waits_for_init(databases: TwoDatabases) -> None:

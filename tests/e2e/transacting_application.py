@@ -2,23 +2,30 @@
 
 It opens Onecommit, and prints `open`; where it transacts it makes one transaction over both, and
 prints its id in the place of that. Then it lives until it is killed, or nobody holds its standard
-input.
+input; or it dies, or waits, in its transaction, where both branches are prepared and nothing is
+decided.
 """
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 
 import onecommit
 import psycopg
+from onecommit._drivers import exchange as sending
 
 TRANSACTS, SETTLES = "transacts", "settles"
+DIES_PREPARED, WAITS_PREPARED = "dies prepared", "waits prepared"
 
 
 def main(config: str, what: str, main_url: str, billing_url: str) -> None:
+    if what in (DIES_PREPARED, WAITS_PREPARED):
+        stop_prepared(what)
     with onecommit.open(config) as oc:
         said = "open"
-        if what == TRANSACTS:
+        if what != SETTLES:
             with (
                 psycopg.connect(main_url) as one,
                 psycopg.connect(billing_url) as other,
@@ -26,10 +33,27 @@ def main(config: str, what: str, main_url: str, billing_url: str) -> None:
             ):
                 one.execute("update account set changes = changes + 1")
                 other.execute("insert into payment values (100)")
+                if what != TRANSACTS:
+                    print(tx.id, flush=True)
             assert tx.protocol == "two-phase", tx.protocol
             said = tx.id
         print(said, flush=True)
         sys.stdin.read()
+
+
+def stop_prepared(what: str) -> None:
+    """From now on this process goes no further than where both branches are prepared."""
+    original = sending.exchange
+
+    def exchange(messages, seconds):  # type: ignore[no-untyped-def]
+        answers = original(messages, seconds)
+        if "prepare transaction" in messages[0][1]:
+            if what == DIES_PREPARED:
+                os.kill(os.getpid(), signal.SIGKILL)
+            sys.stdin.read()
+        return answers
+
+    sending.exchange = exchange
 
 
 if __name__ == "__main__":

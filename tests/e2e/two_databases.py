@@ -11,9 +11,12 @@ import psycopg
 from psycopg import sql
 
 from . import transacting_application
-from .installation import Installation
+from .installation import Installation, Servers
 from .postgres_outbox import url_of
-from .transacting_application import TRANSACTS
+from .transacting_application import DIES_PREPARED, TRANSACTS
+from .waiting import LIMIT_S
+
+PREPARED = "select gid from pg_prepared_xacts where database = current_database()"
 
 
 class TwoDatabases:
@@ -51,6 +54,12 @@ class TwoDatabases:
         with self.application(TRANSACTS) as application:
             return application.coordinator
 
+    def die_prepared(self) -> str:
+        """A transaction of a process that dies with both branches prepared; its id."""
+        with self.application(DIES_PREPARED) as application:
+            application.process.wait(LIMIT_S)
+            return application.said
+
     def tables(self) -> list[str]:
         """Ours in `billing`."""
         names = "select tablename from pg_tables where schemaname = 'onecommit' order by 1"
@@ -75,3 +84,31 @@ class Application:
     def coordinator(self) -> str:
         """The one of its transaction."""
         return self.said.partition(":")[0]
+
+
+@contextmanager
+def opened(made: Installation, servers: Servers) -> Iterator[TwoDatabases]:
+    """The second database, and the tables; what is left prepared goes with both."""
+    both = TwoDatabases(made, servers.postgres)
+    try:
+        made.init()
+        yield both
+    finally:
+        for url in (made.outbox.url, both.url):
+            # A database in which a branch is prepared can't be dropped.
+            for name in prepared(url):
+                execute(url, f"rollback prepared '{name}'")
+        both.drop()
+        made.close()
+
+
+def execute(url: str, statement: str) -> None:
+    """Changes a database by hand."""
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(statement.encode())
+
+
+def prepared(url: str) -> list[str]:
+    """The names of the branches that are prepared there."""
+    with psycopg.connect(url) as connection:
+        return [str(name) for (name,) in connection.execute(PREPARED.encode())]

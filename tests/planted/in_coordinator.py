@@ -27,6 +27,8 @@ UNHEARD = rust("coordinator::crash::every_step_of_ending_an_orphan_with_the_log_
 DECIDED = rust(
     "coordinator::recovery::decided_transactions_of_the_dead_are_committed_with_the_log_in_a_file"
 )
+BY_HAND = "coordinator::by_hand::"
+FORGOTTEN = rust(f"{BY_HAND}a_forgotten_participants_decisions_are_kept_with_the_log_in_a_file")
 
 BUGS = [
     Bug(
@@ -182,8 +184,60 @@ BUGS = [
         [
             Edit(
                 LEGACY,
-                "let end = if is_decided(branch) { End::Commit } else { End::RollBack };",
+                "let end = if examined.is_decided(branch) { End::Commit } else { End::RollBack };",
                 "let end = End::RollBack;",
+            )
+        ],
+    ),
+    Bug(
+        "alive-is-resolved",
+        "Nothing is done by hand for a coordinator that lives.",
+        rust(f"{BY_HAND}the_living_and_those_that_others_recover_are_left_to_them"),
+        "called `Result::unwrap_err()` on an `Ok` value",
+        [
+            Edit(
+                "src/coordinator/caretaker.rs",
+                "CoordinatorState::Dead | CoordinatorState::Orphan => return Ok(()),",
+                "_ if true => return Ok(()),",
+            )
+        ],
+    ),
+    Bug(
+        "whole-is-forgotten",
+        "A participant that recovery settles by itself is not given up.",
+        rust(f"{BY_HAND}what_recovery_settles_by_itself_is_not_forgotten"),
+        "left: (1, [])",
+        [
+            Edit(
+                "src/coordinator/forget.rs",
+                "Ok(()) => Ok(None),",
+                "Ok(()) => Ok(Some(String::new())),",
+            )
+        ],
+    ),
+    Bug(
+        "decision-goes-with-its-record",
+        "What was decided is kept as an outcome when a record is ended.",
+        FORGOTTEN,
+        "left: None",
+        [
+            Edit(
+                "src/coordinator/held.rs",
+                "let all = decisions.chain(rolled_back);",
+                "let all = decisions.filter(|_| false).chain(rolled_back);",
+            )
+        ],
+    ),
+    Bug(
+        "outcome-carried-out-otherwise",
+        "A branch that comes back is ended as its outcome says.",
+        FORGOTTEN,
+        "left: (0, [90, 100])",
+        [
+            Edit(
+                "src/coordinator/resolve.rs",
+                "Outcome::Committed => End::Commit,",
+                "Outcome::Committed => End::RollBack,",
             )
         ],
     ),

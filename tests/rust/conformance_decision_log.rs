@@ -113,6 +113,7 @@ async fn the_living_are_left_alone(log: &dyn DecisionLog) {
     }
     other.let_go(id).await.unwrap();
     assert_eq!(other.take_over(id).await.unwrap(), None, "it was not the other's to let go");
+    assert!(!other.is_taken_over(id).await.unwrap());
     assert_eq!(decide(&session, fence, &request(0, &[1], &[])).await, Answer::Done);
     assert_eq!(session.look(id).await.unwrap().unwrap().0, record(1));
 }
@@ -165,6 +166,7 @@ async fn one_recoverer_at_a_time(log: &dyn DecisionLog) {
     assert_eq!(loser.take_over(id).await.unwrap(), None);
     loser.let_go(id).await.unwrap();
     assert_eq!(loser.take_over(id).await.unwrap(), None);
+    assert!(loser.is_taken_over(id).await.unwrap());
 
     for _ in 0..2 {
         winner.let_go(id).await.unwrap();

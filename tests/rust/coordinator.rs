@@ -1,6 +1,7 @@
 //! Transactions over two real databases: what their caller is told, and what is in the databases
 //! afterwards, with the decision log in a file and in ZooKeeper.
 
+mod by_hand;
 mod crash;
 mod endings;
 #[cfg(feature = "cli")]

@@ -16,6 +16,8 @@ use crate::protocol::batch::{Answer, Request};
 use crate::protocol::decision::{Decision, Outcome, Record};
 use crate::sqlite::{Blocking, Place};
 
+const FILE: &str = "decisions.db";
+
 /// The decision log in a folder of this machine: `decisions.db`, and the locks of who is alive in
 /// `coordinators/`.
 pub struct FileDecisionLog {
@@ -28,13 +30,13 @@ impl FileDecisionLog {
     /// What is missing is made when a session is opened, for this incarnation.
     pub fn new(data_dir: impl AsRef<Path>, incarnation: Incarnation) -> Self {
         let data_dir = data_dir.as_ref();
-        let (file, locks) = (data_dir.join("decisions.db"), data_dir.join("coordinators"));
+        let (file, locks) = (data_dir.join(FILE), data_dir.join("coordinators"));
         FileDecisionLog { file, locks, incarnation }
     }
 
-    /// Whether the file is there.
-    pub fn is_there(&self) -> bool {
-        self.file.exists()
+    /// Whether a folder has the file.
+    pub fn is_in(data_dir: impl AsRef<Path>) -> bool {
+        data_dir.as_ref().join(FILE).exists()
     }
 
     /// Removes the file and the locks, whosever they are. A session that is still open decides nothing any
@@ -108,6 +110,10 @@ impl LogSession for Session {
 
     async fn coordinators(&self) -> Result<Vec<Registered>> {
         self.call("look at coordinators", Rows::coordinators).await
+    }
+
+    async fn is_taken_over(&self, coordinator: CoordinatorId) -> Result<bool> {
+        self.call("look at fence", move |rows| rows.is_taken_over(coordinator)).await
     }
 
     async fn take_over(&self, coordinator: CoordinatorId) -> Result<Option<Legacy>> {

@@ -141,6 +141,11 @@ impl Rows {
         ids.into_iter().map(registered).collect()
     }
 
+    pub(super) fn is_taken_over(&mut self, coordinator: CoordinatorId) -> Result<bool> {
+        let fence = fence_of(&self.connection, coordinator, "look at fence")?;
+        Ok(fence.is_some_and(|number| number != OWNERS))
+    }
+
     pub(super) fn take_over(&mut self, coordinator: CoordinatorId) -> Result<Option<Legacy>> {
         let was_held = self.lives.contains_key(&coordinator);
         if !self.hold(coordinator)? {

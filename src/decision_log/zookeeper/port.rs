@@ -112,6 +112,12 @@ impl LogSession for Session {
         Ok(registered)
     }
 
+    async fn is_taken_over(&self, coordinator: CoordinatorId) -> Result<bool> {
+        let path = self.store.paths.fence(coordinator);
+        let fence = self.store.read("look at fence", &[path]).await?.pop().flatten();
+        Ok(fence.is_some_and(|fence| fence.version != OWNERS))
+    }
+
     async fn take_over(&self, coordinator: CoordinatorId) -> Result<Option<Legacy>> {
         let Some(fence) = self.store.fence_off(coordinator).await? else { return Ok(None) };
         let legacy = self.store.legacy(fence).await;

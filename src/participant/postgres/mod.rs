@@ -5,10 +5,12 @@
 //! statement, so that it works behind a pooler in transaction mode.
 
 pub mod branch;
+mod examine;
 mod history;
 mod instance;
 mod pool;
 mod port;
 mod timelines;
 
+pub use examine::ParticipantFacts;
 pub use port::PostgresParticipant;

@@ -33,7 +33,7 @@ const IN_THE_FUTURE: &str = "22023";
 pub struct PostgresParticipant {
     pool: Pool,
     /// Quoted.
-    schema: String,
+    pub(super) schema: String,
     request_limit: Duration,
 }
 
@@ -48,7 +48,7 @@ impl PostgresParticipant {
     }
 
     /// Reads by one statement.
-    async fn read<T>(
+    pub(super) async fn read<T>(
         &self,
         operation: &'static str,
         sql: &str,
@@ -113,7 +113,8 @@ impl Participant for PostgresParticipant {
     async fn prepared(&self) -> Result<(Instance, Vec<PreparedBranch>)> {
         const OPERATION: &str = "list branches";
         let sql = format!(
-            "with {} select {COLUMNS}, p.gid, p.owner::text
+            "with {} select {COLUMNS}, p.gid, p.owner::text,
+               (extract(epoch from clock_timestamp() - p.prepared) * 1000)::bigint
              from instance left join pg_prepared_xacts p on p.database = current_database()",
             instance::instance(&self.schema)
         );
@@ -122,7 +123,10 @@ impl Participant for PostgresParticipant {
             for row in &rows {
                 let name = get::<Option<&str>>(OPERATION, row, WIDTH)?.and_then(BranchName::parse);
                 if let Some(name) = name {
-                    branches.push(PreparedBranch { name, owner: get(OPERATION, row, WIDTH + 1)? });
+                    // A clock that was set back makes it younger than nothing.
+                    let age_ms = u64::try_from(get::<i64>(OPERATION, row, WIDTH + 2)?).unwrap_or(0);
+                    let (owner, age) = (get(OPERATION, row, WIDTH + 1)?, Duration::from_millis(age_ms));
+                    branches.push(PreparedBranch { name, owner, age });
                 }
             }
             Ok((decode(OPERATION, &only(OPERATION, rows)?)?, branches))

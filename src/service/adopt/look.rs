@@ -13,7 +13,7 @@ use crate::protocol::progress::{DatabaseIdentity, Progress};
 use crate::relay::check_progress;
 use crate::service::build;
 use crate::service::init::blocking;
-use crate::service::relay::installed;
+use crate::service::installed::installed;
 use crate::service::status::leases;
 use crate::zookeeper;
 

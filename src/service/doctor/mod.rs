@@ -6,12 +6,13 @@ mod kafka;
 mod machine;
 mod postgres;
 mod relays;
+mod transactions;
 
 use std::time::Duration;
 
 use super::build;
 use super::init::blocking;
-use super::relay::expect_outbox;
+use super::installed::expect_outbox;
 use crate::config::{Config, DatabaseUrl, Participant, PostgresUrl};
 use crate::delivery::kafka::KafkaDelivery;
 use crate::error::{Error, ErrorKind, Result};
@@ -23,7 +24,8 @@ pub use self::finding::{Finding, Findings, Severity};
 /// Transactions younger than this are not looked at.
 const ORDINARY: Duration = Duration::from_secs(60);
 
-/// Looks at this machine, at every participant with an outbox, at Kafka and at the leases. Takes as
+/// Looks at this machine, at every participant with an outbox, at Kafka and at the leases, and at
+/// transactions over several databases. Takes as
 /// long as [`super::status`], and up to a request's limit for each server that does not answer.
 pub async fn doctor(config: &Config) -> Result<Findings> {
     let outboxes = build::outboxes(config)?;
@@ -36,6 +38,7 @@ pub async fn doctor(config: &Config) -> Result<Findings> {
             findings.failed(&place, &error);
         }
     }
+    transactions::judge(&mut findings, config).await;
     Ok(findings)
 }
 

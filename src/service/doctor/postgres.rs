@@ -2,6 +2,7 @@
 
 use super::finding::Findings;
 use crate::outbox::postgres::{PostgresFacts, TableFacts};
+use crate::protocol::branch::BranchName;
 
 /// The first that has what the relay needs.
 const VERSION_MIN: i32 = 130_000;
@@ -171,11 +172,18 @@ fn judge_transactions(findings: &mut Findings, place: &str, facts: &PostgresFact
             findings.problem(
                 place,
                 format!("the transaction {:?} of {} is prepared for {} s and not ended", one.name, one.owner, one.age_s),
-                format!(
+                match BranchName::parse(&one.name) {
+                    Some(name) => format!(
+                        "`onecommit transaction resolve {}` settles it, or says what keeps it: its messages wait, and \
+                         its locks are held",
+                        name.transaction
+                    ),
+                    None => format!(
                     "ask its coordinator how it ended, then `commit prepared` or `rollback prepared '{}'`: its \
                      messages wait, and its locks are held",
                     one.name.replace('\'', "''")
                 ),
+                },
             );
         }
     }
