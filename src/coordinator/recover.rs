@@ -152,10 +152,15 @@ impl Recoverer {
     }
 
     /// Whether there is something in it that this node can settle, or nothing left at all.
-    async fn can_help(&self, session: &dyn LogSession, id: CoordinatorId) -> Result<bool> {
+    async fn can_help(&mut self, session: &dyn LogSession, id: CoordinatorId) -> Result<bool> {
         let Some((record, _)) = session.look(id).await? else { return Ok(false) };
-        let mut unsettled = record.participants.iter().filter(|(_, used)| !used.is_settled).peekable();
-        Ok(unsettled.peek().is_none() || unsettled.any(|(name, _)| self.members.contains_key(name)))
+        let unsettled = record.participants.iter().filter(|(_, used)| !used.is_settled);
+        let unsettled: Vec<&ParticipantName> = unsettled.map(|(name, _)| name).collect();
+        let can_help = unsettled.is_empty() || unsettled.iter().any(|name| self.members.contains_key(*name));
+        if !can_help {
+            unsettled.iter().for_each(|name| self.tell(&not_configured(name, id)));
+        }
+        Ok(can_help)
     }
 
     /// Settles what can be settled; true where nothing is left, or nothing that this node could do.
@@ -174,6 +179,7 @@ impl Recoverer {
         for (name, used) in unsettled {
             let Some(member) = self.members.get(&name).cloned() else {
                 are_all_settled = false;
+                self.tell(&not_configured(&name, id));
                 continue;
             };
             is_anything_mine = true;
@@ -272,6 +278,14 @@ impl Recoverer {
             self.told.clear();
         }
     }
+}
+
+fn not_configured(name: &ParticipantName, id: CoordinatorId) -> Error {
+    let why = "a dead coordinator has used a participant that is not in this configuration: what it prepared there \
+               stays prepared, with its locks, until a node that has the participant settles it. Where it was renamed \
+               or taken out, give it back under this name";
+    let error = Error::new(ErrorKind::Configuration, "settle transactions", why);
+    error.with("participant", name).with("coordinator", id)
 }
 
 fn outcomes(id: CoordinatorId, held: &Held) -> Vec<(TransactionId, Outcome)> {

@@ -28,7 +28,9 @@ pub(super) struct Opened {
 /// not, until something is to be decided there.
 pub async fn open_node(config: &Config) -> Result<Node> {
     let Opened { namespace, incarnation, members, log } = open_stores(config).await?;
-    Ok(Node::open(namespace, incarnation, members, log, settings(config)))
+    let files = config.participants.iter().filter(|(_, one)| matches!(one.url, DatabaseUrl::Sqlite(_)));
+    let files = files.map(|(name, _)| name.clone()).collect();
+    Ok(Node::open(namespace, incarnation, members, log, settings(config)).with_files(files))
 }
 
 /// The databases that can take part, and the decision log.

@@ -3,6 +3,7 @@
 
 mod crash;
 mod endings;
+mod mistakes;
 mod recovery;
 
 use std::path::PathBuf;
@@ -135,16 +136,7 @@ impl Place {
     }
 
     fn members(&self) -> Vec<Member> {
-        let member = |(name, url): (&str, &String)| {
-            let url = url.parse().unwrap();
-            let port = PostgresParticipant::new(&url, "onecommit", CONNECTIONS, LONG);
-            Member::new(
-                name.parse().unwrap(),
-                Arc::new(port),
-                (name == "orders").then(|| "onecommit".to_string()),
-            )
-        };
-        NAMES.into_iter().zip(&self.urls).map(member).collect()
+        NAMES.into_iter().zip(&self.urls).map(|(name, url)| member(name, url, name == "orders")).collect()
     }
 
     pub(crate) fn node(&self) -> Node {
@@ -152,7 +144,11 @@ impl Place {
     }
 
     fn node_with(&self, log: Arc<dyn DecisionLog>) -> Node {
-        Node::open(self.namespace.clone(), self.incarnation, self.members(), log, settings())
+        self.node_of(self.members(), log)
+    }
+
+    fn node_of(&self, members: Vec<Member>, log: Arc<dyn DecisionLog>) -> Node {
+        Node::open(self.namespace.clone(), self.incarnation, members, log, settings())
     }
 
     /// Connections of the application's own.
@@ -184,6 +180,11 @@ impl Place {
     pub(crate) async fn settled(&self) {
         until("every branch is settled", async || Ok(self.prepared().await), |prepared| *prepared == 0).await;
     }
+}
+
+fn member(name: &str, url: &str, outbox: bool) -> Member {
+    let port = PostgresParticipant::new(&url.parse().unwrap(), "onecommit", CONNECTIONS, LONG);
+    Member::new(name.parse().unwrap(), Arc::new(port), outbox.then(|| "onecommit".to_string()))
 }
 
 pub(crate) fn settings() -> CoordinatorSettings {
