@@ -8,12 +8,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::identity::Scope;
 use super::member::Member;
-use crate::decision_log::Legacy;
+use crate::decision_log::{Legacy, LogSession};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{CoordinatorId, ParticipantName};
 use crate::participant::{End, Instance, PreparedBranch};
 use crate::protocol::branch::BranchName;
-use crate::protocol::decision::{DecidedBranch, Used};
+use crate::protocol::decision::{DecidedBranch, Outcome, Used};
 use crate::protocol::fate::{self, Meaning};
 use crate::protocol::history::Verdict;
 
@@ -31,6 +31,7 @@ pub(super) fn is_of(scope: &Scope, name: &BranchName, member: &Member, id: Coord
 /// rolls a branch back are added to `rolled_back`.
 pub(super) async fn settle(
     scope: &Scope,
+    session: &dyn LogSession,
     member: &Member,
     used: &Used,
     id: CoordinatorId,
@@ -57,12 +58,17 @@ pub(super) async fn settle(
         Verdict::Settle => {}
         lost @ (Verdict::ParticipantLost | Verdict::RecordLost) => return Err(refuse(lost, &mine)),
     }
+    // Before they are gone: whoever takes over from a recoverer that dies would not know of them.
+    let undecided = mine.iter().filter(|branch| !is_decided(branch)).map(|branch| branch.name.transaction);
+    let unkept: Vec<_> = undecided.filter(|transaction| !rolled_back.contains(&transaction.number)).collect();
+    if !unkept.is_empty() {
+        let outcomes: Vec<_> = unkept.iter().map(|transaction| (*transaction, Outcome::RolledBack)).collect();
+        session.keep_outcomes(legacy.fence, &outcomes).await?;
+        rolled_back.extend(unkept.iter().map(|transaction| transaction.number));
+    }
     for branch in &mine {
         let end = if is_decided(branch) { End::Commit } else { End::RollBack };
         member.port.end(&branch.name, Some(&branch.owner), end).await?;
-        if end == End::RollBack {
-            rolled_back.insert(branch.name.transaction.number);
-        }
     }
     for (number, branch) in &decided {
         let is_listed = mine.iter().any(|listed| listed.name.transaction.number == *number);

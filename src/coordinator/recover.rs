@@ -183,7 +183,8 @@ impl Recoverer {
                 continue;
             };
             is_anything_mine = true;
-            match legacy::settle(&self.scope, &member, &used, id, &held.legacy, &mut held.rolled_back).await {
+            let (legacy, rolled_back) = (&held.legacy, &mut held.rolled_back);
+            match legacy::settle(&self.scope, session, &member, &used, id, legacy, rolled_back).await {
                 Ok(true) => {
                     let mut record = held.legacy.record.clone();
                     if let Some(used) = record.participants.get_mut(&name) {

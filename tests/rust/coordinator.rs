@@ -70,7 +70,7 @@ impl Place {
             let client = connect(&urls[urls.len() - 1]).await;
             client.batch_execute(&print_sql("onecommit", 0)).await.unwrap();
             let account = "create table account (id int primary key, total int not null check (total >= 0)); \
-                           insert into account values (1, 100), (2, 100); \
+                           insert into account values (1, 100), (2, 100), (3, 100); \
                            create table entry (number int primary key)";
             client.batch_execute(account).await.unwrap();
         }
@@ -215,8 +215,15 @@ pub(crate) async fn begin<'a>(node: &Node, clients: &'a [Client; 2]) -> Result<T
 
 /// Moves money from the first database to the second.
 pub(crate) async fn move_money(clients: &[Client; 2]) {
-    clients[0].batch_execute("update account set total = total - 10 where id = 1").await.unwrap();
-    clients[1].batch_execute("update account set total = total + 10 where id = 1").await.unwrap();
+    move_money_of(clients, 1).await;
+}
+
+/// The same from an account, and to it.
+pub(crate) async fn move_money_of(clients: &[Client; 2], account: i32) {
+    for (client, change) in clients.iter().zip([-10, 10]) {
+        let sql = format!("update account set total = total + {change} where id = {account}");
+        client.batch_execute(&sql).await.unwrap();
+    }
 }
 
 /// Goes on with a transaction by hand until `stop` says so of what comes next; the last is returned.

@@ -11,9 +11,10 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use onecommit::coordinator::Node;
+use onecommit::protocol::decision::Outcome;
 use tokio_postgres::Client;
 
-use super::recovery::{Died, die, prepare_orphan};
+use super::recovery::{Died, die, die_together, prepare_orphan};
 use super::{Log, Place, SHORT, begin, connect};
 use crate::patience::{LIMIT, until};
 
@@ -41,11 +42,12 @@ enum Way {
 }
 
 /// The steps of both decision logs, without its name before them.
-const LOG_STEPS: [(Way, &str); 6] = [
+const LOG_STEPS: [(Way, &str); 7] = [
     (Way::Work, "register"),
     (Way::Work, "record"),
     (Way::Work, "decide"),
     (Way::Recover, "take_over"),
+    (Way::Recover, "keep_outcomes"),
     (Way::Recover, "remove"),
     (Way::Orphan, "adopt_orphan"),
 ];
@@ -57,12 +59,10 @@ const PARTICIPANT_STEPS: [(Way, &str); 6] = [
     (Way::Recover, "close_history"),
     (Way::Open, "forget_histories"),
 ];
-/// What is kept for a caller that was told of a doubt, what is forgotten after days, and what follows behind
-/// a removal or at the end of a node: a transaction is at its end before.
-const OTHERS: [&str; 6] = [
-    "file_log.keep_outcomes",
+/// What is forgotten after days, and what follows behind a removal or at the end of a node: a transaction is
+/// at its end before.
+const OTHERS: [&str; 4] = [
     "file_log.forget_outcomes",
-    "zookeeper_log.keep_outcomes",
     "zookeeper_log.forget_outcomes",
     "zookeeper_log.discard",
     "zookeeper_log.let_go",
@@ -87,14 +87,16 @@ async fn every_step(log: Log, way: Way) {
 
 async fn goes_through(log: Log, way: Way, failpoint: &str) {
     let place = Place::with_sessions_of(log, SHORT).await;
+    let mut outcomes = Vec::new();
     match way {
         Way::Work | Way::Open => {}
         Way::Recover => {
-            for died in [Died::Undecided, Died::Decided] {
-                // A runtime of its own is stopped in it.
-                let left = place.copy();
-                tokio::task::spawn_blocking(move || die(&left, died)).await.unwrap();
-            }
+            // A runtime of its own is stopped in it.
+            let left = place.copy();
+            let dying = [(Died::Undecided, 3), (Died::Decided, 1)];
+            let die = move || die_together(&left, &dying);
+            let ids = tokio::task::spawn_blocking(die).await.unwrap();
+            outcomes.extend(ids.into_iter().zip([Outcome::RolledBack, Outcome::Committed]));
         }
         Way::Orphan => close_behind(&place).await,
     }
@@ -122,6 +124,11 @@ async fn goes_through(log: Log, way: Way, failpoint: &str) {
     let node = place.node();
     place.settled().await;
     agrees(&place, &told, failpoint).await;
+    let session = place.decision_log().open().await.unwrap();
+    for (id, outcome) in outcomes {
+        let kept = until("it is kept", async || session.outcome(id).await, |kept| kept.is_some()).await;
+        assert_eq!(kept, Some(outcome), "{failpoint}");
+    }
     // It all works, whatever was left.
     let clients = place.clients().await;
     let transaction = begin(&node, &clients).await.unwrap();
@@ -266,6 +273,40 @@ async fn every_step_of_ending_an_orphan_with_the_log_in_zookeeper() {
 #[tokio::test(flavor = "multi_thread")]
 async fn every_step_of_opening() {
     every_step(Log::File, Way::Open).await;
+}
+
+/// Of the undecided transaction only one branch was prepared, and the recoverer dies behind its end: nothing
+/// tells of it any more but what was kept before.
+async fn keeps_what_a_dead_recoverer_rolled_back(log: Log) {
+    let place = Place::with_sessions_of(log, SHORT).await;
+    let left = place.copy();
+    let id = tokio::task::spawn_blocking(move || die(&left, Died::Undecided)).await.unwrap();
+    let orders = connect(&place.urls[0]).await;
+    let named = "select gid from pg_prepared_xacts where database = current_database()";
+    let name: String = orders.query_one(named, &[]).await.unwrap().get(0);
+    orders.batch_execute(&format!("rollback prepared '{name}'")).await.unwrap();
+    // Participants are settled in the order of their names.
+    let failpoint = "participant.close_history.after_commit=kill@1";
+    let status = ended(&mut start(&place, Way::Recover, failpoint)).await;
+    assert!(has_hit(&place, failpoint), "{status}");
+    assert_eq!(place.prepared().await, 0);
+    let node = place.node();
+    let session = place.decision_log().open().await.unwrap();
+    let registered = async || session.coordinators().await;
+    until("its record is gone", registered, |all| all.iter().all(|one| one.coordinator != id.coordinator))
+        .await;
+    assert_eq!(session.outcome(id).await.unwrap(), Some(Outcome::RolledBack));
+    node.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_rolled_back_is_kept_in_a_file_though_its_recoverer_dies() {
+    keeps_what_a_dead_recoverer_rolled_back(Log::File).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_rolled_back_is_kept_in_zookeeper_though_its_recoverer_dies() {
+    keeps_what_a_dead_recoverer_rolled_back(Log::Zookeeper).await;
 }
 
 #[test]
