@@ -11,7 +11,7 @@ from concurrent.futures import Future
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from ._drivers import is_psycopg
+from ._drivers import is_psycopg, is_sqlite
 from ._errors import Error, InvalidError
 from ._message import Encoder, Headers, Message, MessageId, to_row
 
@@ -28,6 +28,11 @@ if TYPE_CHECKING:
     Path: TypeAlias = str | PathLike[str]
 
 BEGIN = "begin transaction"
+END = "end transaction"
+_FILE = (
+    "SQLite can't prepare a transaction, so a file takes part in none with others: change it in a "
+    "transaction of its own, and publish through it with onecommit.Outbox"
+)
 
 _Told: TypeAlias = Any
 _Call: TypeAlias = "Callable[[Future[_Told]], None]"
@@ -54,6 +59,8 @@ class _Transaction:
         self._dialogue = dialogue
         self._connections = connections
         self._encoder = encoder
+        self._is_begun = False
+        self._is_ended = False
 
     def publish(
         self,
@@ -89,7 +96,18 @@ class _Transaction:
         return told
 
     def _begin(self) -> _Steps:
+        if self._is_begun:
+            raise InvalidError("it has begun already: each block needs one of its own", BEGIN)
+        self._is_begun = True
         return self._steps(partial(self._dialogue.advance, None))
+
+    def _end(self, error: BaseException | None) -> _Steps:
+        if not self._is_begun:
+            raise InvalidError("it has not begun: use it as a block, with `with`", END)
+        if self._is_ended:
+            raise InvalidError("the transaction is over: it has ended already", END)
+        self._is_ended = True
+        return self._commit() if error is None else self._roll_back()
 
     def _commit(self) -> _Steps:
         told = yield from self._steps(self._dialogue.commit)
@@ -124,7 +142,7 @@ class Transaction(_Transaction):
         traceback: TracebackType | None,
     ) -> None:
         """Commits; or rolls back, after an exception."""
-        self._run(self._commit() if error is None else self._roll_back())
+        self._run(self._end(error))
 
     def _run(self, steps: _Steps) -> None:
         from ._drivers.exchange import exchange
@@ -162,7 +180,7 @@ class AsyncTransaction(_Transaction):
         traceback: TracebackType | None,
     ) -> None:
         """Commits; or rolls back, after an exception."""
-        await self._run(self._commit() if error is None else self._roll_back())
+        await self._run(self._end(error))
 
     async def _run(self, steps: _Steps) -> None:
         import asyncio
@@ -202,6 +220,8 @@ def begin(
         if not is_psycopg(conn, kind):
             found = f"{type(conn).__module__}.{type(conn).__qualname__}"
             why = f"a branch needs a connection of psycopg (version 3), of the class {kind}"
+            if is_sqlite(conn):
+                why = _FILE
             raise InvalidError(why, BEGIN, {"participant": name, "connection": found})
         from ._drivers.exchange import check_idle
 

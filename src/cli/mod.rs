@@ -65,8 +65,8 @@ enum Command {
     /// Print the committed messages of a topic.
     Consume(consume::ConsumeArguments),
     /// Show what Onecommit does, with no server: writers, a relay that is killed again and again,
-    /// a consumer, and the verdict. Of a file given with --config only [relay] is used: the databases
-    /// are the demo's own.
+    /// a consumer, and the verdict; `demo bank` shows transactions over two PostgreSQL databases. Of a file
+    /// given with --config only [relay] is used: the databases are the demo's own.
     Demo(demo::DemoArguments),
 }
 
@@ -127,7 +127,7 @@ fn run(program: &[OsString], arguments: Arguments, output: Output) -> Result<i32
         Command::Consume(consume) => consume::run(&config()?, &consume, output),
         Command::Demo(demo) => {
             let given = arguments.config.as_deref().map(|file| Config::load(Some(file))).transpose()?;
-            demo::run(program, given.map(|config| config.relay), &demo, output)
+            demo::run(program, given, &demo, output)
         }
     }
 }

@@ -76,7 +76,7 @@ impl Caretaker {
             let mut held = Held::new(self.take_over(OPERATION, id).await?);
             let done = self.give_up(forgetting, given_up, &mut held).await;
             // Otherwise it would end with the session.
-            let let_go = held.let_go(&*self.session).await;
+            let let_go = self.session.let_go(id).await;
             done.and(let_go)?;
         }
         Ok(())

@@ -70,7 +70,17 @@ impl Held {
             };
             let Legacy { record, batches, .. } = &self.legacy;
             let Some(used) = record.participants.get(&name) else { continue };
-            match legacy::settle(scope, member, used, id, batches, &mut self.rolled_back).await {
+            match legacy::settle(
+                scope,
+                session,
+                member,
+                used,
+                self.legacy.fence,
+                batches,
+                &mut self.rolled_back,
+            )
+            .await
+            {
                 Ok(true) => self.mark_settled(session, &name).await?,
                 Ok(false) => drop(pass.left.insert(name, Left::NotYet)),
                 Err(error) => {
@@ -100,20 +110,6 @@ impl Held {
         session.record(self.legacy.fence, &record).await?;
         self.legacy.record = record;
         Ok(())
-    }
-
-    /// Gives it up as it stands, for whoever takes over next, and keeps what would be forgotten with it.
-    pub(super) async fn let_go(&self, session: &dyn LogSession) -> Result<()> {
-        let Fence { coordinator: id, .. } = self.legacy.fence;
-        let rolled_back = self
-            .rolled_back
-            .iter()
-            .map(|number| (TransactionId { coordinator: id, number: *number }, Outcome::RolledBack));
-        let rolled_back: Vec<_> = rolled_back.collect();
-        if !rolled_back.is_empty() {
-            session.keep_outcomes(self.legacy.fence, &rolled_back).await?;
-        }
-        session.let_go(id).await
     }
 
     fn unsettled(&self) -> Vec<ParticipantName> {

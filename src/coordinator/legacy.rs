@@ -9,11 +9,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::identity::Scope;
 use super::member::Member;
 use super::missing;
+use crate::decision_log::{Fence, LogSession};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{CoordinatorId, ParticipantName, TransactionId};
 use crate::participant::{End, Instance, PreparedBranch};
 use crate::protocol::branch::BranchName;
-use crate::protocol::decision::{DecidedBranch, Decision, Used};
+use crate::protocol::decision::{DecidedBranch, Decision, Outcome, Used};
 use crate::protocol::fate::Meaning;
 use crate::protocol::history::{Marks, Verdict};
 
@@ -111,22 +112,30 @@ pub(super) async fn expect_whole(
 /// rolls a branch back are added to `rolled_back`.
 pub(super) async fn settle(
     scope: &Scope,
+    session: &dyn LogSession,
     member: &Member,
     used: &Used,
-    id: CoordinatorId,
+    fence: Fence,
     batches: &Batches,
     rolled_back: &mut BTreeSet<u64>,
 ) -> Result<bool> {
+    let id = fence.coordinator;
     let Some(examined) = examine(scope, member, used, id, batches).await? else { return Ok(false) };
     if examined.is_settled {
         return Ok(true);
     }
+    // Before they are gone: whoever takes over from a recoverer that dies would not know of them.
+    let undecided = examined.mine.iter().filter(|branch| !examined.is_decided(branch));
+    let undecided = undecided.map(|branch| branch.name.transaction);
+    let unkept: Vec<_> = undecided.filter(|transaction| !rolled_back.contains(&transaction.number)).collect();
+    if !unkept.is_empty() {
+        let outcomes: Vec<_> = unkept.iter().map(|transaction| (*transaction, Outcome::RolledBack)).collect();
+        session.keep_outcomes(fence, &outcomes).await?;
+        rolled_back.extend(unkept.iter().map(|transaction| transaction.number));
+    }
     for branch in &examined.mine {
         let end = if examined.is_decided(branch) { End::Commit } else { End::RollBack };
         member.port.end(&branch.name, Some(&branch.owner), end).await?;
-        if end == End::RollBack {
-            rolled_back.insert(branch.name.transaction.number);
-        }
     }
     if !are_committed(member, used, &examined).await? {
         return Ok(false);

@@ -19,11 +19,16 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::id::{Incarnation, Namespace, ParticipantName};
 
 const OPERATION: &str = "begin transaction";
+const FILE: &str = "this participant is a SQLite file, and SQLite can't prepare a transaction: it takes part in none with \
+                    others. Change it in a transaction of its own, and publish through it with onecommit.Outbox; or \
+                    move its tables to PostgreSQL";
 
 /// See the module.
 pub struct Node {
     scope: Arc<Scope>,
     members: BTreeMap<ParticipantName, Arc<Member>>,
+    /// Participants that are configured and can't take part.
+    files: BTreeSet<ParticipantName>,
     coordinator: Mutex<Arc<Coordinator>>,
     closing: watch::Sender<bool>,
     recoverer: JoinHandle<()>,
@@ -49,12 +54,19 @@ impl Node {
         let recoverer = Recoverer::new(Arc::clone(&scope), members.clone(), Arc::clone(&recovery));
         let recoverer = tokio::spawn(recoverer.run());
         let coordinator = Mutex::new(Arc::new(Coordinator::new(Arc::clone(&scope))));
-        Node { scope, members, coordinator, closing, recoverer, recovery, pid: std::process::id() }
+        let (files, pid) = (BTreeSet::new(), std::process::id());
+        Node { scope, members, files, coordinator, closing, recoverer, recovery, pid }
     }
 
     /// What its recovery of dead coordinators does, in numbers.
     pub fn recovery(&self) -> Arc<RecoveryTally> {
         Arc::clone(&self.recovery)
+    }
+
+    /// The same, knowing which further participants are SQLite files: who names one is told why it can't
+    /// take part.
+    pub fn with_files(self, files: BTreeSet<ParticipantName>) -> Self {
+        Node { files, ..self }
     }
 
     /// Begins a transaction with a branch in each of these participants, in their order.
@@ -78,6 +90,9 @@ impl Node {
         let mut seen = BTreeSet::new();
         let find = |name: &ParticipantName| {
             let member = self.members.get(name).ok_or_else(|| {
+                if self.files.contains(name) {
+                    return Error::new(ErrorKind::Invalid, OPERATION, FILE).with("participant", name);
+                }
                 let names: Vec<&str> = self.members.keys().map(ParticipantName::as_str).collect();
                 let why =
                     format!("no participant of this name is configured: there are {}", names.join(", "));

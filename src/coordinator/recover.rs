@@ -17,7 +17,7 @@ use super::legacy;
 use super::tally::RecoveryTally;
 use crate::decision_log::{LogSession, Registered};
 use crate::error::{Error, ErrorKind, Result};
-use crate::id::CoordinatorId;
+use crate::id::{CoordinatorId, ParticipantName};
 
 /// Between two times at which old outcomes and history rows are forgotten.
 const CLEAN_INTERVAL: Duration = Duration::from_secs(3600);
@@ -78,9 +78,9 @@ impl Recoverer {
             }
         }
         if let Some(session) = &self.session {
-            for held in self.held.values() {
+            for id in self.held.keys() {
                 // Otherwise it would end with the session.
-                let _ = held.let_go(&**session).await;
+                let _ = session.let_go(*id).await;
             }
         }
     }
@@ -169,10 +169,15 @@ impl Recoverer {
     }
 
     /// Whether there is something in it that this node can settle, or nothing left at all.
-    async fn can_help(&self, session: &dyn LogSession, id: CoordinatorId) -> Result<bool> {
+    async fn can_help(&mut self, session: &dyn LogSession, id: CoordinatorId) -> Result<bool> {
         let Some((record, _)) = session.look(id).await? else { return Ok(false) };
-        let mut unsettled = record.participants.iter().filter(|(_, used)| !used.is_settled).peekable();
-        Ok(unsettled.peek().is_none() || unsettled.any(|(name, _)| self.members.contains_key(name)))
+        let unsettled = record.participants.iter().filter(|(_, used)| !used.is_settled);
+        let unsettled: Vec<&ParticipantName> = unsettled.map(|(name, _)| name).collect();
+        let can_help = unsettled.is_empty() || unsettled.iter().any(|name| self.members.contains_key(*name));
+        if !can_help {
+            unsettled.iter().for_each(|name| self.tell(&not_configured(name, id)));
+        }
+        Ok(can_help)
     }
 
     /// Settles what can be settled; true where nothing is left, or nothing that this node could do.
@@ -185,9 +190,9 @@ impl Recoverer {
         let Pass { is_over, left } = held.settle(&self.scope, &self.members, session).await?;
         let is_settled = left.is_empty();
         let (mut goes_on, mut refused) = (false, 0);
-        for left in left.into_values() {
+        for (name, left) in left {
             match left {
-                Left::Unknown => {}
+                Left::Unknown => self.tell(&not_configured(&name, id)),
                 Left::NotYet => goes_on = true,
                 Left::Failed(error) => {
                     // Otherwise it waits for a person.
@@ -203,7 +208,7 @@ impl Recoverer {
             tracing::info!(coordinator = %id, "settled everything that a dead coordinator left");
         } else if !is_over && !goes_on {
             // Others may know more participants, or a person has something done about it meanwhile.
-            held.let_go(session).await?;
+            session.let_go(id).await?;
         }
         if !is_over && refused > 0 {
             self.waiting.insert(id, Waiting { since: Instant::now(), refused });
@@ -276,4 +281,12 @@ impl Recoverer {
             self.told.clear();
         }
     }
+}
+
+fn not_configured(name: &ParticipantName, id: CoordinatorId) -> Error {
+    let why = "a dead coordinator has used a participant that is not in this configuration: what it prepared there \
+               stays prepared, with its locks, until a node that has the participant settles it. Where it was renamed \
+               or taken out, give it back under this name";
+    let error = Error::new(ErrorKind::Configuration, "settle transactions", why);
+    error.with("participant", name).with("coordinator", id)
 }

@@ -94,7 +94,7 @@ impl Caretaker {
         let passed = self.settle(&mut held).await;
         if !passed.as_ref().is_ok_and(|pass| pass.is_over) {
             // Otherwise it would end with the session.
-            let _ = held.let_go(&*self.session).await;
+            let _ = self.session.let_go(id.coordinator).await;
         }
         let Legacy { record, batches, .. } = &held.legacy;
         let left = passed?.left.into_iter().filter(|(name, _)| may_have(batches, id.number, name));

@@ -6,6 +6,7 @@ use std::fmt::Display;
 use std::sync::Arc;
 
 use super::build;
+use super::emptied::expect_nothing_prepared;
 use crate::config::{Config, DatabaseUrl, Participant};
 use crate::delivery::Delivery;
 use crate::error::{Error, ErrorKind, Result};
@@ -175,10 +176,11 @@ async fn incarnation(
 ) -> Result<(Incarnation, bool)> {
     let mut found: Vec<(String, Incarnation)> =
         known.values().map(|one| (format!("participant {}", one.participant), one.incarnation)).collect();
-    if let Some(settings) = build::zookeeper(config)
-        && let Some(incarnation) = zookeeper::found_incarnation(&settings, &config.namespace).await?
-    {
-        found.push(("ZooKeeper".to_string(), incarnation));
+    if let Some(settings) = build::zookeeper(config) {
+        match zookeeper::found_incarnation(&settings, &config.namespace).await? {
+            Some(incarnation) => found.push(("ZooKeeper".to_string(), incarnation)),
+            None => expect_nothing_prepared(config, known).await?,
+        }
     }
     let Some((first_store, first)) = found.first() else { return Ok((Incarnation::random(), true)) };
     if let Some((store, other)) = found.iter().find(|(_, incarnation)| incarnation != first) {

@@ -6,6 +6,7 @@ mod alone;
 mod build;
 mod dead_letters;
 mod doctor;
+mod emptied;
 mod init;
 mod installed;
 mod look;

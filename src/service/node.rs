@@ -31,7 +31,9 @@ pub(super) struct Opened {
 /// not, until something is to be decided there.
 pub async fn open_node(config: &Config) -> Result<Node> {
     let Opened { namespace, incarnation, members, log } = open_stores(config).await?;
-    Ok(Node::open(namespace, incarnation, members, log, settings(config)))
+    let files = config.participants.iter().filter(|(_, one)| matches!(one.url, DatabaseUrl::Sqlite(_)));
+    let files = files.map(|(name, _)| name.clone()).collect();
+    Ok(Node::open(namespace, incarnation, members, log, settings(config)).with_files(files))
 }
 
 /// Opens what a person sees and has done about transactions. One database has to answer.

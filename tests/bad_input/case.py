@@ -61,3 +61,8 @@ def proved(name: str, outcome: str, *tests: KnownTest, says: Sequence[str] = ())
 def python(name: str) -> KnownTest:
     """A test of `tests/python`, by its file and name there."""
     return KnownTest("e2e", f"tests/python/{name}")
+
+
+def documents(name: str) -> KnownTest:
+    """A test of `tests/documents`, by its file and name there."""
+    return KnownTest("e2e", f"tests/documents/{name}")

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -52,9 +53,9 @@ class Bank:
     def databases(self) -> list[PostgresOutbox]:
         return [self.installation.postgres, self.billing]
 
-    def worker(self, end: str = "") -> Worker:
+    def worker(self, end: str = "", environment: Mapping[str, str] | None = None) -> Worker:
         """Starts one more."""
-        return Worker(self, f"w{next(self.names)}", end)
+        return Worker(self, f"w{next(self.names)}", end, environment or {})
 
     def prepared(self) -> int:
         """How many branches wait for their end."""
@@ -120,7 +121,7 @@ class Bank:
 class Worker:
     """One process that moves money."""
 
-    def __init__(self, bank: Bank, name: str, end: str) -> None:
+    def __init__(self, bank: Bank, name: str, end: str, environment: Mapping[str, str]) -> None:
         self.bank = bank
         urls = [database.url for database in bank.databases]
         words = [str(bank.config), *urls, bank.installation.topic, name, end]
@@ -133,6 +134,7 @@ class Worker:
                 stdout=output,
                 stderr=errors,
                 cwd=Path(__file__).resolve().parents[2],
+                env={**os.environ, **environment},
             )
 
     def lines(self) -> list[str]:

@@ -8,6 +8,7 @@ whose Kafka is away.
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
@@ -18,13 +19,16 @@ import pytest
 
 from tests.servers import Kafka
 
+from .bank_worker import DIES_PREPARED
 from .conftest import MakeInstallation, OwnServers
 from .installation import Installation, Servers, embedded
 from .jumping_clock import JumpingClock, compiled
+from .test_bank import Bank
 from .waiting import wait_until
 
 HOUR_S = 3600
 MESSAGES = 60
+TRANSFERS = 10
 # From an hour ahead: each is one step of an hour.
 JUMPS = [0, -HOUR_S, 0]
 
@@ -118,3 +122,31 @@ def forward_and_back(clock: JumpingClock) -> None:
     clock.set(HOUR_S)
     wait_until(lambda: clock.reads > seen, "the relay reads the clock that has jumped")
     clock.set(0)
+
+
+def prepared(bank: Bank) -> set[str]:
+    """The transactions of which a branch is prepared."""
+    return {seen["transaction"] for seen in bank.listed()}
+
+
+def are_gone(bank: Bank, transactions: set[str]) -> bool:
+    return not transactions & prepared(bank)
+
+
+@pytest.mark.parametrize("zookeeper", [False, True], ids=["file", "zookeeper"])
+def test_transactions_over_two_databases_go_on(
+    zookeeper: bool, clock: JumpingClock, servers: Servers, tmp_path: Path
+) -> None:
+    with closing(Bank(servers, tmp_path, zookeeper=zookeeper)) as bank:
+        clock.set(HOUR_S)
+        worker = bank.worker(environment=clock.environment)
+        for offset_s in JUMPS:
+            clock.set(offset_s)
+            worker.wait_working(len(worker.lines()) + TRANSFERS)
+            # What another one leaves that dies is settled by this clock.
+            bank.worker(DIES_PREPARED, clock.environment).ended(-signal.SIGKILL)
+            wait_until(partial(are_gone, bank, prepared(bank)), "what it left is settled")
+        worker.wait_working(len(worker.lines()) + TRANSFERS)
+        assert clock.reads
+        worker.finish()
+        assert bank.check() >= TRANSFERS * (len(JUMPS) + 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import uuid
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
@@ -235,6 +236,29 @@ def test_a_zookeeper_emptied_under_a_relay_is_refused(
         wipe(own_servers.zookeeper)
         refuses(relay, "ZooKeeper does not know this namespace", "onecommit init", made.name)
     refuses(made.relay(), "ZooKeeper does not know this namespace")
+    goes_on_after_init(made)
+
+
+def test_a_zookeeper_emptied_while_branches_are_prepared_is_not_prepared_anew(
+    on_own_zookeeper: PostgresInstallation, own_servers: OwnServers
+) -> None:
+    made = on_own_zookeeper
+    incarnation = "select incarnation from onecommit.installation"
+    with made.postgres.connect() as connection:
+        (known,) = connection.execute(incarnation).fetchone() or ("",)
+        branch = f"oc1:{made.name}:{known}:{uuid.uuid4()}:1:main"
+        connection.execute("update account set changes = changes + 1")
+        connection.execute(f"prepare transaction '{branch}'".encode())
+    made.init()
+    wipe(own_servers.zookeeper)
+    done = made.command_line.reached("init", "--topic", made.topic)
+    assert done.returncode == 4, done
+    for words in ("ZooKeeper does not know this namespace", branch, "ROLLBACK PREPARED"):
+        assert words in done.stderr, done
+    refuses(made.relay(), "ZooKeeper does not know this namespace")
+    with psycopg.connect(made.database_url, autocommit=True) as connection:
+        connection.execute(f"rollback prepared '{branch}'".encode())
+    made.outbox.burst(made.topic, BACKLOG)
     goes_on_after_init(made)
 
 

@@ -6,6 +6,7 @@ mod crash;
 mod endings;
 #[cfg(feature = "cli")]
 mod failover;
+mod mistakes;
 mod one_phase;
 mod recovery;
 #[cfg(feature = "cli")]
@@ -80,7 +81,7 @@ impl Place {
             let client = connect(&urls[urls.len() - 1]).await;
             client.batch_execute(&print_sql("onecommit", 0)).await.unwrap();
             let account = "create table account (id int primary key, total int not null check (total >= 0)); \
-                           insert into account values (1, 100), (2, 100); \
+                           insert into account values (1, 100), (2, 100), (3, 100); \
                            create table entry (number int primary key)";
             client.batch_execute(account).await.unwrap();
         }
@@ -146,16 +147,7 @@ impl Place {
     }
 
     fn members(&self) -> Vec<Member> {
-        let member = |(name, url): (&str, &String)| {
-            let url = url.parse().unwrap();
-            let port = PostgresParticipant::new(&url, "onecommit", CONNECTIONS, LONG);
-            Member::new(
-                name.parse().unwrap(),
-                Arc::new(port),
-                (name == "orders").then(|| "onecommit".to_string()),
-            )
-        };
-        NAMES.into_iter().zip(&self.urls).map(member).collect()
+        NAMES.into_iter().zip(&self.urls).map(|(name, url)| member(name, url, name == "orders")).collect()
     }
 
     pub(crate) fn node(&self) -> Node {
@@ -163,7 +155,11 @@ impl Place {
     }
 
     fn node_with(&self, log: Arc<dyn DecisionLog>) -> Node {
-        Node::open(self.namespace.clone(), self.incarnation, self.members(), log, settings())
+        self.node_of(self.members(), log)
+    }
+
+    fn node_of(&self, members: Vec<Member>, log: Arc<dyn DecisionLog>) -> Node {
+        Node::open(self.namespace.clone(), self.incarnation, members, log, settings())
     }
 
     /// A node that keeps its decisions: no mark ever covers them.
@@ -212,6 +208,11 @@ impl Place {
     }
 }
 
+fn member(name: &str, url: &str, outbox: bool) -> Member {
+    let port = PostgresParticipant::new(&url.parse().unwrap(), "onecommit", CONNECTIONS, LONG);
+    Member::new(name.parse().unwrap(), Arc::new(port), outbox.then(|| "onecommit".to_string()))
+}
+
 pub(crate) fn settings() -> CoordinatorSettings {
     CoordinatorSettings {
         deadline: LIMIT,
@@ -240,8 +241,15 @@ pub(crate) async fn begin<'a>(node: &Node, clients: &'a [Client; 2]) -> Result<T
 
 /// Moves money from the first database to the second.
 pub(crate) async fn move_money(clients: &[Client; 2]) {
-    clients[0].batch_execute("update account set total = total - 10 where id = 1").await.unwrap();
-    clients[1].batch_execute("update account set total = total + 10 where id = 1").await.unwrap();
+    move_money_of(clients, 1).await;
+}
+
+/// The same from an account, and to it.
+pub(crate) async fn move_money_of(clients: &[Client; 2], account: i32) {
+    for (client, change) in clients.iter().zip([-10, 10]) {
+        let sql = format!("update account set total = total + {change} where id = {account}");
+        client.batch_execute(&sql).await.unwrap();
+    }
 }
 
 /// Goes on with a transaction by hand until `stop` says so of what comes next; the last is returned.

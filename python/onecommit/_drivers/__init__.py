@@ -81,6 +81,11 @@ def is_psycopg(conn: Any, class_name: str) -> bool:
     return _is(conn, "psycopg", class_name)
 
 
+def is_sqlite(conn: Any) -> bool:
+    """Whether it is a connection of sqlite3."""
+    return _is(conn, "sqlite3", "Connection")
+
+
 def invalid(why: str, conn: Any) -> InvalidError:
     """The error for a connection that can't be used."""
     found = f"{type(conn).__module__}.{type(conn).__qualname__}"

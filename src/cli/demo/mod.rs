@@ -3,8 +3,11 @@
 //! with SIGKILL again and again while it has work in flight; a consumer reads the topic log. The
 //! verdict compares what the consumer really read with what the database really holds.
 
+mod bank;
 mod consumer;
+mod folder;
 mod ledger;
+mod process;
 mod relay;
 mod stage;
 mod verdict;
@@ -14,7 +17,7 @@ use std::ffi::OsString;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-use clap::Args;
+use clap::{Args, Subcommand};
 use serde_json::json;
 
 use self::consumer::Consumer;
@@ -25,7 +28,7 @@ use self::writers::Writers;
 use super::interrupt::{Interruption, runtime, watch_interruption};
 use super::live_line::LiveLine;
 use super::output::Output;
-use crate::config::Relay;
+use crate::config::{Config, Relay};
 use crate::error::{Error, ErrorKind, Result};
 
 /// How long the last messages may take to arrive once nothing is killed any more.
@@ -34,13 +37,26 @@ const DRAIN_LIMIT: Duration = Duration::from_secs(120);
 const DEMO_LIMIT: Duration = Duration::from_secs(600);
 
 #[derive(Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub(super) struct DemoArguments {
+    #[command(subcommand)]
+    show: Option<Show>,
     /// How many messages are published at least.
     #[arg(long, value_name = "N", default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
     messages: u64,
     /// How often the relay is killed.
     #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(0..=1000))]
     kills: u32,
+}
+
+#[derive(Subcommand)]
+enum Show {
+    /// Show transactions over two PostgreSQL databases: workers that move money and publish each transfer are
+    /// killed again and again, the others settle what they leave, and the books are compared.
+    Bank(bank::BankArguments),
+    /// One of the bank's workers.
+    #[command(hide = true)]
+    BankWorker,
 }
 
 /// What was counted while the demo ran.
@@ -51,9 +67,22 @@ struct Counts {
     seconds: f64,
 }
 
-/// `program` starts this command line anew: the relay is a process of its own, so that it can be
-/// killed. `settings` are those of the relay, where they were given.
+/// `program` starts this command line anew: what is killed is a process of its own. Of the configuration
+/// `given` only the relay's settings are taken.
 pub(super) fn run(
+    program: &[OsString],
+    given: Option<Config>,
+    arguments: &DemoArguments,
+    output: Output,
+) -> Result<i32> {
+    match (&arguments.show, given) {
+        (None, given) => show_relay(program, given.map(|config| config.relay), arguments, output),
+        (Some(Show::Bank(bank)), given) => bank::run(program, given.map(|config| config.relay), bank, output),
+        (Some(Show::BankWorker), given) => bank::work(&given.map_or_else(|| Config::load(None), Ok)?, output),
+    }
+}
+
+fn show_relay(
     program: &[OsString],
     settings: Option<Relay>,
     arguments: &DemoArguments,

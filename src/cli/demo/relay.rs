@@ -3,13 +3,13 @@
 //! its death committed messages were undelivered.
 
 use std::ffi::OsString;
-use std::fs::File;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
 use uuid::Uuid;
 
+use super::process;
 use super::stage::{Stage, failed_sql};
 use crate::delivery::{Delivery as _, topic_log::TopicLogDelivery};
 use crate::error::{Error, ErrorKind, Result};
@@ -67,7 +67,8 @@ impl<'a> KilledRelay<'a> {
             }
             None if self.started.elapsed() > START_LIMIT => {
                 let said = std::fs::read_to_string(self.stage.relay_log()).unwrap_or_default();
-                Err(Error::new(ErrorKind::Failed, "demo", "the relay does not deliver").with("relay", said))
+                Err(Error::new(ErrorKind::Failed, "demo", "the relay does not deliver")
+                    .with(process::LOG, said))
             }
             Some(at) if Instant::now() >= at => self.kill(),
             _ => Ok(()),
@@ -76,18 +77,13 @@ impl<'a> KilledRelay<'a> {
 
     /// Fails where the relay has ended by itself.
     pub(super) fn check(&mut self) -> Result<()> {
-        let ended = self.child.try_wait().map_err(failed)?;
-        ended.map_or(Ok(()), |status| {
-            let said = std::fs::read_to_string(self.stage.relay_log()).unwrap_or_default();
-            let why = format!("the relay ended by itself ({status})");
-            Err(Error::new(ErrorKind::Failed, "demo", why).with("relay", said))
-        })
+        process::check(&mut self.child, "relay", &self.stage.relay_log())
     }
 
     fn kill(&mut self) -> Result<()> {
         // What is committed later proves nothing: it did not wait when the relay died.
         let waiting_up_to = self.newest()?;
-        self.child.kill().and_then(|()| self.child.wait()).map_err(failed)?;
+        process::kill(&mut self.child)?;
         self.epoch_before = self.delivered_by()?;
         self.kills += u32::from(self.delivered()? < waiting_up_to);
         self.child = spawn(self.program, self.stage)?;
@@ -119,34 +115,11 @@ impl<'a> KilledRelay<'a> {
 
 impl Drop for KilledRelay<'_> {
     fn drop(&mut self) {
-        let _ = self.child.kill().and_then(|()| self.child.wait());
+        let _ = process::kill(&mut self.child);
     }
 }
 
 fn spawn(program: &[OsString], stage: &Stage) -> Result<Child> {
-    let (first, rest) = program
-        .split_first()
-        .ok_or_else(|| Error::new(ErrorKind::Failed, "demo", "this program's own path is not known"))?;
-    let log = File::create(stage.relay_log()).map_err(failed)?;
-    let mut command = Command::new(first);
-    // A person's own settings would win over the demo's file.
-    let settings = std::env::vars_os().map(|(name, _)| name);
-    for name in settings.filter(|name| name.to_string_lossy().starts_with("ONECOMMIT_")) {
-        command.env_remove(name);
-    }
-    command
-        .args(rest)
-        .arg("--config")
-        .arg(&stage.config_file)
-        .arg("relay")
-        .current_dir(stage.folder())
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(log)
-        .spawn()
-        .map_err(failed)
-}
-
-fn failed(error: std::io::Error) -> Error {
-    Error::new(ErrorKind::Failed, "demo", "the relay's process failed").caused_by(error)
+    let log = stage.relay_log();
+    process::start(program, &stage.config_file, &["relay"], &log, Stdio::null(), Stdio::null())
 }

@@ -1,11 +1,12 @@
 //! Where the demo plays: a folder of its own that goes with it.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use rusqlite::Connection;
 use uuid::Uuid;
 
+use super::folder::Folder;
 use crate::config::{Config, Relay};
 use crate::delivery::DeliveryScope;
 use crate::error::{Error, ErrorKind, Result};
@@ -21,7 +22,7 @@ const LEASE_TIMEOUT_MS: u64 = 500;
 
 /// The demo's folder, with an installation in it.
 pub(super) struct Stage {
-    folder: PathBuf,
+    folder: Folder,
     pub(super) config: Config,
     pub(super) config_file: PathBuf,
     incarnation: Incarnation,
@@ -30,23 +31,17 @@ pub(super) struct Stage {
 impl Stage {
     /// Makes the folder and runs `init` in it. The relay works with `settings`, or the usual ones.
     pub(super) fn set(runtime: &tokio::runtime::Runtime, settings: Option<Relay>) -> Result<Self> {
-        let folder = std::env::temp_dir().join(format!("onecommit-demo-{}", Uuid::new_v4()));
-        let data_dir = folder.join("data");
+        let folder = Folder::make()?;
+        let data_dir = folder.path().join("data");
         let failed = |error: std::io::Error| {
             Error::new(ErrorKind::Failed, "demo", "the demo's folder can't be made")
-                .with("folder", folder.display())
+                .with("folder", folder.path().display())
                 .caused_by(error)
         };
         std::fs::create_dir_all(&data_dir).map_err(failed)?;
-        let config_file = folder.join("onecommit.toml");
+        let config_file = folder.path().join("onecommit.toml");
         let quoted = toml::Value::String(data_dir.display().to_string());
-        let relay = match settings {
-            Some(settings) => toml::to_string(&settings).map_err(|error| {
-                Error::new(ErrorKind::Failed, "demo", "the relay's settings can't be passed on")
-                    .caused_by(error)
-            })?,
-            None => format!("lease_timeout_ms = {LEASE_TIMEOUT_MS}\n"),
-        };
+        let relay = relay_settings(settings)?;
         let text = format!("namespace = \"demo\"\ndata_dir = {quoted}\n[relay]\n{relay}");
         std::fs::write(&config_file, &text).map_err(failed)?;
         let config = Config::from_toml(&text, [])?;
@@ -85,12 +80,17 @@ impl Stage {
 
     /// Where a relay's own words go.
     pub(super) fn relay_log(&self) -> PathBuf {
-        self.folder.join("relay.log")
+        self.folder.path().join("relay.log")
     }
+}
 
-    /// The folder, for the relay to run in.
-    pub(super) fn folder(&self) -> &Path {
-        &self.folder
+/// The lines of the configuration's `[relay]`: as they were given, or the demo's own.
+pub(super) fn relay_settings(given: Option<Relay>) -> Result<String> {
+    match given {
+        Some(settings) => toml::to_string(&settings).map_err(|error| {
+            Error::new(ErrorKind::Failed, "demo", "the relay's settings can't be passed on").caused_by(error)
+        }),
+        None => Ok(format!("lease_timeout_ms = {LEASE_TIMEOUT_MS}\n")),
     }
 }
 
@@ -99,12 +99,6 @@ const LEDGER: &str = "
     create table account (id integer primary key, changes integer not null);
     create table ledger (place integer primary key, key blob not null, message_id blob not null);
 ";
-
-impl Drop for Stage {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.folder);
-    }
-}
 
 pub(super) fn failed_sql(error: rusqlite::Error) -> Error {
     Error::new(ErrorKind::Failed, "demo", "SQLite reported an error").caused_by(error)

@@ -7,16 +7,18 @@ mod process;
 
 use std::collections::BTreeSet;
 use std::io::{BufRead as _, BufReader};
+use std::ops::{Deref, DerefMut};
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use onecommit::id::CoordinatorId;
+use onecommit::protocol::decision::Outcome;
 use zookeeper_client as zk;
 
 use self::process::{PLACE, TOLD, WAY, write};
-use super::recovery::{Died, die, prepare_orphan};
+use super::recovery::{Died, die, die_together, prepare_orphan};
 use super::{Log, Place, SHORT, begin, connect};
 use crate::patience::{LIMIT, until};
 
@@ -48,11 +50,12 @@ enum Way {
 }
 
 /// The steps of both decision logs, without its name before them.
-const LOG_STEPS: [(Way, &str); 8] = [
+const LOG_STEPS: [(Way, &str); 9] = [
     (Way::Work, "register"),
     (Way::Work, "record"),
     (Way::Work, "decide"),
     (Way::Recover, "take_over"),
+    (Way::Recover, "keep_outcomes"),
     (Way::Recover, "remove"),
     (Way::Orphan, "adopt_orphan"),
     (Way::Doubt, "keep_outcomes"),
@@ -88,12 +91,16 @@ async fn every_step(log: Log, way: Way) {
 
 async fn goes_through(log: Log, way: Way, failpoint: &str) {
     let place = Place::with_sessions_of(log, SHORT).await;
+    let mut outcomes = Vec::new();
     match way {
         Way::Work | Way::Open | Way::Doubt => {}
         Way::Recover => {
-            for died in [Died::Undecided, Died::Decided] {
-                leave(&place, died).await;
-            }
+            // A runtime of its own is stopped in it.
+            let left = place.copy();
+            let dying = [(Died::Undecided, 3), (Died::Decided, 1)];
+            let die = move || die_together(&left, &dying);
+            let ids = tokio::task::spawn_blocking(die).await.unwrap();
+            outcomes.extend(ids.into_iter().zip([Outcome::RolledBack, Outcome::Committed]));
         }
         Way::Orphan => close_behind(&place).await,
         Way::Forget => leave_what_can_be_forgotten(&place).await,
@@ -136,6 +143,11 @@ async fn goes_through(log: Log, way: Way, failpoint: &str) {
         until("no decision is left without a record", folders, |folders| folders.is_empty()).await;
     }
     agrees(&place, &told, failpoint).await;
+    let session = place.decision_log().open().await.unwrap();
+    for (id, outcome) in outcomes {
+        let kept = until("it is kept", async || session.outcome(id).await, |kept| kept.is_some()).await;
+        assert_eq!(kept, Some(outcome), "{failpoint}");
+    }
     // It all works, whatever was left.
     let clients = place.clients().await;
     let transaction = begin(&node, &clients).await.unwrap();
@@ -156,8 +168,33 @@ async fn agrees(place: &Place, told: &BTreeSet<i32>, failpoint: &str) {
     assert_eq!(totals[0] + totals[1], 200, "{failpoint}");
 }
 
+/// Another process. It is killed at the latest when this is dropped: otherwise one that waits for its end
+/// would go on behind a test that failed.
+struct Other(Child);
+
+impl Deref for Other {
+    type Target = Child;
+
+    fn deref(&self) -> &Child {
+        &self.0
+    }
+}
+
+impl DerefMut for Other {
+    fn deref_mut(&mut self) -> &mut Child {
+        &mut self.0
+    }
+}
+
+impl Drop for Other {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 /// How a process ended; one that goes on was never killed.
-async fn ended(process: &mut Child) -> ExitStatus {
+async fn ended(process: &mut Other) -> ExitStatus {
     let began = Instant::now();
     loop {
         if let Some(status) = process.try_wait().unwrap() {
@@ -209,12 +246,12 @@ async fn decisions(place: &Place) -> Vec<String> {
     client.list_children(&format!("/onecommit/{}/decisions", place.namespace)).await.unwrap()
 }
 
-fn start(place: &Place, way: Way, failpoint: &str) -> Child {
+fn start(place: &Place, way: Way, failpoint: &str) -> Other {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.args(["coordinator::crash::process::another_process", "--exact", "--nocapture"]);
     command.env(PLACE, place.to_text()).env(WAY, format!("{way:?}"));
     command.env("ONECOMMIT_FAILPOINTS", failpoint).env(FAILPOINTS_LOG, log_of(place, failpoint));
-    command.stdout(Stdio::piped()).spawn().unwrap()
+    Other(command.stdout(Stdio::piped()).spawn().unwrap())
 }
 
 fn log_of(place: &Place, failpoint: &str) -> std::path::PathBuf {
@@ -230,7 +267,7 @@ fn says_hit(log: &Path) -> bool {
 }
 
 /// What it was told, until it ends.
-fn told(process: &mut Child) -> BTreeSet<i32> {
+fn told(process: &mut Other) -> BTreeSet<i32> {
     let lines = BufReader::new(process.stdout.take().unwrap()).lines();
     let numbers = lines.map_while(Result::ok).filter_map(|line| line.strip_prefix(TOLD)?.parse().ok());
     numbers.collect()
@@ -294,6 +331,40 @@ async fn every_step_of_forgetting_in_zookeeper() {
 #[tokio::test(flavor = "multi_thread")]
 async fn every_step_of_giving_up_in_zookeeper() {
     every_step(Log::Zookeeper, Way::LetGo).await;
+}
+
+/// Of the undecided transaction only one branch was prepared, and the recoverer dies behind its end: nothing
+/// tells of it any more but what was kept before.
+async fn keeps_what_a_dead_recoverer_rolled_back(log: Log) {
+    let place = Place::with_sessions_of(log, SHORT).await;
+    let left = place.copy();
+    let id = tokio::task::spawn_blocking(move || die(&left, Died::Undecided)).await.unwrap();
+    let orders = connect(&place.urls[0]).await;
+    let named = "select gid from pg_prepared_xacts where database = current_database()";
+    let name: String = orders.query_one(named, &[]).await.unwrap().get(0);
+    orders.batch_execute(&format!("rollback prepared '{name}'")).await.unwrap();
+    // Participants are settled in the order of their names.
+    let failpoint = "participant.close_history.after_commit=kill@1";
+    let status = ended(&mut start(&place, Way::Recover, failpoint)).await;
+    assert!(has_hit(&place, failpoint), "{status}");
+    assert_eq!(place.prepared().await, 0);
+    let node = place.node();
+    let session = place.decision_log().open().await.unwrap();
+    let registered = async || session.coordinators().await;
+    until("its record is gone", registered, |all| all.iter().all(|one| one.coordinator != id.coordinator))
+        .await;
+    assert_eq!(session.outcome(id).await.unwrap(), Some(Outcome::RolledBack));
+    node.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_rolled_back_is_kept_in_a_file_though_its_recoverer_dies() {
+    keeps_what_a_dead_recoverer_rolled_back(Log::File).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_rolled_back_is_kept_in_zookeeper_though_its_recoverer_dies() {
+    keeps_what_a_dead_recoverer_rolled_back(Log::Zookeeper).await;
 }
 
 #[test]

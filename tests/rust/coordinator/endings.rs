@@ -211,3 +211,43 @@ async fn messages_wait_in_the_outbox_of_their_home_if_the_transaction_commits() 
     assert_eq!(place.totals().await, [100, 1]);
     node.close().await;
 }
+
+/// All nodes below one.
+async fn nodes(client: &zookeeper_client::Client, root: String) -> usize {
+    let (mut count, mut open) = (0, vec![root]);
+    while let Some(path) = open.pop() {
+        // A batch may go while they are counted.
+        let children = client.list_children(&path).await.unwrap_or_default();
+        count += children.len();
+        open.extend(children.into_iter().map(|name| format!("{path}/{name}")));
+    }
+    count
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_number_of_znodes_does_not_grow_with_the_number_of_transactions() {
+    let place = Place::new(Log::Zookeeper).await;
+    let (node, clients) = (place.node(), place.clients().await);
+    let client = zookeeper_client::Client::connect(&place.zookeeper().servers).await.unwrap();
+    let root = format!("/onecommit/{}", place.namespace);
+    let session = place.decision_log().open().await.unwrap();
+    let mut counts = Vec::new();
+    for transactions in [1, 49, 450] {
+        let mut coordinator = None;
+        for _ in 0..transactions {
+            let transaction = begin(&node, &clients).await.unwrap();
+            coordinator = Some(transaction.id().coordinator);
+            clients[0].batch_execute("update account set total = total + 1 where id = 1").await.unwrap();
+            clients[1].batch_execute("update account set total = total + 1 where id = 1").await.unwrap();
+            assert_eq!(transaction.commit().await.unwrap().protocol, Protocol::TwoPhase);
+        }
+        let look = async || session.look(coordinator.unwrap()).await;
+        until("its decisions are gone", look, |found| {
+            found.as_ref().is_some_and(|(_, batches)| batches.is_empty())
+        })
+        .await;
+        counts.push(nodes(&client, root.clone()).await);
+    }
+    assert!(counts[0] > 5 && counts[1] == counts[0] && counts[2] == counts[0], "{counts:?}");
+    node.close().await;
+}

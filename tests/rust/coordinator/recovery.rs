@@ -8,7 +8,7 @@ use onecommit::protocol::decision::Outcome;
 use tokio::runtime::Runtime;
 use tokio_postgres::Client;
 
-use super::{Log, Place, SHORT, begin, connect, drive, move_money, names, text};
+use super::{Log, Place, SHORT, begin, connect, drive, move_money, move_money_of, names, text};
 use crate::patience::until;
 
 /// How far the dead one came: how much of its own work it had begun.
@@ -23,29 +23,41 @@ pub(super) enum Died {
 /// A node that moves money and dies. The runtime with all of its tasks is stopped at that place: nothing is
 /// finished, closed or given up.
 pub(super) fn die(place: &Place, died: Died) -> TransactionId {
+    die_together(place, &[(died, 1)])[0]
+}
+
+/// The same of several at once, each of which moves what is in another account: one that came later would
+/// settle what the earlier ones left.
+pub(super) fn die_together(place: &Place, dying: &[(Died, i32)]) -> Vec<TransactionId> {
     let runtime = Runtime::new().unwrap();
-    let (node, dialogue) = runtime.block_on(async {
-        let (node, clients) = (place.node(), place.clients().await);
-        has_history(place, &node, &clients).await;
-        let mut dialogue = node.begin(&names(), Options::default()).unwrap();
-        let begun = drive(&mut dialogue, &clients, |_| false).await;
-        assert!(matches!(begun, Next::Open), "{begun:?}");
-        move_money(&clients).await;
-        dialogue.commit();
-        let mut works = 0;
-        let last = drive(&mut dialogue, &clients, |next| {
-            works += usize::from(matches!(next, Next::Work));
-            works == died as usize
-        });
-        let last = last.await;
-        assert!(matches!(last, Next::Work), "{last:?}");
-        assert_eq!(place.prepared().await, 2);
-        (node, dialogue)
+    let left = runtime.block_on(async {
+        let mut nodes = Vec::new();
+        for _ in dying {
+            let (node, clients) = (place.node(), place.clients().await);
+            has_history(place, &node, &clients).await;
+            nodes.push((node, clients));
+        }
+        let mut left = Vec::new();
+        for ((node, clients), (died, account)) in nodes.into_iter().zip(dying) {
+            let mut dialogue = node.begin(&names(), Options::default()).unwrap();
+            let begun = drive(&mut dialogue, &clients, |_| false).await;
+            assert!(matches!(begun, Next::Open), "{begun:?}");
+            move_money_of(&clients, *account).await;
+            dialogue.commit();
+            let mut works = 0;
+            let last = drive(&mut dialogue, &clients, |next| {
+                works += usize::from(matches!(next, Next::Work));
+                works == *died as usize
+            });
+            let last = last.await;
+            assert!(matches!(last, Next::Work), "{last:?}");
+            left.push((node, dialogue));
+        }
+        assert_eq!(place.prepared().await, 2 * dying.len() as i64);
+        left
     });
     runtime.shutdown_background();
-    let id = dialogue.id();
-    drop((dialogue, node));
-    id
+    left.iter().map(|(_, dialogue)| dialogue.id()).collect()
 }
 
 /// Has a transaction committed, and waits until its decision is not needed any more: by then every

@@ -1,0 +1,282 @@
+"""What users do wrong with transactions: an exception of ours says it, and nothing is left."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import signal
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import onecommit
+import psycopg
+import pytest
+
+from tests.e2e.waiting import wait_until
+from tests.servers import Postgres
+
+from .conftest import init
+from .two_databases import NAMES, TwoDatabases
+
+PAY = "update orders set paid = true where id = 42"
+PAYMENT = "insert into payments values (42, 100)"
+NOTHING = (0, 0, 0)
+# PREPARE runs what was deferred: it takes as long as this trigger.
+SLOW = """
+create function slow() returns trigger language plpgsql as
+    'begin perform pg_sleep(1.5); return null; end';
+create constraint trigger slow after update on orders deferrable initially deferred
+    for each row execute function slow()"""
+UNDER_WAY = "select count(*) from pg_stat_activity where wait_event = 'PgSleep'"
+FAST = "drop trigger if exists slow on orders; drop function if exists slow()"
+
+
+@pytest.fixture
+def oc(two_databases: TwoDatabases) -> Iterator[onecommit.Onecommit]:
+    with onecommit.open(two_databases.config) as opened:
+        yield opened
+
+
+@pytest.fixture
+def conns(two_databases: TwoDatabases) -> Iterator[dict[str, psycopg.Connection[Any]]]:
+    opened = {name: two_databases.connect(name) for name in NAMES}
+    yield opened
+    for conn in opened.values():
+        conn.close()
+
+
+@pytest.fixture
+def slow(two_databases: TwoDatabases) -> Iterator[None]:
+    """A PREPARE in `orders` takes its time."""
+    with two_databases.connect("orders") as conn:
+        conn.execute(SLOW.encode())
+    yield
+    with two_databases.connect("orders") as conn:
+        conn.execute(FAST.encode())
+
+
+def work(conns: dict[str, Any]) -> None:
+    """Writes in both."""
+    conns["orders"].execute(PAY)
+    conns["billing"].execute(PAYMENT)
+
+
+def pays(oc: onecommit.Onecommit, conns: dict[str, Any]) -> None:
+    """Everything goes on."""
+    with oc.transaction(**conns) as tx:
+        work(conns)
+    assert (tx.protocol, tx.applied) == ("two-phase", True)
+
+
+def wait_for_a_prepare(databases: TwoDatabases) -> None:
+    """Waits until one is under way in `orders`."""
+    wait_until(lambda: databases.number("orders", UNDER_WAY) == 1, "a PREPARE is under way")
+
+
+def wait_for_its_end(databases: TwoDatabases) -> None:
+    """Waits until it is over, and nothing prepared: it lands behind the first try to end it."""
+    wait_until(lambda: databases.number("orders", UNDER_WAY) == 0, "the PREPARE is over")
+    wait_until(lambda: databases.prepared() == 0, "nothing is prepared")
+
+
+@pytest.mark.parametrize(
+    ("most", "kind", "says"),
+    [
+        ("0", onecommit.ConfigurationError, ["set max_prepared_transactions", "restart"]),
+        ("1", onecommit.UnreachableError, ["raise max_prepared_transactions", "onecommit doctor"]),
+    ],
+)
+def test_a_server_that_prepares_nothing_or_nothing_more(
+    tmp_path: Path, most: str, kind: type[onecommit.Error], says: list[str]
+) -> None:
+    with Postgres(settings={"max_prepared_transactions": most}) as server:
+        databases = TwoDatabases.create(server.dsn, tmp_path)
+        init("--config", str(databases.config))
+        databases.empty()
+        conns = {name: databases.connect(name) for name in NAMES}
+        with onecommit.open(databases.config) as oc:
+            with pytest.raises(kind, match="rolled back") as caught, oc.transaction(**conns) as tx:
+                work(conns)
+                tx.publish("order.paid", key="42")
+            for words in [*says, "participant: "]:
+                assert words in str(caught.value), caught.value
+            assert (databases.paid(), databases.prepared()) == (NOTHING, 0)
+            with oc.transaction(**conns) as tx:
+                conns["orders"].execute(PAY)
+            assert tx.protocol == "one-phase", "that needs nothing prepared"
+        for conn in conns.values():
+            conn.close()
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        lambda conn: conn.commit(),
+        lambda conn: conn.rollback(),
+        lambda conn: conn.execute("commit"),
+        lambda conn: conn.execute("rollback"),
+    ],
+    ids=["commit()", "rollback()", "COMMIT", "ROLLBACK"],
+)
+@pytest.mark.parametrize("autocommit", [False, True])
+def test_ending_a_branch_inside_is_noticed(
+    oc: onecommit.Onecommit,
+    two_databases: TwoDatabases,
+    end: Callable[[psycopg.Connection[Any]], Any],
+    autocommit: bool,
+) -> None:
+    conns = {name: two_databases.connect(name, autocommit=autocommit) for name in NAMES}
+    noticed = pytest.raises(onecommit.InvalidError, match="committed or rolled back inside")
+    with noticed as caught, oc.transaction(**conns) as tx:
+        tx.publish("order.paid", key="42")
+        work(conns)
+        end(conns["billing"])
+    assert "participant: billing" in str(caught.value)
+    paid, payments, messages = two_databases.paid()
+    assert (paid, messages) == (0, 0) and payments <= 1, "what was committed inside stays"
+    for conn in conns.values():
+        conn.rollback()
+    pays(oc, conns)
+    for conn in conns.values():
+        conn.close()
+
+
+def test_a_connection_with_a_transaction_open_is_refused(
+    oc: onecommit.Onecommit, conns: dict[str, Any]
+) -> None:
+    conns["billing"].execute("select 1")
+    with pytest.raises(onecommit.InvalidError, match="end its transaction first") as caught:
+        oc.transaction(**conns)
+    assert "participant: billing" in str(caught.value)
+    conns["billing"].rollback()
+    pays(oc, conns)
+
+
+def test_a_transaction_is_ended_once(
+    oc: onecommit.Onecommit, conns: dict[str, Any], two_databases: TwoDatabases
+) -> None:
+    with oc.transaction(**conns) as tx:
+        work(conns)
+    with pytest.raises(onecommit.InvalidError, match="over"):
+        tx.__exit__(None, None, None)
+    with pytest.raises(onecommit.InvalidError, match="begun already"), tx:
+        work(conns)
+    with pytest.raises(onecommit.InvalidError, match="over"):
+        tx.publish("order.paid", key="42")
+    assert (tx.protocol, tx.applied) == ("two-phase", True)
+    assert two_databases.paid() == (1, 1, 0)
+    other = oc.transaction(**conns)
+    with pytest.raises(onecommit.InvalidError, match="not begun"):
+        other.__exit__(None, None, None)
+    with other, pytest.raises(onecommit.InvalidError, match="begun already"):
+        other.__enter__()
+    pays(oc, conns)
+
+
+def test_one_that_is_dropped_leaves_nothing_prepared(
+    oc: onecommit.Onecommit, conns: dict[str, Any], two_databases: TwoDatabases
+) -> None:
+    tx = oc.transaction(**conns)
+    tx.__enter__()
+    work(conns)
+    cycle: list[Any] = [tx]
+    cycle.append(cycle)
+    del tx, cycle
+    # Garbage is collected on any thread.
+    collector = threading.Thread(target=gc.collect)
+    collector.start()
+    collector.join()
+    with pytest.raises(onecommit.InvalidError, match="end its transaction first"):
+        oc.transaction(**conns)
+    for conn in conns.values():
+        conn.rollback()
+    assert (two_databases.paid(), two_databases.prepared()) == (NOTHING, 0)
+    pays(oc, conns)
+
+
+def test_what_was_opened_is_collected_on_another_thread(
+    conns: dict[str, Any], two_databases: TwoDatabases
+) -> None:
+    opened = onecommit.open(two_databases.config)
+    pays(opened.__enter__(), conns)
+    cycle: list[Any] = [opened]
+    cycle.append(cycle)
+    del opened, cycle
+    collector = threading.Thread(target=gc.collect)
+    collector.start()
+    collector.join()
+    with onecommit.open(two_databases.config) as again, again.transaction(**conns):
+        conns["billing"].execute(PAYMENT)
+    assert two_databases.paid() == (1, 2, 0)
+
+
+def test_ctrl_c_inside_rolls_back(
+    oc: onecommit.Onecommit, conns: dict[str, Any], two_databases: TwoDatabases
+) -> None:
+    with pytest.raises(KeyboardInterrupt), oc.transaction(**conns):
+        work(conns)
+        signal.raise_signal(signal.SIGINT)
+    assert (two_databases.paid(), two_databases.prepared()) == (NOTHING, 0)
+    pays(oc, conns)
+
+
+@pytest.mark.usefixtures("slow")
+def test_ctrl_c_while_it_prepares_leaves_nothing(
+    oc: onecommit.Onecommit, conns: dict[str, Any], two_databases: TwoDatabases
+) -> None:
+    def interrupt() -> None:
+        wait_for_a_prepare(two_databases)
+        signal.raise_signal(signal.SIGINT)
+
+    interrupter = threading.Thread(target=interrupt)
+    with pytest.raises(KeyboardInterrupt), oc.transaction(**conns):
+        work(conns)
+        interrupter.start()
+    interrupter.join()
+    for conn in conns.values():
+        conn.close()
+    wait_for_its_end(two_databases)
+    assert two_databases.paid() == NOTHING
+
+
+@pytest.mark.usefixtures("slow")
+async def test_a_caller_that_is_cancelled_while_it_prepares_leaves_nothing(
+    two_databases: TwoDatabases,
+) -> None:
+    async with onecommit.open_async(two_databases.config) as oc:
+        conns = {name: await two_databases.connect_async(name) for name in NAMES}
+
+        async def pay() -> None:
+            async with oc.transaction(**conns):
+                await conns["orders"].execute(PAY)
+                await conns["billing"].execute(PAYMENT)
+
+        task = asyncio.create_task(pay())
+        await asyncio.to_thread(wait_for_a_prepare, two_databases)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        for conn in conns.values():
+            await conn.close()
+        await asyncio.to_thread(wait_for_its_end, two_databases)
+    assert two_databases.paid() == NOTHING
+
+
+def test_a_sqlite_branch_is_refused(
+    conns: dict[str, Any], two_databases: TwoDatabases, tmp_path: Path
+) -> None:
+    config = tmp_path / "files.toml"
+    file = f'[participants.files]\nurl = "sqlite:///{tmp_path}/files.db"\n'
+    config.write_text(two_databases.config.read_text() + file)
+    lite = sqlite3.connect(":memory:")
+    with onecommit.open(config) as oc:
+        for conn in (lite, conns["billing"]):
+            with pytest.raises(onecommit.InvalidError, match="SQLite can't prepare") as caught:
+                oc.transaction(orders=conns["orders"], files=conn)
+            for words in ("onecommit.Outbox", "participant: files"):
+                assert words in str(caught.value), caught.value
+        pays(oc, conns)
+    lite.close()
