@@ -169,7 +169,9 @@ TRANSACTIONS = [
         "a branch that is committed or rolled back inside",
         "InvalidError with the participant; the others are rolled back",
         python(f"{MISTAKES}::test_ending_a_branch_inside_is_noticed"),
-        rust("coordinator::endings::a_commit_inside_is_noticed_and_the_others_are_rolled_back"),
+        rust(
+            "coordinator::reproduced::a_branch_that_is_ended_inside_by_sql_is_named_and_the_others_are_rolled_back"
+        ),
         says=["the branch was committed or rolled back inside: leave that to the transaction"],
     ),
     proved(
