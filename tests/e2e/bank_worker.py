@@ -3,7 +3,8 @@
 Run as a program with the configuration's path, the databases' urls, a topic and a name. Prints what
 it was told of each transfer: `committed`, `rolled back` or `in doubt` with the transaction's id;
 and its name. Ends when its standard input does; or dies by SIGKILL with both branches prepared,
-where that is asked for. A connection that is lost is opened again.
+where that is asked for, and leaves a child that was forked, and lives as long as standard input,
+where that is. A connection that is lost is opened again.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from onecommit._drivers import exchange as sending
 
 ACCOUNTS = 5
 DIES_PREPARED = "dies prepared"
+DIES_BESIDE_CHILD = "dies prepared beside its child"
 RECONNECT_S = 0.1
 SCHEMA = f"""
 create table balance (account int primary key, total int not null);
@@ -35,8 +37,8 @@ insert into ledger (message_id, topic, key, digest, place) values (%s, %s, %s, %
 
 
 def main(config: str, main_url: str, billing_url: str, topic: str, name: str, end: str) -> None:
-    if end == DIES_PREPARED:
-        die_prepared()
+    if end in (DIES_PREPARED, DIES_BESIDE_CHILD):
+        die_prepared(forks=end == DIES_BESIDE_CHILD)
     connections: dict[str, psycopg.Connection] = {}
     with onecommit.open(config) as oc:
         number = 0
@@ -94,13 +96,17 @@ def told_of(
     return "committed"
 
 
-def die_prepared() -> None:
+def die_prepared(*, forks: bool) -> None:
     """From now on this process ends where both branches are prepared and nothing is decided."""
     original = sending.exchange
 
     def exchange(messages, seconds):  # type: ignore[no-untyped-def]
         answers = original(messages, seconds)
         if "prepare transaction" in messages[0][1]:
+            if forks and os.fork() == 0:
+                os.write(2, str(os.getpid()).encode())
+                os.read(0, 1)
+                os._exit(0)
             os.kill(os.getpid(), signal.SIGKILL)
         return answers
 

@@ -15,7 +15,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from .bank_worker import ACCOUNTS, DIES_PREPARED, SCHEMA
+from .bank_worker import ACCOUNTS, DIES_BESIDE_CHILD, DIES_PREPARED, SCHEMA
 from .installation import PostgresInstallation, Servers
 from .postgres_outbox import PostgresOutbox
 from .waiting import LIMIT_S, wait_until
@@ -206,6 +206,18 @@ def test_what_a_dead_process_left_prepared_is_settled_by_a_relay(bank: Bank) -> 
     worker.finish()
     assert bank.check() >= 3
     bank.installation.finish(relay, at_least=3)
+
+
+def test_what_a_dead_process_left_is_settled_while_its_forked_child_lives(bank: Bank) -> None:
+    worker = bank.worker(DIES_BESIDE_CHILD)
+    assert worker.process.wait(LIMIT_S) == -signal.SIGKILL
+    assert bank.prepared() == 2
+    bank.installation.relay()
+    bank.wait_settled()
+    child = Path(f"/proc/{int(worker.errors.read_text())}")
+    assert child.exists(), "it has all of its parent's files open"
+    worker.ended(-signal.SIGKILL)
+    wait_until(lambda: not child.exists(), "it has ended")
 
 
 def test_no_money_is_lost_and_no_word_is_wrong_while_workers_are_killed(bank: Bank) -> None:

@@ -78,6 +78,25 @@ async fn a_commit_without_an_answer_is_proved_by_its_message_when_the_server_has
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn without_the_right_to_read_messages_it_is_in_doubt() {
+    let mut crashing = Crashing::new().await;
+    let rights = "create role reader login; grant usage on schema onecommit to reader; \
+                  grant select, insert on onecommit.server_life to reader; \
+                  grant select, insert, update, delete on onecommit.coordinator to reader";
+    crashing.clients[0].batch_execute(rights).await.unwrap();
+    let mut place = crashing.place.copy();
+    place.urls[0] = place.urls[0].replace("postgres@", "reader@");
+    std::mem::replace(&mut crashing.node, place.node()).close().await;
+    let (dialogue, commit) = crashing.begin(true).await;
+    crashing.clients[0].simple_query(&commit.sql).await.unwrap();
+    crashing.servers.say("stop own immediate");
+    crashing.servers.say("start own");
+    let doubt = crashing.unanswered(dialogue).await.unwrap_err();
+    assert_eq!(doubt.kind(), ErrorKind::InDoubt, "{doubt}");
+    crashing.node.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_number_that_a_crash_hands_to_a_stranger_proves_nothing() {
     for publishes in [true, false] {
         let mut crashing = Crashing::new().await;

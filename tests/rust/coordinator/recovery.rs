@@ -9,7 +9,7 @@ use tokio::runtime::Runtime;
 use tokio_postgres::Client;
 
 use super::{Log, Place, SHORT, begin, connect, drive, move_money, move_money_of, names, text};
-use crate::patience::until;
+use crate::patience::{answered, until};
 
 /// How far the dead one came: how much of its own work it had begun.
 #[derive(Clone, Copy)]
@@ -63,11 +63,16 @@ pub(super) fn die_together(place: &Place, dying: &[(Died, i32)]) -> Vec<Transact
 /// Has a transaction committed, and waits until its decision is not needed any more: by then every
 /// participant has acknowledged a mark.
 pub(super) async fn has_history(place: &Place, node: &Node, clients: &[Client; 2]) {
-    let transaction = begin(node, clients).await.unwrap();
-    let coordinator = transaction.id().coordinator;
-    clients[0].batch_execute("update account set total = 0 where id = 2").await.unwrap();
-    clients[1].batch_execute("update account set total = 0 where id = 2").await.unwrap();
-    transaction.commit().await.unwrap();
+    // The session of a machine that stood still is over: the next coordinator takes its place.
+    let commit = async || {
+        let transaction = begin(node, clients).await?;
+        let coordinator = transaction.id().coordinator;
+        for client in clients {
+            client.batch_execute("update account set total = 0 where id = 2").await.unwrap();
+        }
+        transaction.commit().await.map(|_| coordinator)
+    };
+    let coordinator = answered(commit).await;
     let session = place.decision_log().open().await.unwrap();
     let look = async || session.look(coordinator).await;
     until("its decision is deleted", look, |found| {

@@ -20,7 +20,7 @@
 //! | A ZooKeeper that was restored had older records than the databases. | `where_the_decision_log_is_older_…` |
 //! | Who rolled back what is in no record tore a transaction. | `recovery::of_branches_without_a_record_…` |
 //! | 64 that wait for a prepared row used up the pool that would have freed them. | `what_64_wait_for_…` |
-//! | `flock` lived on in a forked child, `fcntl` was lost by opening the file again. | `decision_log_file::no_lock_outlasts_…`, `who_has_lost_the_lock_…` |
+//! | `flock` lived on in a forked child, `fcntl` was lost by opening the file again. | `tests/e2e/test_bank.py`: `…_while_its_forked_child_lives`; `decision_log_file::who_has_lost_the_lock_…` |
 //! | Write skew over two serializable databases committed: it does. | `tests/documents/test_transactions.py` |
 //! | Two-phase commit through PgBouncer in transaction mode: it works. | `tests/e2e/test_pgbouncer.py` |
 
