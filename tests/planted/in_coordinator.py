@@ -172,7 +172,7 @@ BUGS = [
             Edit(
                 "src/coordinator/caretaker.rs",
                 "CoordinatorState::Dead | CoordinatorState::Orphan => return Ok(()),",
-                "_ if true => return Ok(()),",
+                "_ => return Ok(()),",
             )
         ],
     ),
