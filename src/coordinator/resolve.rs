@@ -53,7 +53,7 @@ impl Caretaker {
     pub async fn look_before_resolving(&self, id: TransactionId) -> Result<Prospect> {
         let branches = self.branches_of(id.coordinator).await?;
         let kept = self.session.outcome(id).await?;
-        let Some(Recorded { seen, batches, .. }) = self.find(id.coordinator).await? else {
+        let Some(Recorded { seen, record, batches }) = self.find(id.coordinator).await? else {
             let is_open = branches.iter().any(|branch| branch.name.transaction == id);
             if !is_open && kept.is_none() {
                 self.expect_ours(id).await?;
@@ -63,7 +63,13 @@ impl Caretaker {
             return Ok(Prospect { id, outcome: kept, coordinator, branches });
         };
         let outcome = kept.or_else(|| is_decided(&batches, id.number).then_some(Outcome::Committed));
-        let is_open = kept.is_none() || branches.iter().any(|branch| branch.name.transaction == id);
+        let is_prepared = branches.iter().any(|branch| branch.name.transaction == id);
+        // Of the dead something may be left in a participant that can't be looked at from here.
+        let unsettled = record.participants.iter().filter(|(_, used)| !used.is_settled);
+        let mut may_be_left = unsettled.filter(|(name, _)| may_have(&batches, id.number, name));
+        let is_open = kept.is_none()
+            || is_prepared
+            || (seen.state != CoordinatorState::Alive && may_be_left.next().is_some());
         if is_open {
             seen.expect_dead(OPERATION)?;
         }

@@ -198,7 +198,7 @@ BUGS = [
             Edit(
                 "src/coordinator/caretaker.rs",
                 "CoordinatorState::Dead | CoordinatorState::Orphan => return Ok(()),",
-                "_ if true => return Ok(()),",
+                "_ => return Ok(()),",
             )
         ],
     ),

@@ -189,6 +189,22 @@ fn of_a_participant_that_is_away_nothing_is_forgotten_and_the_others_are_resolve
 }
 
 #[test]
+fn what_may_be_left_elsewhere_is_told_each_time() {
+    let (runtime, place, id) = dead(Log::File, Died::Undecided);
+    runtime.block_on(async {
+        let without = caretaker(&place, &[ORDERS]).await;
+        for is_kept in [false, true] {
+            let prospect = without.look_before_resolving(id).await.unwrap();
+            assert_eq!(prospect.outcome, is_kept.then_some(Outcome::RolledBack));
+            let resolved = without.resolve(&prospect).await.unwrap();
+            assert_eq!(resolved.outcome, Some(Outcome::RolledBack));
+            assert_eq!(resolved.left[&name(BILLING)].kind(), ErrorKind::Refused);
+            assert_eq!(place.prepared().await, 1);
+        }
+    });
+}
+
+#[test]
 fn what_was_lost_waits_for_a_person_who_may_forget_it() {
     let (runtime, place, id) = dead(Log::File, Died::Undecided);
     runtime.block_on(async {
