@@ -83,6 +83,11 @@ TRANSACTIONS = [
         says=["ZooKeeper does not answer: start it, or correct [zookeeper] servers"],
     ),
     proved(
+        "a ZooKeeper that only lets itself be read",
+        "as one that is away",
+        e2e("test_read_only_zookeeper.py::test_nothing_is_decided_by_it_and_one_branch_commits"),
+    ),
+    proved(
         "a chroot that is not there",
         "RefusedError, rolled back; nothing is made there",
         rust(f"{RUST}::a_zookeeper_that_was_not_prepared_there_is_named"),

@@ -99,6 +99,7 @@ def test_a_server_that_prepares_nothing(tmp_path: Path) -> None:
 def test_no_server(tmp_path: Path) -> None:
     done = demo(tmp_path, "--postgres", "postgresql://u:secret@127.0.0.1:1/postgres")
     assert done.returncode == 3 and "127.0.0.1" in done.stderr and "secret" not in done.stderr, done
+    assert "left behind" not in done.stderr, done
     done = demo(tmp_path, "--postgres", "mysql://127.0.0.1/x")
     assert done.returncode == 2 and "postgresql://" in done.stderr, done
     assert list(tmp_path.iterdir()) == []

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from .bug import Bug, Edit, rust, unit
+from .bug import Bug, Edit, e2e, rust, unit
 
 BATCH = "src/protocol/batch.rs"
 FATE = "src/protocol/fate.rs"
+INIT = "src/service/init.rs"
 HISTORY = "src/protocol/history.rs"
 LEGACY = "src/coordinator/legacy.rs"
 RECOVER = "src/coordinator/recover.rs"
@@ -24,6 +25,12 @@ ORPHANS = rust(
     "of_branches_without_a_record_only_those_behind_their_coordinators_end_are_rolled_back"
 )
 UNHEARD = rust("coordinator::crash::every_step_of_ending_an_orphan_with_the_log_in_zookeeper")
+HANDED_ON = rust(
+    "coordinator::crash::what_was_rolled_back_is_kept_in_a_file_though_its_recoverer_dies"
+)
+EMPTIED = e2e(
+    "test_refusals.py::test_a_zookeeper_emptied_while_branches_are_prepared_is_not_prepared_anew"
+)
 DECIDED = rust(
     "coordinator::recovery::decided_transactions_of_the_dead_are_committed_with_the_log_in_a_file"
 )
@@ -31,6 +38,26 @@ BY_HAND = "coordinator::by_hand::"
 FORGOTTEN = rust(f"{BY_HAND}a_forgotten_participants_decisions_are_kept_with_the_log_in_a_file")
 
 BUGS = [
+    Bug(
+        "outcome-dies-with-its-recoverer",
+        "What is to be rolled back is kept before it is: its recoverer may die in the middle.",
+        HANDED_ON,
+        "right: Some(RolledBack)",
+        [
+            Edit(
+                LEGACY,
+                "session.keep_outcomes(fence, &outcomes).await?;",
+                "let _ = (session, outcomes);",
+            )
+        ],
+    ),
+    Bug(
+        "emptied-zookeeper-prepared-anew",
+        "A ZooKeeper that knows nothing of branches that are prepared is not prepared anew.",
+        EMPTIED,
+        "returncode=0",
+        [Edit(INIT, "None => expect_nothing_prepared(config, known).await?,", "None => {}")],
+    ),
     Bug(
         "fenced-behind-a-lost-answer",
         "Once an answer was lost, a failed fence check no longer says that nothing was decided.",

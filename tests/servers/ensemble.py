@@ -19,7 +19,7 @@ LIMITS = {"initLimit": "20", "syncLimit": "10"}
 class Member(ZooKeeper):
     """One of an ensemble. Made by `Ensemble`."""
 
-    modes = ("leader", "follower")
+    modes: tuple[str, ...] = ("leader", "follower")
 
     def __init__(self, number: int, all_members: Sequence[str], heap: str) -> None:
         fellows = {f"server.{n}": ports for n, ports in enumerate(all_members, start=1)}

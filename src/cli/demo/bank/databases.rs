@@ -33,6 +33,8 @@ pub(super) struct Databases<'a> {
     runtime: &'a Runtime,
     server: &'a Server,
     names: [String; 2],
+    /// Those that are there, or may be.
+    made: Vec<String>,
     clients: Vec<OwnedClient>,
     folder: Folder,
     pub(super) config: Config,
@@ -59,10 +61,11 @@ impl<'a> Databases<'a> {
             Error::new(ErrorKind::Failed, OPERATION, "the demo's folder can't be written").caused_by(error)
         })?;
         let config = Config::from_toml(&text, [])?;
-        let mut made = Databases { runtime, server, names, clients: Vec::new(), folder, config, config_file };
-        made.create()?;
-        runtime.block_on(service::init(&made.config, &[], None, &|_| {}))?;
-        Ok(made)
+        let (made, clients) = (Vec::new(), Vec::new());
+        let mut databases = Databases { runtime, server, names, made, clients, folder, config, config_file };
+        databases.create()?;
+        runtime.block_on(service::init(&databases.config, &[], None, &|_| {}))?;
+        Ok(databases)
     }
 
     fn create(&mut self) -> Result<()> {
@@ -76,6 +79,7 @@ impl<'a> Databases<'a> {
         }
         for name in self.names.clone() {
             let create = format!("create database {name}");
+            self.made.push(name.clone());
             self.runtime.block_on(within(REQUEST_LIMIT, OPERATION, admin.batch_execute(&create)))?;
             let client = self.connect(Some(&name))?;
             let tables = format!(
@@ -140,29 +144,30 @@ impl<'a> Databases<'a> {
     }
 
     fn drop_all(&self) -> Result<()> {
-        let admin = self.connect(None)?;
-        for (name, client) in self.names.iter().zip(&self.clients) {
+        let run = |client: &OwnedClient, sql: &str| {
+            self.runtime.block_on(within(REQUEST_LIMIT, OPERATION, client.batch_execute(sql)))
+        };
+        for client in &self.clients {
             // Cut off in the middle: a database with a prepared branch can't be dropped.
             let query = "select format('rollback prepared %L', gid) from pg_prepared_xacts \
                          where database = current_database()";
             let rows = self.runtime.block_on(within(REQUEST_LIMIT, OPERATION, client.query(query, &[])))?;
-            for row in rows {
-                let roll_back = client.batch_execute(row.get(0));
-                self.runtime.block_on(within(REQUEST_LIMIT, OPERATION, roll_back))?;
-            }
-            let drop = format!("drop database if exists {name} with (force)");
-            self.runtime.block_on(within(REQUEST_LIMIT, OPERATION, admin.batch_execute(&drop)))?;
+            rows.iter().try_for_each(|row| run(client, row.get(0)))?;
         }
-        Ok(())
+        let admin = self.connect(None)?;
+        self.made
+            .iter()
+            .try_for_each(|name| run(&admin, &format!("drop database if exists {name} with (force)")))
     }
 }
 
 impl Drop for Databases<'_> {
     fn drop(&mut self) {
         if self.server.is_given
+            && !self.made.is_empty()
             && let Err(error) = self.drop_all()
         {
-            tracing::warn!(%error, databases = self.names.join(", "), "the demo's databases are left behind");
+            tracing::warn!(%error, databases = self.made.join(", "), "the demo's databases are left behind");
         }
     }
 }
