@@ -19,7 +19,7 @@ use std::time::Duration;
 use onecommit::coordinator::{
     CoordinatorSettings, Dialogue, Failure, Member, Next, Node, Options, Transaction,
 };
-use onecommit::decision_log::DecisionLog;
+use onecommit::decision_log::{DecisionLog, LogSession};
 use onecommit::decision_log::file::FileDecisionLog;
 use onecommit::decision_log::zookeeper::ZookeeperDecisionLog;
 use onecommit::id::{Incarnation, Namespace, ParticipantName};
@@ -135,6 +135,12 @@ impl Place {
             std::env::var("ONECOMMIT_TEST_ZOOKEEPER").expect("run under `python -m tests.servers run`");
         let session_timeout = self.session_timeout;
         ZookeeperSettings { servers, chroot: None, session_timeout, user: None, password: None, tls: None }
+    }
+
+    /// A session with the decision log, as soon as it answers.
+    pub(crate) async fn session(&self) -> Box<dyn LogSession> {
+        let log = self.decision_log();
+        answered(async || log.open().await).await
     }
 
     pub(crate) fn decision_log(&self) -> Arc<dyn DecisionLog> {

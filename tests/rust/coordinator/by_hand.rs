@@ -42,7 +42,7 @@ fn dead(log: Log, died: Died) -> (Runtime, Place, TransactionId) {
     let place = runtime.block_on(Place::with_sessions_of(log, SHORT));
     let id = die(&place, died);
     runtime.block_on(async {
-        let session = place.decision_log().open().await.unwrap();
+        let session = place.session().await;
         let is_dead = |all: &Vec<onecommit::decision_log::Registered>| {
             all.iter().any(|one| one.coordinator == id.coordinator && !one.is_live)
         };
@@ -58,7 +58,7 @@ async fn lose_history(place: &Place, participant: usize) {
 }
 
 async fn is_recorded(place: &Place, id: CoordinatorId) -> bool {
-    place.decision_log().open().await.unwrap().look(id).await.unwrap().is_some()
+    place.session().await.look(id).await.unwrap().is_some()
 }
 
 fn is_resolved(log: Log, died: Died, outcome: Outcome, totals: [i32; 2]) {
@@ -299,7 +299,7 @@ async fn the_living_and_those_that_others_recover_are_left_to_them() {
 fn whom_somebody_recovers_is_left_to_them() {
     let (runtime, place, id) = dead(Log::File, Died::Undecided);
     runtime.block_on(async {
-        let node = place.decision_log().open().await.unwrap();
+        let node = place.session().await;
         assert!(node.take_over(id.coordinator).await.unwrap().is_some());
         let by_hand = caretaker(&place, &NAMES).await;
         let refused = by_hand.look_before_resolving(id).await.unwrap_err();
@@ -320,7 +320,7 @@ fn what_waits_for_a_person_is_let_go(log: Log) {
     runtime.block_on(async {
         lose_history(&place, 0).await;
         let node = place.node();
-        let session = place.decision_log().open().await.unwrap();
+        let session = place.session().await;
         let outcome = async || session.outcome(id).await;
         // What it has done is not forgotten with it.
         until("billing is rolled back", outcome, |found| *found == Some(Outcome::RolledBack)).await;

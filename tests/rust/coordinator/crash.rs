@@ -107,7 +107,7 @@ async fn goes_through(log: Log, way: Way, failpoint: &str) {
         Way::LetGo => {
             leave(&place, Died::Undecided).await;
             connect(&place.urls[0]).await.batch_execute(LOST).await.unwrap();
-            let session = place.decision_log().open().await.unwrap();
+            let session = place.session().await;
             let all = async || session.coordinators().await;
             until("the death is noticed", all, |all| all.iter().all(|one| !one.is_live)).await;
         }
@@ -143,7 +143,7 @@ async fn goes_through(log: Log, way: Way, failpoint: &str) {
         until("no decision is left without a record", folders, |folders| folders.is_empty()).await;
     }
     agrees(&place, &told, failpoint).await;
-    let session = place.decision_log().open().await.unwrap();
+    let session = place.session().await;
     for (id, outcome) in outcomes {
         let kept = until("it is kept", async || session.outcome(id).await, |kept| kept.is_some()).await;
         assert_eq!(kept, Some(outcome), "{failpoint}");
@@ -228,7 +228,7 @@ async fn leave(place: &Place, died: Died) {
 async fn leave_what_can_be_forgotten(place: &Place) {
     leave(place, Died::Undecided).await;
     let node = place.node();
-    let session = place.decision_log().open().await.unwrap();
+    let session = place.session().await;
     until("all is settled", async || session.coordinators().await, |all| all.is_empty()).await;
     node.close().await;
     if place.log == Log::Zookeeper {
@@ -349,7 +349,7 @@ async fn keeps_what_a_dead_recoverer_rolled_back(log: Log) {
     assert!(has_hit(&place, failpoint), "{status}");
     assert_eq!(place.prepared().await, 0);
     let node = place.node();
-    let session = place.decision_log().open().await.unwrap();
+    let session = place.session().await;
     let registered = async || session.coordinators().await;
     until("its record is gone", registered, |all| all.iter().all(|one| one.coordinator != id.coordinator))
         .await;

@@ -34,7 +34,7 @@ async fn two_databases_commit_as_one_decided_in_zookeeper() {
 async fn keeps_nothing_that_is_applied(log: Log) {
     let place = Place::new(log).await;
     let (node, clients) = (place.node(), place.clients().await);
-    let session = place.decision_log().open().await.unwrap();
+    let session = place.session().await;
     let mut coordinator = None;
     for _ in 0..5 {
         let transaction = begin(&node, &clients).await.unwrap();
@@ -230,7 +230,7 @@ async fn the_number_of_znodes_does_not_grow_with_the_number_of_transactions() {
     let (node, clients) = (place.node(), place.clients().await);
     let client = zookeeper_client::Client::connect(&place.zookeeper().servers).await.unwrap();
     let root = format!("/onecommit/{}", place.namespace);
-    let session = place.decision_log().open().await.unwrap();
+    let session = place.session().await;
     let mut counts = Vec::new();
     for transactions in [1, 49, 450] {
         let mut coordinator = None;

@@ -77,7 +77,7 @@ async fn prepared_in_orders(place: &Place) -> Vec<String> {
 
 /// Waits until nothing is left of a dead coordinator: what is torn or refused stays.
 async fn forgotten(place: &Place, id: TransactionId) {
-    let session = place.decision_log().open().await.unwrap();
+    let session = place.session().await;
     let registered = async || session.coordinators().await;
     until("its record is gone", registered, |all| all.iter().all(|one| one.coordinator != id.coordinator))
         .await;
@@ -104,7 +104,7 @@ fn a_branch_that_was_decided_before_a_failover_is_committed_on_the_promoted_stan
         pair.place.settled().await;
         forgotten(&pair.place, id).await;
         assert_eq!(pair.place.totals().await, [90, 110]);
-        let outcome = pair.place.decision_log().open().await.unwrap().outcome(id).await.unwrap();
+        let outcome = pair.place.session().await.outcome(id).await.unwrap();
         assert_eq!(outcome, Some(Outcome::Committed));
         node.close().await;
     });
@@ -141,7 +141,7 @@ fn settles_applied_ones(promotions: usize) {
             pair.place.move_orders(&third);
             assert_eq!(timeline(&pair.place).await, "00000003");
         }
-        let session = pair.place.decision_log().open().await.unwrap();
+        let session = pair.place.session().await;
         let (_, batches) = session.look(id.coordinator).await.unwrap().unwrap();
         assert_eq!(batches.len(), 3, "none was deleted");
         assert!(prepared_in_orders(&pair.place).await.is_empty(), "all were committed before");
@@ -177,7 +177,7 @@ async fn a_coordinator_that_lives_through_a_clean_failover_goes_on() {
     let id = transact(&node, &clients).await;
     pair.servers.say("stop first immediate");
     pair.servers.say("promote second");
-    let session = pair.place.decision_log().open().await.unwrap();
+    let session = pair.place.session().await;
     let (_, batches) = session.look(id.coordinator).await.unwrap().unwrap();
     assert!(batches.values().flatten().any(|decision| decision.number == id.number), "it was not deleted");
 
@@ -228,7 +228,7 @@ fn a_decided_branch_that_an_asynchronous_failover_has_lost_is_named_and_nothing_
         assert!(line.contains("do by hand what it did"), "{line}");
         pair.place.settled().await;
         assert_eq!(pair.place.totals().await, [90, 120], "committed wherever it is");
-        let session = pair.place.decision_log().open().await.unwrap();
+        let session = pair.place.session().await;
         let (_, batches) = session.look(lost.coordinator).await.unwrap().expect("its record is kept");
         assert_eq!(batches.len(), 2, "and what was decided");
         node.close().await;
@@ -276,7 +276,7 @@ async fn is_left_to_a_person(place: &Place, id: TransactionId) {
     let branch = format!(":{}:{}:orders", id.coordinator, id.number);
     let prepared = prepared_in_orders(place).await;
     assert!(matches!(&prepared[..], [only] if only.ends_with(&branch)), "{prepared:?}");
-    let session = place.decision_log().open().await.unwrap();
+    let session = place.session().await;
     let (_, batches) = session.look(id.coordinator).await.unwrap().unwrap();
     assert!(batches.is_empty(), "nothing says any more that it was decided");
     let node = place.node();
@@ -337,7 +337,7 @@ fn without_the_right_to_know_where_the_promotion_was_it_is_said_and_settled_once
         let branch = format!(":{}:{}:orders", id.coordinator, id.number);
         let line = log_lines::told(&["this user may not read", &branch]).await;
         assert!(line.contains("grant execute on function pg_read_file(text)"), "{line}");
-        let session = pair.place.decision_log().open().await.unwrap();
+        let session = pair.place.session().await;
         assert!(session.look(id.coordinator).await.unwrap().is_some());
         admin.batch_execute("grant execute on function pg_read_file(text) to recoverer").await.unwrap();
         forgotten(&pair.place, id).await;

@@ -73,7 +73,7 @@ pub(super) async fn has_history(place: &Place, node: &Node, clients: &[Client; 2
         transaction.commit().await.map(|_| coordinator)
     };
     let coordinator = answered(commit).await;
-    let session = place.decision_log().open().await.unwrap();
+    let session = place.session().await;
     let look = async || session.look(coordinator).await;
     until("its decision is deleted", look, |found| {
         found.as_ref().is_some_and(|(_, batches)| batches.is_empty())
@@ -90,7 +90,7 @@ fn is_settled_by_another(log: Log, died: Died, totals: [i32; 2], outcome: Outcom
         let node = place.node();
         place.settled().await;
         assert_eq!(place.totals().await, totals);
-        let session = place.decision_log().open().await.unwrap();
+        let session = place.session().await;
         let told =
             until("its outcome is kept", async || session.outcome(id).await, |outcome| outcome.is_some());
         assert_eq!(told.await, Some(outcome));
@@ -185,7 +185,7 @@ async fn of_branches_without_a_record_only_those_behind_their_coordinators_end_a
     let left = "select gid from pg_prepared_xacts where database = current_database()";
     let left: String = client.query_one(left, &[]).await.unwrap().get(0);
     assert_eq!(left, unknown.to_string(), "nothing is known of it");
-    assert!(place.decision_log().open().await.unwrap().coordinators().await.unwrap().is_empty());
+    assert!(place.session().await.coordinators().await.unwrap().is_empty());
 }
 
 #[test]
@@ -205,7 +205,7 @@ fn where_a_participant_has_lost_history_nothing_is_rolled_back() {
         };
         until("the other one is settled", billing, |prepared| *prepared == 0).await;
         assert_eq!(place.prepared().await, 1, "this one waits for a person");
-        let session = place.decision_log().open().await.unwrap();
+        let session = place.session().await;
         let (record, _) = session.look(id.coordinator).await.unwrap().expect("its record is kept");
         let settled: Vec<bool> = record.participants.values().map(|used| used.is_settled).collect();
         assert_eq!(settled, [true, false], "billing is, orders is not");
@@ -249,7 +249,7 @@ async fn who_was_taken_over_decides_nothing_more_and_another_coordinator_goes_on
     let zookeeper = zookeeper_client::Client::connect(&place.zookeeper().servers).await.unwrap();
     zookeeper.delete(&format!("/onecommit/{}/live/{first}", place.namespace), None).await.unwrap();
     let other = place.node();
-    let session = place.decision_log().open().await.unwrap();
+    let session = place.session().await;
     let registered = async || session.coordinators().await;
     until("it is recovered", registered, |all| all.iter().all(|one| one.coordinator != first)).await;
 

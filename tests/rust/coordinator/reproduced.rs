@@ -180,7 +180,7 @@ async fn a_role_that_we_can_not_take_is_refused_before_anything_is_prepared() {
     assert_eq!(refused.kind(), ErrorKind::Configuration, "{refused}");
     assert!(text(&refused).contains("orders") && text(&refused).contains("grant it"), "{refused}");
     assert_eq!((place.totals().await, place.prepared().await), ([100, 100], 0));
-    let registered = place.decision_log().open().await.unwrap().coordinators().await.unwrap();
+    let registered = place.session().await.coordinators().await.unwrap();
     assert!(registered.is_empty(), "nothing was begun");
 
     for client in &clients {
@@ -257,7 +257,7 @@ fn where_the_decision_log_is_older_than_the_databases_nothing_is_rolled_back() {
     let id = dead.coordinator;
     runtime.block_on(async {
         // As a copy has it from before the last marks. Its session has to be noticed as over first.
-        let session = place.decision_log().open().await.unwrap();
+        let session = place.session().await;
         let take_over = async || session.take_over(id).await;
         let legacy = until("it is dead", take_over, |legacy| legacy.is_some()).await.unwrap();
         let mut record = legacy.record;

@@ -87,7 +87,7 @@ async fn another_process() {
         return node.close().await;
     }
     if is(Way::LetGo) {
-        let session = place.decision_log().open().await.unwrap();
+        let session = place.session().await;
         let taken = async || session.coordinators().await;
         until("it is taken over", taken, |all| all.iter().any(|one| one.is_live)).await;
         node.close().await;
