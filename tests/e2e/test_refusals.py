@@ -239,25 +239,33 @@ def test_a_zookeeper_emptied_under_a_relay_is_refused(
     goes_on_after_init(made)
 
 
+@contextmanager
+def prepared_branch(made: PostgresInstallation) -> Iterator[str]:
+    """A branch of the installation, which is rolled back at the end of the block."""
+    incarnation = "select incarnation from onecommit.installation"
+    with psycopg.connect(made.database_url, autocommit=True) as connection:
+        (known,) = connection.execute(incarnation).fetchone() or ("",)
+        branch = f"oc1:{made.name}:{known}:{uuid.uuid4()}:1:main"
+        connection.execute("begin; update account set changes = changes + 1")
+        connection.execute(f"prepare transaction '{branch}'".encode())
+        try:
+            yield branch
+        finally:
+            connection.execute(f"rollback prepared '{branch}'".encode())
+
+
 def test_a_zookeeper_emptied_while_branches_are_prepared_is_not_prepared_anew(
     on_own_zookeeper: PostgresInstallation, own_servers: OwnServers
 ) -> None:
     made = on_own_zookeeper
-    incarnation = "select incarnation from onecommit.installation"
-    with made.postgres.connect() as connection:
-        (known,) = connection.execute(incarnation).fetchone() or ("",)
-        branch = f"oc1:{made.name}:{known}:{uuid.uuid4()}:1:main"
-        connection.execute("update account set changes = changes + 1")
-        connection.execute(f"prepare transaction '{branch}'".encode())
-    made.init()
-    wipe(own_servers.zookeeper)
-    done = made.command_line.reached("init", "--topic", made.topic)
-    assert done.returncode == 4, done
-    for words in ("ZooKeeper does not know this namespace", branch, "ROLLBACK PREPARED"):
-        assert words in done.stderr, done
-    refuses(made.relay(), "ZooKeeper does not know this namespace")
-    with psycopg.connect(made.database_url, autocommit=True) as connection:
-        connection.execute(f"rollback prepared '{branch}'".encode())
+    with prepared_branch(made) as branch:
+        made.init()
+        wipe(own_servers.zookeeper)
+        done = made.command_line.reached("init", "--topic", made.topic)
+        assert done.returncode == 4, done
+        for words in ("ZooKeeper does not know this namespace", branch, "ROLLBACK PREPARED"):
+            assert words in done.stderr, done
+        refuses(made.relay(), "ZooKeeper does not know this namespace")
     made.outbox.burst(made.topic, BACKLOG)
     goes_on_after_init(made)
 
