@@ -286,7 +286,7 @@ impl Recoverer {
 fn not_configured(name: &ParticipantName, id: CoordinatorId) -> Error {
     let why = "a dead coordinator has used a participant that is not in this configuration: what it prepared there \
                stays prepared, with its locks, until a node that has the participant settles it. Where it was renamed \
-               or taken out, give it back under this name";
+               or taken out, give it back under this name; where it is gone for good, run `onecommit transaction forget`";
     let error = Error::new(ErrorKind::Configuration, "settle transactions", why);
     error.with("participant", name).with("coordinator", id)
 }

@@ -19,9 +19,9 @@ use std::time::Duration;
 use onecommit::coordinator::{
     CoordinatorSettings, Dialogue, Failure, Member, Next, Node, Options, Transaction,
 };
-use onecommit::decision_log::{DecisionLog, LogSession};
 use onecommit::decision_log::file::FileDecisionLog;
 use onecommit::decision_log::zookeeper::ZookeeperDecisionLog;
+use onecommit::decision_log::{DecisionLog, LogSession};
 use onecommit::id::{Incarnation, Namespace, ParticipantName};
 use onecommit::outbox::postgres::print_sql;
 use onecommit::participant::postgres::PostgresParticipant;
