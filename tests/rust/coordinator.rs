@@ -41,7 +41,7 @@ const LONG: Duration = Duration::from_secs(120);
 const SHORT: Duration = Duration::from_secs(2);
 
 /// Where the decisions are kept.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Log {
     File,
     Zookeeper,
@@ -135,6 +135,11 @@ impl Place {
             std::env::var("ONECOMMIT_TEST_ZOOKEEPER").expect("run under `python -m tests.servers run`");
         let session_timeout = self.session_timeout;
         ZookeeperSettings { servers, chroot: None, session_timeout, user: None, password: None, tls: None }
+    }
+
+    /// Where its messages go.
+    pub(crate) fn topic(&self) -> &str {
+        self.namespace.as_str()
     }
 
     /// A session with the decision log, as soon as it answers.

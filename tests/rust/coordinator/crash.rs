@@ -1,12 +1,15 @@
 //! Every durable step of a transaction, at which a process is killed, or does not hear that it went through:
-//! afterwards both databases have the same, what was told is true, and nothing is prepared any more.
+//! afterwards both databases have the same, and so has Kafka; what was told is true, and nothing is prepared
+//! any more. How long that took stands in `target/tmp/settle-times.csv`.
 //!
 //! The process is this program, started again for one test: [`process::another_process`].
 
+mod arrival;
 mod process;
 
 use std::collections::BTreeSet;
-use std::io::{BufRead as _, BufReader};
+use std::fs::OpenOptions;
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::ops::{Deref, DerefMut};
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::Path;
@@ -17,7 +20,7 @@ use onecommit::id::CoordinatorId;
 use onecommit::protocol::decision::Outcome;
 use zookeeper_client as zk;
 
-use self::process::{PLACE, TOLD, WAY, write};
+use self::process::{PLACE, TOLD, WAY, message, write};
 use super::recovery::{Died, die, die_together, prepare_orphan};
 use super::{Log, Place, SHORT, begin, connect};
 use crate::patience::{LIMIT, until};
@@ -136,8 +139,10 @@ async fn goes_through(log: Log, way: Way, failpoint: &str) {
     if way == Way::LetGo {
         connect(&place.urls[0]).await.batch_execute(FOUND).await.unwrap();
     }
+    let dead_since = Instant::now();
     let node = place.node();
     place.settled().await;
+    note(log, way, failpoint, dead_since.elapsed());
     if way == Way::Forget && log == Log::Zookeeper {
         let folders = async || Ok(decisions(&place).await);
         until("no decision is left without a record", folders, |folders| folders.is_empty()).await;
@@ -150,13 +155,29 @@ async fn goes_through(log: Log, way: Way, failpoint: &str) {
     }
     // It all works, whatever was left.
     let clients = place.clients().await;
-    let transaction = begin(&node, &clients).await.unwrap();
+    let mut transaction = begin(&node, &clients).await.unwrap();
     write(&clients, -1).await;
+    transaction.publish(message(&place, -1), None).unwrap();
     transaction.commit().await.unwrap();
     node.close().await;
+    if matches!(way, Way::Work | Way::Doubt | Way::Recover) {
+        let mut expected = agrees(&place, &told, failpoint).await;
+        if way == Way::Recover {
+            expected.insert(format!("{:?}", Died::Decided));
+        }
+        arrival::arrives(&place, expected, failpoint).await;
+    }
 }
 
-async fn agrees(place: &Place, told: &BTreeSet<i32>, failpoint: &str) {
+/// How long it took from a process's end until nothing was prepared any more, for whoever wants to know.
+fn note(log: Log, way: Way, failpoint: &str, took: Duration) {
+    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join("settle-times.csv");
+    let mut times = OpenOptions::new().append(true).create(true).open(path).unwrap();
+    writeln!(times, "{log:?},{way:?},{failpoint},{}", took.as_millis()).unwrap();
+}
+
+/// Returns the transactions that both databases have.
+async fn agrees(place: &Place, told: &BTreeSet<i32>, failpoint: &str) -> BTreeSet<String> {
     let mut entries = Vec::new();
     for client in place.clients().await {
         let rows = client.query("select number from entry", &[]).await.unwrap();
@@ -166,6 +187,7 @@ async fn agrees(place: &Place, told: &BTreeSet<i32>, failpoint: &str) {
     assert!(told.is_subset(&entries[0]), "{failpoint}: {told:?} was told, {:?} is there", entries[0]);
     let totals = place.totals().await;
     assert_eq!(totals[0] + totals[1], 200, "{failpoint}");
+    entries[0].iter().map(i32::to_string).collect()
 }
 
 /// Another process. It is killed at the latest when this is dropped: otherwise one that waits for its end

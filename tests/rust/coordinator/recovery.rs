@@ -1,6 +1,7 @@
 //! What a coordinator leaves that dies, and what others make of it.
 
 use onecommit::ErrorKind;
+use onecommit::Message;
 use onecommit::coordinator::{Next, Node, Options};
 use onecommit::id::{CoordinatorId, TransactionId};
 use onecommit::protocol::branch::BranchName;
@@ -12,7 +13,7 @@ use super::{Log, Place, SHORT, begin, connect, drive, move_money, move_money_of,
 use crate::patience::{answered, until};
 
 /// How far the dead one came: how much of its own work it had begun.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub(super) enum Died {
     /// Both branches are prepared, and nothing is decided.
     Undecided = 2,
@@ -43,6 +44,8 @@ pub(super) fn die_together(place: &Place, dying: &[(Died, i32)]) -> Vec<Transact
             let begun = drive(&mut dialogue, &clients, |_| false).await;
             assert!(matches!(begun, Next::Open), "{begun:?}");
             move_money_of(&clients, *account).await;
+            let message = Message::new(place.topic(), format!("{died:?}"), "moved").unwrap();
+            dialogue.publish(message, None).unwrap();
             dialogue.commit();
             let mut works = 0;
             let last = drive(&mut dialogue, &clients, |next| {

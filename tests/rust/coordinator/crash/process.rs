@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use onecommit::Message;
 use onecommit::coordinator::{CoordinatorSettings, Next, Node, Options};
 use tokio_postgres::Client;
 
@@ -31,6 +32,11 @@ pub(super) async fn write(clients: &[Client; 2], number: i32) {
     }
 }
 
+/// What a transaction of this number has to say.
+pub(super) fn message(place: &Place, number: i32) -> Message {
+    Message::new(place.topic(), number.to_string(), "moved").unwrap()
+}
+
 /// The numbers of the transactions that are to be made.
 fn numbers() -> impl Iterator<Item = i32> {
     let (began, log) = (Instant::now(), std::env::var(FAILPOINTS_LOG).unwrap());
@@ -42,8 +48,9 @@ fn numbers() -> impl Iterator<Item = i32> {
 async fn make_transactions(node: &Node, place: &Place) {
     let clients = place.clients().await;
     for number in numbers() {
-        let transaction = begin(node, &clients).await.unwrap();
+        let mut transaction = begin(node, &clients).await.unwrap();
         write(&clients, number).await;
+        transaction.publish(message(place, number), None).unwrap();
         match transaction.commit().await {
             Ok(_) => println!("{TOLD}{number}"),
             Err(error) => println!("{number}: {error}"),
@@ -58,6 +65,7 @@ async fn make_doubtful_transactions(node: &Node, place: &Place) {
         let mut dialogue = node.begin(&names(), Options::default()).unwrap();
         drive(&mut dialogue, &clients, |_| false).await;
         write(&clients, number).await;
+        dialogue.publish(message(place, number), None).unwrap();
         dialogue.commit();
         let mut works = 0;
         drive(&mut dialogue, &clients, |next| {

@@ -1,0 +1,70 @@
+//! What became of the messages: a relay delivers them to Kafka, where each committed transaction's has to be
+//! once, and no other one's.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use onecommit::config::Config;
+use onecommit::service;
+use tokio::sync::watch;
+
+use crate::coordinator::{Log, NAMES, Place};
+use crate::patience::{LIMIT, answered, until};
+
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// Has everything delivered, and compares the keys.
+pub(super) async fn arrives(place: &Place, expected: BTreeSet<String>, failpoint: &str) {
+    let (config, topic) = (config_of(place), place.topic().to_string());
+    let topics = std::slice::from_ref(&topic);
+    answered(async || service::init(&config, topics, Some(1), &|_| {}).await).await;
+    let (stop, stopping) = watch::channel(false);
+    let relayed = config.clone();
+    let relay = tokio::spawn(async move { service::run_relays(&relayed, stopping).await });
+    let (reading, count) = (config.clone(), expected.len());
+    let arrived = tokio::task::spawn_blocking(move || read(&reading, &topic, count)).await.unwrap();
+    let waiting = async || {
+        let mut found = service::status(&config).await?.remove(0);
+        found.errors.pop().map_or(Ok(found.shards), Err)
+    };
+    until("nothing waits", waiting, |shards| {
+        shards.iter().all(|shard| shard.progress.as_ref().is_some_and(|(_, backlog)| backlog.messages == 0))
+    })
+    .await;
+    stop.send_replace(true);
+    tokio::time::timeout(LIMIT, relay).await.expect("the relay stops").unwrap().unwrap();
+    assert_eq!(arrived, expected.into_iter().collect::<Vec<_>>(), "{failpoint}");
+}
+
+/// Its own folder: the relay is of another incarnation than the decisions in a file.
+fn config_of(place: &Place) -> Config {
+    let server = |variable: &str| std::env::var(variable).unwrap_or_else(|_| panic!("{variable} is missing"));
+    let mut text = format!("namespace = \"{}\"\n", place.namespace);
+    text += &format!("data_dir = \"{}\"\n", place.directory.join("relay").display());
+    text += &format!("[kafka]\n\"bootstrap.servers\" = \"{}\"\n", server("ONECOMMIT_TEST_KAFKA"));
+    if place.log == Log::Zookeeper {
+        text += &format!("[zookeeper]\nservers = \"{}\"\n", server("ONECOMMIT_TEST_ZOOKEEPER"));
+    }
+    for (name, url) in NAMES.iter().zip(&place.urls) {
+        text += &format!("[participants.{name}]\nurl = \"{url}\"\n");
+        if *name == NAMES[0] {
+            text += "outbox = true\nshards = 1\n";
+        }
+    }
+    Config::from_toml(&text, []).unwrap()
+}
+
+/// The keys of all that a consumer sees, sorted, up to an end behind `expected` of them.
+fn read(config: &Config, topic: &str, expected: usize) -> Vec<String> {
+    let mut reader = service::open_reader(config, topic, None, true).unwrap();
+    let (mut arrived, deadline) = (Vec::new(), Instant::now() + LIMIT);
+    loop {
+        match reader.next(PAUSE).unwrap() {
+            None if reader.at_end() && (arrived.len() >= expected || Instant::now() > deadline) => break,
+            None => {}
+            Some(message) => arrived.push(String::from_utf8(message.key.unwrap()).unwrap()),
+        }
+    }
+    arrived.sort();
+    arrived
+}
