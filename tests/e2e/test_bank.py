@@ -48,6 +48,7 @@ class Bank:
         self.folder = folder
         self.names = iter(range(10_000))
         self.told: list[str] = []
+        self.started: list[Worker] = []
 
     @property
     def databases(self) -> list[PostgresOutbox]:
@@ -55,7 +56,9 @@ class Bank:
 
     def worker(self, end: str = "", environment: Mapping[str, str] | None = None) -> Worker:
         """Starts one more."""
-        return Worker(self, f"w{next(self.names)}", end, environment or {})
+        worker = Worker(self, f"w{next(self.names)}", end, environment or {})
+        self.started.append(worker)
+        return worker
 
     def prepared(self) -> int:
         """How many branches wait for their end."""
@@ -113,7 +116,10 @@ class Bank:
             return connection.execute(query.encode()).fetchall()
 
     def close(self) -> None:
-        """Removes everything."""
+        """Ends what a failed test left, and removes everything."""
+        for worker in self.started:
+            worker.process.kill()
+            worker.process.wait(LIMIT_S)
         self.installation.close()
         self.billing.drop()
 

@@ -21,7 +21,7 @@ import pytest
 from .conftest import OwnServers
 from .installation import Servers
 from .test_bank import WORKERS, Bank, Worker
-from .waiting import wait_until
+from .waiting import RUN_LIMIT_S, wait_until
 
 ROUNDS = 2
 EXPIRED = "Expiring session"
@@ -82,7 +82,8 @@ class Siege:
         for worker in workers:
             worker.wait_working(len(worker.lines()) + self.chance.randint(1, 10))
             had = worker.committed()
-            wait_until(partial(worker.has_committed, had + 1), "it works", explain=self.errors)
+            # It may wait again and again for the locks of one that waits itself.
+            wait_until(partial(worker.has_committed, had + 1), "it works", RUN_LIMIT_S, self.errors)
 
     def others(self) -> int:
         """How many transfers were not told to be committed."""
