@@ -61,30 +61,17 @@ pub(crate) async fn measure(servers: &Servers, options: &Options) -> Result<Vec<
     let folder = tempfile::tempdir()?;
     let nodes = Nodes::open(&urls, folder.path(), &servers.zookeeper).await?;
     let mut figures = Vec::new();
-    let only: Option<usize> = std::env::var("ONLY_CLIENTS").ok().and_then(|v| v.parse().ok());
-    let mode = std::env::var("ONLY_MODE").ok();
-    for clients in CLIENTS.into_iter().filter(|c| only.is_none_or(|o| o == *c)) {
+    for clients in CLIENTS {
         let mut costs: [Vec<Cost>; MODES.len()] = Default::default();
         for round in 0..options.rounds {
             let mut order: Vec<usize> = (0..MODES.len()).collect();
             order.rotate_left(round % MODES.len());
-            for at in order
-                .into_iter()
-                .filter(|at| mode.as_deref().is_none_or(|m| m.contains(&format!("{:?}", MODES[*at]))))
-            {
+            for at in order {
                 let seconds = Duration::from_secs(options.transfer_seconds);
                 costs[at].push(cost(&urls, MODES[at], nodes.of(MODES[at]), clients, seconds).await?);
             }
         }
-        if mode.is_some() {
-            for (m, c) in MODES.iter().zip(&costs) {
-                for c in c {
-                    println!("{clients} {m:?} {:.0}/s {:.2} ms", c.transfers_per_s, c.ms);
-                }
-            }
-        } else {
-            figures.extend(compared(clients, &costs));
-        }
+        figures.extend(compared(clients, &costs));
     }
     nodes.close().await;
     for database in databases {
