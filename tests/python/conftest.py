@@ -11,11 +11,13 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
+import onecommit
 import psycopg
 import pytest
 
 from .outbox_tables import postgres_tables, sqlite_tables
-from .two_databases import TwoDatabases
+from .slow_prepare import FAST, SLOW
+from .two_databases import NAMES, TwoDatabases
 
 MODULE = [sys.executable, "-m", "onecommit"]
 POSTGRES = "ONECOMMIT_TEST_POSTGRES"
@@ -115,3 +117,27 @@ def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     yield tmp_path
     relay.kill()
     relay.wait()
+
+
+@pytest.fixture
+def oc(two_databases: TwoDatabases) -> Iterator[onecommit.Onecommit]:
+    with onecommit.open(two_databases.config) as opened:
+        yield opened
+
+
+@pytest.fixture
+def conns(two_databases: TwoDatabases) -> Iterator[dict[str, psycopg.Connection[Any]]]:
+    opened = {name: two_databases.connect(name) for name in NAMES}
+    yield opened
+    for conn in opened.values():
+        conn.close()
+
+
+@pytest.fixture
+def slow(two_databases: TwoDatabases) -> Iterator[None]:
+    """A PREPARE in `orders` takes its time."""
+    with two_databases.connect("orders") as conn:
+        conn.execute(SLOW.encode())
+    yield
+    with two_databases.connect("orders") as conn:
+        conn.execute(FAST.encode())

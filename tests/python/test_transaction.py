@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from typing import Any
 
 import onecommit
@@ -17,20 +17,6 @@ from .two_databases import NAMES, TwoDatabases
 PAY = "update orders set paid = true where id = 42"
 PAYMENT = "insert into payments values (42, 100)"
 LIMIT_S = 120.0
-
-
-@pytest.fixture
-def oc(two_databases: TwoDatabases) -> Iterator[onecommit.Onecommit]:
-    with onecommit.open(two_databases.config) as opened:
-        yield opened
-
-
-@pytest.fixture
-def conns(two_databases: TwoDatabases) -> Iterator[dict[str, psycopg.Connection[Any]]]:
-    opened = {name: two_databases.connect(name) for name in NAMES}
-    yield opened
-    for conn in opened.values():
-        conn.close()
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import gc
 import signal
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,47 +15,15 @@ import onecommit
 import psycopg
 import pytest
 
-from tests.e2e.waiting import wait_until
 from tests.servers import Postgres
 
 from .conftest import init
+from .slow_prepare import wait_for_a_prepare, wait_for_its_end
 from .two_databases import NAMES, TwoDatabases
 
 PAY = "update orders set paid = true where id = 42"
 PAYMENT = "insert into payments values (42, 100)"
 NOTHING = (0, 0, 0)
-# PREPARE runs what was deferred: it takes as long as this trigger.
-SLOW = """
-create function slow() returns trigger language plpgsql as
-    'begin perform pg_sleep(1.5); return null; end';
-create constraint trigger slow after update on orders deferrable initially deferred
-    for each row execute function slow()"""
-UNDER_WAY = "select count(*) from pg_stat_activity where wait_event = 'PgSleep'"
-FAST = "drop trigger if exists slow on orders; drop function if exists slow()"
-
-
-@pytest.fixture
-def oc(two_databases: TwoDatabases) -> Iterator[onecommit.Onecommit]:
-    with onecommit.open(two_databases.config) as opened:
-        yield opened
-
-
-@pytest.fixture
-def conns(two_databases: TwoDatabases) -> Iterator[dict[str, psycopg.Connection[Any]]]:
-    opened = {name: two_databases.connect(name) for name in NAMES}
-    yield opened
-    for conn in opened.values():
-        conn.close()
-
-
-@pytest.fixture
-def slow(two_databases: TwoDatabases) -> Iterator[None]:
-    """A PREPARE in `orders` takes its time."""
-    with two_databases.connect("orders") as conn:
-        conn.execute(SLOW.encode())
-    yield
-    with two_databases.connect("orders") as conn:
-        conn.execute(FAST.encode())
 
 
 def work(conns: dict[str, Any]) -> None:
@@ -69,17 +37,6 @@ def pays(oc: onecommit.Onecommit, conns: dict[str, Any]) -> None:
     with oc.transaction(**conns) as tx:
         work(conns)
     assert (tx.protocol, tx.applied) == ("two-phase", True)
-
-
-def wait_for_a_prepare(databases: TwoDatabases) -> None:
-    """Waits until one is under way in `orders`."""
-    wait_until(lambda: databases.number("orders", UNDER_WAY) == 1, "a PREPARE is under way")
-
-
-def wait_for_its_end(databases: TwoDatabases) -> None:
-    """Waits until it is over, and nothing prepared: it lands behind the first try to end it."""
-    wait_until(lambda: databases.number("orders", UNDER_WAY) == 0, "the PREPARE is over")
-    wait_until(lambda: databases.prepared() == 0, "nothing is prepared")
 
 
 @pytest.mark.parametrize(
@@ -236,8 +193,7 @@ def test_ctrl_c_while_it_prepares_leaves_nothing(
         work(conns)
         interrupter.start()
     interrupter.join()
-    for conn in conns.values():
-        conn.close()
+    assert [conns[name].closed for name in NAMES] == [True, False]
     wait_for_its_end(two_databases)
     assert two_databases.paid() == NOTHING
 
@@ -259,8 +215,8 @@ async def test_a_caller_that_is_cancelled_while_it_prepares_leaves_nothing(
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        for conn in conns.values():
-            await conn.close()
+        assert [conns[name].closed for name in NAMES] == [True, False]
+        await conns["billing"].close()
         await asyncio.to_thread(wait_for_its_end, two_databases)
     assert two_databases.paid() == NOTHING
 

@@ -16,7 +16,7 @@ use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use onecommit::id::CoordinatorId;
+use onecommit::id::{CoordinatorId, TransactionId};
 use onecommit::protocol::decision::Outcome;
 use zookeeper_client as zk;
 
@@ -94,48 +94,8 @@ async fn every_step(log: Log, way: Way) {
 
 async fn goes_through(log: Log, way: Way, failpoint: &str) {
     let place = Place::with_sessions_of(log, SHORT).await;
-    let mut outcomes = Vec::new();
-    match way {
-        Way::Work | Way::Open | Way::Doubt => {}
-        Way::Recover => {
-            // A runtime of its own is stopped in it.
-            let left = place.copy();
-            let dying = [(Died::Undecided, 3), (Died::Decided, 1)];
-            let die = move || die_together(&left, &dying);
-            let ids = tokio::task::spawn_blocking(die).await.unwrap();
-            outcomes.extend(ids.into_iter().zip([Outcome::RolledBack, Outcome::Committed]));
-        }
-        Way::Orphan => close_behind(&place).await,
-        Way::Forget => leave_what_can_be_forgotten(&place).await,
-        Way::LetGo => {
-            leave(&place, Died::Undecided).await;
-            connect(&place.urls[0]).await.batch_execute(LOST).await.unwrap();
-            let session = place.session().await;
-            let all = async || session.coordinators().await;
-            until("the death is noticed", all, |all| all.iter().all(|one| !one.is_live)).await;
-        }
-    }
-    let is_killed = failpoint.contains("=kill");
-    let mut process = start(&place, way, failpoint);
-    let told = match (way, is_killed) {
-        (Way::Work | Way::Doubt, _) => told(&mut process),
-        (_, true) => BTreeSet::new(),
-        (_, false) => {
-            until("it goes on by itself", async || Ok(has_hit(&place, failpoint)), |has_hit| *has_hit).await;
-            if matches!(way, Way::Recover | Way::Orphan) {
-                place.settled().await;
-            }
-            process.kill().unwrap();
-            BTreeSet::new()
-        }
-    };
-    let status = ended(&mut process).await;
-    assert!(has_hit(&place, failpoint), "{failpoint} was never reached: {status}");
-    if is_killed || !matches!(way, Way::Work | Way::Doubt) {
-        assert_eq!(status.signal(), Some(SIGKILL), "{failpoint}");
-    } else {
-        assert!(status.success(), "{failpoint}: {status}");
-    }
+    let outcomes = leave_work(&place, way).await;
+    let told = meet(&place, way, failpoint).await;
     if way == Way::LetGo {
         connect(&place.urls[0]).await.batch_execute(FOUND).await.unwrap();
     }
@@ -147,12 +107,12 @@ async fn goes_through(log: Log, way: Way, failpoint: &str) {
         let folders = async || Ok(decisions(&place).await);
         until("no decision is left without a record", folders, |folders| folders.is_empty()).await;
     }
-    agrees(&place, &told, failpoint).await;
     let session = place.session().await;
     for (id, outcome) in outcomes {
         let kept = until("it is kept", async || session.outcome(id).await, |kept| kept.is_some()).await;
         assert_eq!(kept, Some(outcome), "{failpoint}");
     }
+    agrees(&place, &told, failpoint).await;
     // It all works, whatever was left.
     let clients = place.clients().await;
     let mut transaction = begin(&node, &clients).await.unwrap();
@@ -167,6 +127,57 @@ async fn goes_through(log: Log, way: Way, failpoint: &str) {
         }
         arrival::arrives(&place, expected, failpoint).await;
     }
+}
+
+/// What the process will find; returns how the transactions that are left have to end.
+async fn leave_work(place: &Place, way: Way) -> Vec<(TransactionId, Outcome)> {
+    match way {
+        Way::Work | Way::Open | Way::Doubt => {}
+        Way::Recover => {
+            // A runtime of its own is stopped in it.
+            let left = place.copy();
+            let dying = [(Died::Undecided, 3), (Died::Decided, 1)];
+            let die = move || die_together(&left, &dying);
+            let ids = tokio::task::spawn_blocking(die).await.unwrap();
+            return ids.into_iter().zip([Outcome::RolledBack, Outcome::Committed]).collect();
+        }
+        Way::Orphan => close_behind(place).await,
+        Way::Forget => leave_what_can_be_forgotten(place).await,
+        Way::LetGo => {
+            leave(place, Died::Undecided).await;
+            connect(&place.urls[0]).await.batch_execute(LOST).await.unwrap();
+            let session = place.session().await;
+            let all = async || session.coordinators().await;
+            until("the death is noticed", all, |all| all.iter().all(|one| !one.is_live)).await;
+        }
+    }
+    Vec::new()
+}
+
+/// Runs the process until it has met the step, and ended; returns what it was told.
+async fn meet(place: &Place, way: Way, failpoint: &str) -> BTreeSet<i32> {
+    let is_killed = failpoint.contains("=kill");
+    let mut process = start(place, way, failpoint);
+    let told = match (way, is_killed) {
+        (Way::Work | Way::Doubt, _) => told(&mut process),
+        (_, true) => BTreeSet::new(),
+        (_, false) => {
+            until("it goes on by itself", async || Ok(has_hit(place, failpoint)), |has_hit| *has_hit).await;
+            if matches!(way, Way::Recover | Way::Orphan) {
+                place.settled().await;
+            }
+            process.kill().unwrap();
+            BTreeSet::new()
+        }
+    };
+    let status = ended(&mut process).await;
+    assert!(has_hit(place, failpoint), "{failpoint} was never reached: {status}");
+    if is_killed || !matches!(way, Way::Work | Way::Doubt) {
+        assert_eq!(status.signal(), Some(SIGKILL), "{failpoint}");
+    } else {
+        assert!(status.success(), "{failpoint}: {status}");
+    }
+    told
 }
 
 /// How long it took from a process's end until nothing was prepared any more, for whoever wants to know.
