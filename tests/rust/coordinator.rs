@@ -6,6 +6,7 @@ mod crash;
 mod endings;
 #[cfg(feature = "cli")]
 mod failover;
+mod isolation;
 mod mistakes;
 mod one_phase;
 mod recovery;
