@@ -246,7 +246,7 @@ impl Caretaker {
         Ok(())
     }
 
-    async fn find(&self, id: CoordinatorId) -> Result<Option<Recorded>> {
+    pub(super) async fn find(&self, id: CoordinatorId) -> Result<Option<Recorded>> {
         let registered = self.session.coordinators().await?;
         let found: Option<&Registered> = registered.iter().find(|one| one.coordinator == id);
         match found {
@@ -266,7 +266,7 @@ impl Caretaker {
     }
 }
 
-fn is_decided(batches: &Batches, number: u64) -> bool {
+pub(super) fn is_decided(batches: &Batches, number: u64) -> bool {
     batches.values().flatten().any(|decision| decision.number == number)
 }
 

@@ -55,11 +55,7 @@ impl Caretaker {
     /// Looks at all of it.
     pub async fn survey(&self) -> Result<Survey> {
         let mut survey = Survey::default();
-        let away = self.away.iter().map(|(name, error)| {
-            let why = "this participant can't be looked at";
-            Error::new(error.kind(), OPERATION, why).with("participant", name).with("error", error)
-        });
-        survey.errors.extend(away);
+        survey.errors.extend(self.not_looked_at());
         // Before the records: whoever prepares a branch has one, and keeps it until that is ended.
         let mut branches = Vec::new();
         for member in self.members.values() {
@@ -81,6 +77,15 @@ impl Caretaker {
         self.add_orphans(&mut survey).await;
         self.add_roles(&mut survey).await;
         Ok(survey)
+    }
+
+    /// Why something may be missing.
+    pub(super) fn not_looked_at(&self) -> Vec<Error> {
+        let away = self.away.iter().map(|(name, error)| {
+            let why = "this participant can't be looked at";
+            Error::new(error.kind(), OPERATION, why).with("participant", name).with("error", error)
+        });
+        away.collect()
     }
 
     async fn add_recorded(&self, survey: &mut Survey, one: &Recorded) {

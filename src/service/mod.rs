@@ -18,7 +18,6 @@ mod relay;
 mod relay_id;
 mod remove;
 mod status;
-mod transactions;
 
 pub use adopt::{Found, FoundShard, FoundZookeeper, adopt, look_before_adopting};
 pub use build::scope;
@@ -31,4 +30,3 @@ pub use reader::{Reader, open_reader};
 pub use relay::{run_observed, run_relays};
 pub use remove::{Removal, look_before_removing, remove, undelivered};
 pub use status::{ParticipantStatus, ShardStatus, status, survey};
-pub use transactions::{Seen, SeenState, transaction, transactions};

@@ -213,6 +213,15 @@ def test_who_is_unknown_or_away_gets_a_clear_answer(local: TwoDatabases) -> None
     away = both.url.replace("/" + both.database, "/nobody_has_this")
     both.installation.configure(other={"participants.billing": {"url": away}})
     command_line = both.installation.command_line
+    done = command_line.reached("--json", "transaction", "list")
+    assert done.returncode == USAGE, "there is no such database"
+    listed = json.loads(done.stdout)
+    assert [seen["transaction"] for seen in listed["transactions"]] == [transaction]
+    assert "billing" in listed["error"] and "main" not in listed["error"], listed
+    done = command_line.reached("--json", "transaction", "show", never)
+    shown = json.loads(done.stdout)
+    assert (shown["state"], shown["prepared"]) == ("unknown", []), shown
+    assert "billing" in shown["error"], shown
     done = command_line.run("--json", "transaction", "resolve", transaction, "--yes")
     assert done.returncode == UNREACHABLE, done
     (left,) = json.loads(done.stdout)["left"]

@@ -9,11 +9,12 @@ use serde_json::{Value, json};
 
 use super::interrupt::until_interrupted;
 use super::live_line::Steps;
-use super::output::Output;
+use super::output::{Output, exit_code};
 use crate::config::Config;
-use crate::error::Result;
+use crate::coordinator::{Known, Seen, SeenState};
+use crate::error::{Error, Result};
 use crate::id::TransactionId;
-use crate::service::{self, Seen, SeenState};
+use crate::service;
 
 #[derive(Args)]
 pub(super) struct TransactionArguments {
@@ -46,33 +47,44 @@ pub(super) fn run(config: &Config, arguments: &TransactionArguments, output: Out
 
 fn list(config: &Config, output: Output) -> Result<i32> {
     let steps = Steps::new("asking the databases and the decision log");
-    let found = match until_interrupted(steps.during(output, service::transactions(config)))? {
-        Ok(found) => found,
+    let look = async { service::open_caretaker(config).await?.transactions().await };
+    let Known { found, errors } = match until_interrupted(steps.during(output, look))? {
+        Ok(known) => known,
         Err(interruption) => return Ok(interruption.cuts_off()),
     };
     if output.json {
         let all: Vec<Value> = found.iter().map(as_json).collect();
-        output.object(&json!({"transactions": all}))?;
+        output.object(&json!({"transactions": all, "error": errors_as_json(&errors)}))?;
     } else {
         found.iter().try_for_each(|seen| output.line(&as_line(seen)))?;
         output.line(&format!("{} transactions with prepared branches", found.len()))?;
+        errors.iter().try_for_each(|error| output.line(&format!("not known: {error}")))?;
     }
-    Ok(0)
+    Ok(errors.first().map_or(0, exit_code))
 }
 
 fn show(config: &Config, id: TransactionId, output: Output) -> Result<i32> {
     let steps = Steps::new("asking the databases and the decision log");
-    let seen = match until_interrupted(steps.during(output, service::transaction(config, id)))? {
-        Ok(seen) => seen,
+    let look = async { service::open_caretaker(config).await?.transaction(id).await };
+    let Known { found, errors } = match until_interrupted(steps.during(output, look))? {
+        Ok(known) => known,
         Err(interruption) => return Ok(interruption.cuts_off()),
     };
     if output.json {
-        output.object(&as_json(&seen))?;
+        let mut shown = as_json(&found);
+        shown["error"] = errors_as_json(&errors);
+        output.object(&shown)?;
     } else {
-        output.line(&as_line(&seen))?;
-        output.line(meaning(seen.state))?;
+        output.line(&as_line(&found))?;
+        output.line(meaning(found.state))?;
+        errors.iter().try_for_each(|error| output.line(&format!("not known: {error}")))?;
     }
-    Ok(0)
+    Ok(errors.first().map_or(0, exit_code))
+}
+
+fn errors_as_json(errors: &[Error]) -> Value {
+    let texts: Vec<String> = errors.iter().map(ToString::to_string).collect();
+    (!texts.is_empty()).then(|| texts.join("; ")).into()
 }
 
 fn as_json(seen: &Seen) -> Value {
@@ -107,6 +119,10 @@ fn meaning(state: SeenState) -> &'static str {
         }
         SeenState::NotKept => {
             "Nothing is prepared, and nothing is kept of it: it ended, and nobody was in doubt; or it never was."
+        }
+        SeenState::Unknown => {
+            "Nothing is kept of it, and nothing is prepared where that could be looked at: ask again when every \
+             participant answers."
         }
     }
 }
