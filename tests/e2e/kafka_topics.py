@@ -29,6 +29,11 @@ from .waiting import LIMIT_S, wait_until
 ID_HEADER = "onecommit-id"
 REQUEST_LIMIT_S = LIMIT_S
 POLL_S = 0.05
+LATE = (
+    KafkaError.NOT_LEADER_FOR_PARTITION,
+    KafkaError._UNKNOWN_PARTITION,
+    KafkaError._TIMED_OUT,
+)
 Place = tuple[str, int]
 
 
@@ -83,12 +88,12 @@ class TopicReader:
         return found
 
     def _watermarks(self, topic: str, number: int) -> tuple[int, int] | None:
-        """Nothing while a broker that has come back does not lead yet."""
+        """Nothing while a broker does not lead yet, or does not answer in time."""
         asked = TopicPartition(topic, number)
         try:
             return self._consumer.get_watermark_offsets(asked, REQUEST_LIMIT_S, cached=False)
         except KafkaException as error:
-            if error.args[0].code() != KafkaError.NOT_LEADER_FOR_PARTITION:
+            if error.args[0].code() not in LATE:
                 raise
             return None
 

@@ -6,6 +6,7 @@ from contextlib import closing
 
 from .installation import PostgresInstallation
 from .kafka_topics import TopicReader
+from .waiting import RUN_LIMIT_S
 
 # More than the messages below which no backlog counts as one that writers feed.
 BACKLOG = 25_000
@@ -41,4 +42,5 @@ def wait_read(reader: TopicReader, messages: int) -> None:
     reader.read_until(
         lambda: len(reader.message_ids) >= messages,
         lambda: f"read {len(reader.message_ids)} of {messages} messages",
+        RUN_LIMIT_S,
     )
