@@ -156,8 +156,7 @@ impl Caretaker {
     pub(super) async fn branches(&self, member: &Member) -> Result<Vec<SeenBranch>> {
         let listed = member.port.prepared().await.map_err(|error| error.with("participant", &member.name))?;
         let is_ours = |branch: &PreparedBranch| {
-            branch.name.namespace == self.scope.namespace
-                && branch.name.incarnation == self.scope.incarnation
+            branch.name.is_of(&self.scope.namespace, self.scope.incarnation)
                 && branch.name.participant == member.name
         };
         Ok(listed.1.into_iter().filter(is_ours).map(SeenBranch::from).collect())

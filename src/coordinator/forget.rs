@@ -12,7 +12,7 @@ use super::legacy::{self, Batches};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{CoordinatorId, ParticipantName, TransactionId};
 use crate::protocol::branch::BranchName;
-use crate::protocol::decision::Used;
+use crate::protocol::decision::{DecidedBranch, Used};
 
 const OPERATION: &str = "forget participant";
 
@@ -124,23 +124,16 @@ impl Caretaker {
     }
 
     /// The branches there of which the log says *commit*.
-    pub(super) fn decided(
+    fn decided(
         &self,
         id: CoordinatorId,
         participant: &ParticipantName,
         batches: &Batches,
     ) -> Vec<BranchName> {
-        let decisions = batches.values().flatten();
-        let branches =
-            decisions.flat_map(|decision| decision.branches.iter().map(|branch| (decision.number, branch)));
-        let here = branches.filter(|(_, branch)| branch.participant == *participant);
-        here.map(|(number, branch)| BranchName {
-            namespace: self.scope.namespace.clone(),
-            incarnation: self.scope.incarnation,
-            transaction: TransactionId { coordinator: id, number },
-            participant: participant.clone(),
-            is_home: branch.is_home,
-        })
-        .collect()
+        let here = legacy::decided_in(batches, participant);
+        let name = |(number, branch): (u64, DecidedBranch)| {
+            self.scope.name(TransactionId { coordinator: id, number }, participant, branch.is_home)
+        };
+        here.into_iter().map(name).collect()
     }
 }

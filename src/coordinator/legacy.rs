@@ -25,8 +25,7 @@ pub(super) type Batches = BTreeMap<u64, Vec<Decision>>;
 
 /// Whether a branch is of this installation, coordinator and participant.
 pub(super) fn is_of(scope: &Scope, name: &BranchName, member: &Member, id: CoordinatorId) -> bool {
-    name.namespace == scope.namespace
-        && name.incarnation == scope.incarnation
+    name.is_of(&scope.namespace, scope.incarnation)
         && name.transaction.coordinator == id
         && name.participant == member.name
 }
@@ -211,7 +210,8 @@ pub(super) async fn orphans(
     Ok(mine)
 }
 
-fn decided_in(batches: &Batches, participant: &ParticipantName) -> BTreeMap<u64, DecidedBranch> {
+/// A participant's branches of decided transactions, by number.
+pub(super) fn decided_in(batches: &Batches, participant: &ParticipantName) -> BTreeMap<u64, DecidedBranch> {
     let decisions = batches.values().flatten();
     let branches =
         decisions.flat_map(|decision| decision.branches.iter().map(|branch| (decision.number, branch)));

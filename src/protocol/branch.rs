@@ -39,6 +39,11 @@ pub struct BranchName {
 }
 
 impl BranchName {
+    /// Whether it is of this installation.
+    pub fn is_of(&self, namespace: &Namespace, incarnation: Incarnation) -> bool {
+        self.namespace == *namespace && self.incarnation == incarnation
+    }
+
     /// Reads a name; None where it is not one of ours, letter by letter.
     pub fn parse(text: &str) -> Option<Self> {
         let mut parts = text.split(':');

@@ -22,10 +22,9 @@ pub(super) async fn expect_nothing_prepared(
         };
         let port = PostgresParticipant::new(url, &config.schema, 1, build::request_limit(config));
         let (_, listed) = port.prepared().await.map_err(|error| error.with("participant", name))?;
-        let ours = listed.into_iter().map(|branch| branch.name).filter(|branch| {
-            branch.namespace == installation.namespace && branch.incarnation == installation.incarnation
-        });
-        prepared.extend(ours.map(|branch| branch.to_string()));
+        let names = listed.into_iter().map(|branch| branch.name);
+        let ours = names.filter(|name| name.is_of(&installation.namespace, installation.incarnation));
+        prepared.extend(ours.map(|name| name.to_string()));
     }
     if prepared.is_empty() {
         return Ok(());
