@@ -16,7 +16,8 @@ import pytest
 
 from tests.servers import QUICK_RETURN, Kafka, Postgres, ZooKeeper
 
-from .installation import PostgresInstallation, Servers
+from .installation import Installation, PostgresInstallation, Servers, postgres_to_topic_log
+from .two_databases import TwoDatabases, opened
 
 # What would flush or number transactions by itself while a test prepares a crash.
 UNDISTURBED = {"autovacuum": "off", "checkpoint_timeout": "1h"}
@@ -103,3 +104,17 @@ def installation(make_installation: MakeInstallation) -> PostgresInstallation:
     made = make_installation()
     made.init()
     return made
+
+
+@pytest.fixture(params=["zookeeper", "file"])
+def databases(
+    request: pytest.FixtureRequest, servers: Servers, tmp_path: Path
+) -> Iterator[TwoDatabases]:
+    """With the decision log in each of the places where it may be."""
+    made: Installation
+    if request.param == "zookeeper":
+        made = PostgresInstallation(servers, tmp_path, zookeeper=True)
+    else:
+        made = postgres_to_topic_log(servers, tmp_path)
+    with opened(made, servers) as both:
+        yield both

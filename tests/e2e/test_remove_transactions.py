@@ -3,42 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from pathlib import Path
 
-import pytest
-
-from .installation import (
-    Installation,
-    PostgresInstallation,
-    Servers,
-    Table,
-    postgres_to_topic_log,
-)
+from .installation import Table
 from .transacting_application import SETTLES, TRANSACTS
 from .two_databases import TwoDatabases
 from .waiting import wait_until
 
 REMOVE = ("init", "--remove", "--yes")
-
-
-@pytest.fixture(params=["zookeeper", "file"])
-def databases(
-    request: pytest.FixtureRequest, servers: Servers, tmp_path: Path
-) -> Iterator[TwoDatabases]:
-    """With the decision log in each of the places where it may be."""
-    made: Installation
-    if request.param == "zookeeper":
-        made = PostgresInstallation(servers, tmp_path, zookeeper=True)
-    else:
-        made = postgres_to_topic_log(servers, tmp_path)
-    both = TwoDatabases(made, servers.postgres)
-    try:
-        made.init()
-        yield both
-    finally:
-        both.drop()
-        made.close()
 
 
 def decision_log(both: TwoDatabases) -> list[str]:

@@ -15,26 +15,12 @@ import psycopg
 import pytest
 
 from .command_line import FAILPOINTS
-from .installation import Installation, PostgresInstallation, Servers, postgres_to_topic_log
+from .installation import Servers, postgres_to_topic_log
 from .transacting_application import WAITS_PREPARED
 from .two_databases import TwoDatabases, execute, opened, prepared
 from .waiting import wait_until
 
 DONE, USAGE, UNREACHABLE, REFUSED = 0, 2, 3, 4
-
-
-@pytest.fixture(params=["zookeeper", "file"])
-def databases(
-    request: pytest.FixtureRequest, servers: Servers, tmp_path: Path
-) -> Iterator[TwoDatabases]:
-    """With the decision log in each of the places where it may be."""
-    made: Installation
-    if request.param == "zookeeper":
-        made = PostgresInstallation(servers, tmp_path, zookeeper=True)
-    else:
-        made = postgres_to_topic_log(servers, tmp_path)
-    with opened(made, servers) as both:
-        yield both
 
 
 @pytest.fixture

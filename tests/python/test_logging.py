@@ -6,15 +6,15 @@ import logging
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import onecommit
 import pytest
 
+from tests.e2e.waiting import wait_until
+
 from .two_databases import TwoDatabases
 
-LIMIT_S = 120.0
 # Nobody listens there.
 AWAY = """
 [zookeeper]
@@ -22,7 +22,7 @@ servers = "127.0.0.1:1"
 """
 TOLD = "transactions can't be settled now"
 PROGRAM = """
-import onecommit, sys, time
+import onecommit, sys
 with onecommit.open(sys.argv[1]):
     sys.stdin.read()
 """
@@ -39,10 +39,7 @@ def test_a_zookeeper_that_is_away_is_told_of(
 ) -> None:
     caplog.set_level(logging.INFO)
     with onecommit.open(without_zookeeper(two_databases, tmp_path)):
-        end = time.monotonic() + LIMIT_S
-        while TOLD not in caplog.text:
-            assert time.monotonic() < end, caplog.text
-            time.sleep(0.02)
+        wait_until(lambda: TOLD in caplog.text, "it is told", explain=lambda: caplog.text)
     found = [record for record in caplog.records if TOLD in record.getMessage()]
     assert {record.name for record in found} == {"onecommit"}
     assert found[0].levelno == logging.WARNING
@@ -71,9 +68,7 @@ def test_a_forked_child_has_a_log_of_its_own(two_databases: TwoDatabases, tmp_pa
             logging.getLogger("onecommit").addHandler(logging.FileHandler(told))
             try:
                 with onecommit.open(away):
-                    end = time.monotonic() + LIMIT_S
-                    while TOLD not in told.read_text() and time.monotonic() < end:
-                        time.sleep(0.02)
+                    wait_until(lambda: TOLD in told.read_text(), "it is told")
             finally:
                 os._exit(0)
         os.waitpid(child, 0)

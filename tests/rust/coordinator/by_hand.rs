@@ -8,7 +8,7 @@ use onecommit::protocol::decision::Outcome;
 use onecommit::{Error, ErrorKind};
 use tokio::runtime::Runtime;
 
-use super::recovery::{Died, die, prepare_orphan};
+use super::recovery::{Died, close_behind, die, drive_to, prepare_orphan};
 use super::{Log, NAMES, Place, SHORT, begin, connect, drive, move_money, names, settings, text};
 use crate::patience::until;
 
@@ -273,12 +273,7 @@ async fn the_living_and_those_that_others_recover_are_left_to_them() {
     drive(&mut dialogue, &clients, |_| false).await;
     move_money(&clients).await;
     dialogue.commit();
-    let mut works = 0;
-    drive(&mut dialogue, &clients, |next| {
-        works += usize::from(matches!(next, onecommit::coordinator::Next::Work));
-        works == Died::Undecided as usize
-    })
-    .await;
+    drive_to(&mut dialogue, &clients, Died::Undecided).await;
     assert_eq!(place.prepared().await, 2);
     let id = dialogue.id();
 
@@ -361,12 +356,7 @@ fn what_waits_for_a_person_is_let_go_with_the_log_in_zookeeper() {
 async fn what_has_no_record_is_resolved_by_the_orphans_rule() {
     let place = Place::new(Log::File).await;
     let (late, unknown) = (prepare_orphan(&place, 1).await, prepare_orphan(&place, 2).await);
-    let client = connect(&place.urls[0]).await;
-    let closed = format!(
-        "insert into onecommit.coordinator (id, closed, closed_at) values ('{}', true, now())",
-        late.transaction.coordinator
-    );
-    client.batch_execute(&closed).await.unwrap();
+    close_behind(&place, &late).await;
     let caretaker = caretaker(&place, &NAMES).await;
     for (branch, outcome, left) in [(&late, Some(Outcome::RolledBack), 0), (&unknown, None, 1)] {
         let prospect = caretaker.look_before_resolving(branch.transaction).await.unwrap();

@@ -21,7 +21,7 @@ use onecommit::protocol::decision::Outcome;
 use zookeeper_client as zk;
 
 use self::process::{PLACE, TOLD, WAY, message, write};
-use super::recovery::{Died, die, die_together, prepare_orphan};
+use super::recovery::{Died, close_behind, die, die_together, prepare_orphan};
 use super::{Log, Place, SHORT, begin, connect};
 use crate::patience::{LIMIT, until};
 
@@ -141,7 +141,7 @@ async fn leave_work(place: &Place, way: Way) -> Vec<(TransactionId, Outcome)> {
             let ids = tokio::task::spawn_blocking(die).await.unwrap();
             return ids.into_iter().zip([Outcome::RolledBack, Outcome::Committed]).collect();
         }
-        Way::Orphan => close_behind(place).await,
+        Way::Orphan => close_behind(place, &prepare_orphan(place, 2).await).await,
         Way::Forget => leave_what_can_be_forgotten(place).await,
         Way::LetGo => {
             leave(place, Died::Undecided).await;
@@ -238,16 +238,6 @@ async fn ended(process: &mut Other) -> ExitStatus {
         }
         tokio::time::sleep(PAUSE).await;
     }
-}
-
-/// A branch behind its coordinator's end.
-async fn close_behind(place: &Place) {
-    let late = prepare_orphan(place, 2).await;
-    let sql = format!(
-        "insert into onecommit.coordinator (id, closed, closed_at) values ('{}', true, now())",
-        late.transaction.coordinator
-    );
-    connect(&place.urls[0]).await.batch_execute(&sql).await.unwrap();
 }
 
 /// What a coordinator leaves that dies there.

@@ -10,7 +10,7 @@ use onecommit::protocol::decision::Outcome;
 use tokio::runtime::Runtime;
 use tokio_postgres::Client;
 
-use super::recovery::{Died, die, has_history, prepare_orphan};
+use super::recovery::{Died, die, drive_to, has_history, prepare_orphan};
 use super::{LONG, Log, Place, SHORT, begin, connect, drive, move_money, names};
 use crate::log_lines;
 use crate::outbox_postgres::{USUAL, server};
@@ -242,12 +242,7 @@ async fn drive_until_decided(node: &Node, clients: &[Client; 2]) -> Dialogue {
     assert!(matches!(begun, Next::Open), "{begun:?}");
     move_money(clients).await;
     dialogue.commit();
-    let mut works = 0;
-    let last = drive(&mut dialogue, clients, |next| {
-        works += usize::from(matches!(next, Next::Work));
-        works == Died::Decided as usize
-    });
-    assert!(matches!(last.await, Next::Work));
+    assert!(matches!(drive_to(&mut dialogue, clients, Died::Decided).await, Next::Work));
     dialogue
 }
 

@@ -2,7 +2,7 @@
 
 use onecommit::ErrorKind;
 use onecommit::Message;
-use onecommit::coordinator::{Next, Node, Options};
+use onecommit::coordinator::{Dialogue, Next, Node, Options};
 use onecommit::id::{CoordinatorId, TransactionId};
 use onecommit::protocol::branch::BranchName;
 use onecommit::protocol::decision::Outcome;
@@ -13,12 +13,22 @@ use super::{Log, Place, SHORT, begin, connect, drive, move_money, move_money_of,
 use crate::patience::{answered, until};
 
 /// How far the dead one came: how much of its own work it had begun.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Died {
     /// Both branches are prepared, and nothing is decided.
     Undecided = 2,
     /// It is decided, and nothing is applied.
     Decided = 3,
+}
+
+/// Goes on with a transaction by hand until it is that far, or has ended before.
+pub(super) async fn drive_to(dialogue: &mut Dialogue, clients: &[Client; 2], died: Died) -> Next {
+    let mut works = 0;
+    drive(dialogue, clients, |next| {
+        works += usize::from(matches!(next, Next::Work));
+        works == died as usize
+    })
+    .await
 }
 
 /// A node that moves money and dies. The runtime with all of its tasks is stopped at that place: nothing is
@@ -47,12 +57,7 @@ pub(super) fn die_together(place: &Place, dying: &[(Died, i32)]) -> Vec<Transact
             let message = Message::new(place.topic(), format!("{died:?}"), "moved").unwrap();
             dialogue.publish(message, None).unwrap();
             dialogue.commit();
-            let mut works = 0;
-            let last = drive(&mut dialogue, &clients, |next| {
-                works += usize::from(matches!(next, Next::Work));
-                works == *died as usize
-            });
-            let last = last.await;
+            let last = drive_to(&mut dialogue, &clients, *died).await;
             assert!(matches!(last, Next::Work), "{last:?}");
             left.push((node, dialogue));
         }
@@ -132,23 +137,18 @@ fn decided_transactions_of_the_dead_are_committed_with_the_log_in_zookeeper() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_caller_that_goes_away_leaves_nothing_prepared() {
-    for works in [Died::Undecided as usize, Died::Decided as usize] {
+    for left in [Died::Undecided, Died::Decided] {
         let place = Place::new(Log::File).await;
         let (node, clients) = (place.node(), place.clients().await);
         let mut dialogue = node.begin(&names(), Options::default()).unwrap();
         drive(&mut dialogue, &clients, |_| false).await;
         move_money(&clients).await;
         dialogue.commit();
-        let mut seen = 0;
-        drive(&mut dialogue, &clients, |next| {
-            seen += usize::from(matches!(next, Next::Work));
-            seen == works
-        })
-        .await;
+        drive_to(&mut dialogue, &clients, left).await;
         assert_eq!(place.prepared().await, 2);
         drop(dialogue);
         place.settled().await;
-        let expected = if works == Died::Decided as usize { [90, 110] } else { [100, 100] };
+        let expected = if left == Died::Decided { [90, 110] } else { [100, 100] };
         assert_eq!(place.totals().await, expected);
         node.close().await;
     }
@@ -170,22 +170,27 @@ pub(super) async fn prepare_orphan(place: &Place, account: i32) -> BranchName {
     name
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn of_branches_without_a_record_only_those_behind_their_coordinators_end_are_rolled_back() {
-    let place = Place::new(Log::File).await;
-    let (late, unknown) = (prepare_orphan(&place, 1).await, prepare_orphan(&place, 2).await);
-    let client = connect(&place.urls[0]).await;
+/// From now on a branch is behind its coordinator's end.
+pub(super) async fn close_behind(place: &Place, late: &BranchName) {
     let closed = format!(
         "insert into onecommit.coordinator (id, closed, closed_at) values ('{}', true, now())",
         late.transaction.coordinator
     );
-    client.batch_execute(&closed).await.unwrap();
+    connect(&place.urls[0]).await.batch_execute(&closed).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_branches_without_a_record_only_those_behind_their_coordinators_end_are_rolled_back() {
+    let place = Place::new(Log::File).await;
+    let (late, unknown) = (prepare_orphan(&place, 1).await, prepare_orphan(&place, 2).await);
+    close_behind(&place, &late).await;
     let node = place.node();
     until("the late one is rolled back", async || Ok(place.prepared().await), |prepared| *prepared == 1)
         .await;
     // Both were in the same list, and the one who looked at it is at its end.
     node.close().await;
     let left = "select gid from pg_prepared_xacts where database = current_database()";
+    let client = connect(&place.urls[0]).await;
     let left: String = client.query_one(left, &[]).await.unwrap().get(0);
     assert_eq!(left, unknown.to_string(), "nothing is known of it");
     assert!(place.session().await.coordinators().await.unwrap().is_empty());

@@ -33,7 +33,7 @@ use onecommit::protocol::transaction::Protocol;
 use tokio::runtime::Runtime;
 use tokio_postgres::Client;
 
-use super::recovery::{Died, die};
+use super::recovery::{Died, die, drive_to};
 use super::{Log, NAMES, Place, SHORT, begin, connect, drive, move_money, names, text};
 use crate::log_lines;
 use crate::outbox_postgres::{USUAL, server};
@@ -287,12 +287,7 @@ async fn what_64_wait_for_is_committed_all_the_same() {
     drive(&mut dialogue, &clients, |_| false).await;
     move_money(&clients).await;
     dialogue.commit();
-    let mut works = 0;
-    drive(&mut dialogue, &clients, |next| {
-        works += usize::from(matches!(next, Next::Work));
-        works == Died::Decided as usize
-    })
-    .await;
+    drive_to(&mut dialogue, &clients, Died::Decided).await;
     assert_eq!(place.prepared().await, 2, "decided, and not applied");
     let orders = "orders".parse::<onecommit::ParticipantName>().unwrap();
     let waiters = futures_util::future::join_all((0..WAITERS).map(async |_| {

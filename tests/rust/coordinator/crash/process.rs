@@ -4,11 +4,11 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use onecommit::Message;
-use onecommit::coordinator::{CoordinatorSettings, Next, Node, Options};
+use onecommit::coordinator::{CoordinatorSettings, Node, Options};
 use tokio_postgres::Client;
 
 use super::{FAILPOINTS_LOG, Way, says_hit};
-use crate::coordinator::recovery::Died;
+use crate::coordinator::recovery::{Died, drive_to};
 use crate::coordinator::{Place, begin, drive, names, settings};
 use crate::patience::{LIMIT, until};
 
@@ -67,12 +67,7 @@ async fn make_doubtful_transactions(node: &Node, place: &Place) {
         write(&clients, number).await;
         dialogue.publish(message(place, number), None).unwrap();
         dialogue.commit();
-        let mut works = 0;
-        drive(&mut dialogue, &clients, |next| {
-            works += usize::from(matches!(next, Next::Work));
-            works == Died::Undecided as usize
-        })
-        .await;
+        drive_to(&mut dialogue, &clients, Died::Undecided).await;
         let moment = Duration::from_millis((number % MOMENTS_MS).unsigned_abs().into());
         let _ = tokio::time::timeout(moment, dialogue.work()).await;
     }
