@@ -132,6 +132,19 @@ uuid_id!(
     /// `onecommit-id`.
     MessageId
 );
+impl MessageId {
+    /// The id of a message that a transaction publishes: as random as any other, and of another version
+    /// (RFC 9562, version 8), by which the relay knows that a row may be asked for as a proof.
+    pub fn of_transaction() -> Self {
+        MessageId(Uuid::new_v8(*Uuid::new_v4().as_bytes()))
+    }
+
+    /// Whether it was made by [`MessageId::of_transaction`].
+    pub fn is_of_transaction(self) -> bool {
+        self.0.get_version() == Some(uuid::Version::Custom)
+    }
+}
+
 uuid_id!(
     /// The id a namespace is born with, copied into every store it uses.
     Incarnation

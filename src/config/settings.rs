@@ -212,7 +212,7 @@ pub(super) static COORDINATOR: Table = Table {
             (100, 3_600_000),
             "How long a transaction may take, from its begin until its caller is told. What it waits for in a \
              database ends by then, too: two transactions that wait for each other in two databases are seen by \
-             neither.",
+             neither. A relay leaves their messages in the outbox for so long, as proofs.",
         ),
         number(
             "home_wait_ms",

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::sync::watch;
@@ -221,6 +222,13 @@ pub trait Outbox: SetAside {
 
     /// Removes at most `limit` delivered messages, and barrier rows older than the named ones.
     async fn prune(&mut self, delivered: &[Delivered], limit: u32) -> Result<Pruned>;
+
+    /// From now on [`Outbox::prune`] leaves rows whose id is above this one, delivered or not; None: none.
+    fn hold(&mut self, above: Option<i64>);
+
+    /// Whether a transaction over several databases has written a message here within this time, or may
+    /// have.
+    async fn has_proofs(&mut self, within: Duration) -> Result<bool>;
 
     /// Counts what a shard at `position` has not delivered yet, with a bounded effort, however much
     /// waits or is dead.

@@ -2,22 +2,30 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
+use super::proofs::Proofs;
 use super::unpruned::Unpruned;
 use crate::id::ShardIndex;
 use crate::outbox::Delivered;
 
 /// What is known to be committed, by shard.
-#[derive(Default)]
 pub(super) struct Committed {
     shards: Mutex<BTreeMap<ShardIndex, Delivered>>,
     pub(super) unpruned: Unpruned,
+    pub(super) proofs: Proofs,
 }
 
 impl Committed {
+    /// Nothing; messages of transactions will stay for `keep`.
+    pub(super) fn new(keep: Duration) -> Self {
+        Committed { shards: Mutex::default(), unpruned: Unpruned::default(), proofs: Proofs::new(keep) }
+    }
+
     pub(super) fn note(&self, delivered: Delivered) {
         if self.lock().insert(delivered.shard, delivered).is_none() {
             self.unpruned.add_unknown();
+            self.proofs.add_unknown();
         }
     }
 

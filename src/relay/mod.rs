@@ -15,6 +15,7 @@ mod deliver;
 mod fit;
 mod keeper;
 mod part;
+mod proofs;
 mod prune;
 mod read;
 mod session;

@@ -2,7 +2,7 @@
 //! a delete costs PostgreSQL as much CPU as delivering does.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::committed::Committed;
 use super::read::Flow;
@@ -33,7 +33,8 @@ pub(super) async fn run(
     settings: RelaySettings,
 ) {
     let limit = settings.prune_messages;
-    let mut pruner = Pruner { source, outbox: None, committed, flow, limit, deferral: Deferral::default() };
+    let deferral = Deferral::default();
+    let mut pruner = Pruner { source, outbox: None, committed, flow, limit, deferral, held_above: None };
     let (mut failures, mut told) = (0, Told::default());
     loop {
         pruner.committed.unpruned.any().await;
@@ -67,6 +68,8 @@ struct Pruner {
     flow: Arc<Flow>,
     limit: u32,
     deferral: Deferral,
+    /// Up to where all went the last time, while some have to stay.
+    held_above: Option<i64>,
 }
 
 impl Pruner {
@@ -79,18 +82,37 @@ impl Pruner {
                 Some(connected) => connected,
                 None => self.outbox.insert(self.source.connect().await?),
             };
-            let pruned = outbox.prune(&self.committed.all(), self.limit).await?;
-            let unpruned = &self.committed.unpruned;
-            if pruned.all {
-                // What came since is looked at next time.
-                unpruned.all_went(before);
+            let (proofs, unpruned) = (&self.committed.proofs, &self.committed.unpruned);
+            if let Some(asked) = proofs.unknown() {
+                self.held_above = None;
+                proofs.found(asked, outbox.has_proofs(proofs.keep()).await?, Instant::now());
+            }
+            let held_above = proofs.held_above(Instant::now());
+            if held_above.is_some() && held_above == self.held_above {
                 return Ok(());
             }
-            unpruned.some_went(pruned.messages);
+            self.held_above = None;
+            outbox.hold(held_above);
+            let pruned = outbox.prune(&self.committed.all(), self.limit).await?;
+            match (pruned.all, held_above) {
+                (true, None) => {
+                    // What came since is looked at next time.
+                    unpruned.all_went(before);
+                    return Ok(());
+                }
+                (true, held_above) => {
+                    unpruned.some_went(pruned.messages);
+                    self.held_above = held_above;
+                    return Ok(());
+                }
+                (false, _) => unpruned.some_went(pruned.messages),
+            }
             if pruned.messages < u64::from(self.limit) {
                 return Ok(());
             }
-            unpruned.limit(self.deferral.is_fed.then_some(most / CROWDED_PART));
+            // Nobody waits for what has to stay.
+            let makes_way = self.deferral.is_fed && held_above.is_none();
+            unpruned.limit(makes_way.then_some(most / CROWDED_PART));
             tokio::task::yield_now().await;
         }
     }

@@ -133,6 +133,8 @@ impl Reader {
             };
             let batch = self.outbox.read().await?;
             self.flow.note(&batch);
+            // Before anything of it can be delivered, and then pruned.
+            self.committed.proofs.read(&batch.chunks, Instant::now());
             let idle = batch.chunks.is_empty();
             if !idle {
                 last_message = Instant::now();

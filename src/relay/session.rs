@@ -112,8 +112,8 @@ impl<'a> Session<'a> {
             tracing::info!("goes on, nothing is away any more");
         }
         let (commands, received) = mpsc::channel(COMMANDS);
-        let (committed, flow) = (Arc::new(Committed::default()), Arc::new(Flow::default()));
         let settings = shared.settings.clone();
+        let (committed, flow) = (Arc::new(Committed::new(settings.keep_proofs)), Arc::new(Flow::default()));
         let reader = Reader {
             outbox,
             commands: received,

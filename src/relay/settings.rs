@@ -21,6 +21,9 @@ pub struct RelaySettings {
     pub poll_idle: Duration,
     /// How many messages one step of pruning removes.
     pub prune_messages: u32,
+    /// How long delivered messages of transactions over several databases stay: the longest that one may
+    /// take.
+    pub keep_proofs: Duration,
     /// Messages that may be set aside in one shard.
     pub set_aside_max: u64,
     /// What happens with a message that can't be delivered, by topic.

@@ -152,6 +152,7 @@ fn settings(config: &Config) -> RelaySettings {
         poll_busy: ms(relay.poll_busy_ms),
         poll_idle: ms(relay.poll_idle_ms),
         prune_messages: relay.prune_messages,
+        keep_proofs: ms(config.coordinator.deadline_ms),
         set_aside_max: relay.set_aside_max,
         on_poison: config.topics.iter().map(|(name, topic)| (name.clone(), topic.on_poison)).collect(),
         retry: Backoff { first: ms(relay.retry_first_ms), limit: ms(relay.retry_limit_ms) },

@@ -177,6 +177,36 @@ BUGS = [
         ],
     ),
     Bug(
+        "delivered-proofs-go",
+        "A delivered message of a transaction stays until nobody can ask for it as a proof.",
+        rust(
+            "coordinator::one_phase::its_message_stays_when_it_is_delivered_and_those_of_others_go"
+        ),
+        "assertion `left == right` failed",
+        [
+            Edit(
+                "src/relay/read.rs",
+                "            self.committed.proofs.read(&batch.chunks, Instant::now());\n",
+                "",
+            )
+        ],
+    ),
+    Bug(
+        "inherited-proofs-go",
+        "A relay that did not deliver them itself keeps a transaction's messages, too.",
+        rust(
+            "coordinator::one_phase::its_message_stays_when_it_is_delivered_and_those_of_others_go"
+        ),
+        "the next relay, which did not deliver it, keeps it",
+        [
+            Edit(
+                "src/relay/prune.rs",
+                "outbox.has_proofs(proofs.keep()).await?",
+                "false",
+            )
+        ],
+    ),
+    Bug(
         "the-living-share-an-id",
         "A relay has the id of its predecessor only where that is dead.",
         unit(

@@ -131,6 +131,22 @@ impl Place {
         }
     }
 
+    /// A file of settings for a relay of `orders`. Its folder is its own: it is of another incarnation than
+    /// the decisions in a file.
+    fn configuration(&self) -> String {
+        let Place { namespace, urls: [orders, billing], .. } = self;
+        let zookeeper = match self.log {
+            Log::Zookeeper => format!("[zookeeper]\nservers = \"{}\"\n", self.zookeeper().servers),
+            Log::File => String::new(),
+        };
+        format!(
+            "namespace = \"{namespace}\"\ndata_dir = \"{}\"\n{zookeeper}\
+             [participants.orders]\nurl = \"{orders}\"\noutbox = true\nshards = 1\n\
+             [participants.billing]\nurl = \"{billing}\"\n",
+            self.directory.join("relay").display()
+        )
+    }
+
     fn zookeeper(&self) -> ZookeeperSettings {
         let servers =
             std::env::var("ONECOMMIT_TEST_ZOOKEEPER").expect("run under `python -m tests.servers run`");

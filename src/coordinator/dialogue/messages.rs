@@ -29,7 +29,7 @@ impl Messages {
                 format!("the messages of a transaction are larger than {MESSAGE_MAX_BYTES} bytes together");
             return Err(refuse(why).with("bytes", bytes));
         }
-        let id = MessageId::random();
+        let id = MessageId::of_transaction();
         (self.home, self.bytes) = (Some(home), bytes);
         self.waiting.push((id, message));
         Ok(id)

@@ -8,7 +8,7 @@ use tokio_postgres::types::Type;
 
 use super::connection::Connection;
 use super::delivered::OutboxShape;
-use super::prune::Walk;
+use super::prune::{self, Walk};
 use super::read::{Limits, Reader};
 use super::reading::last_id_column;
 use super::rows::get;
@@ -219,6 +219,17 @@ impl Outbox for PostgresOutbox {
         let pruned = self.walk.prune(&self.connection, &ready, outbox, limit).await?;
         self.unfinished = false;
         Ok(pruned)
+    }
+
+    fn hold(&mut self, above: Option<i64>) {
+        self.walk.hold(above);
+    }
+
+    async fn has_proofs(&mut self, within: Duration) -> Result<bool> {
+        self.begin("prune")?;
+        let found = prune::has_proofs(&self.connection, within).await?;
+        self.unfinished = false;
+        Ok(found)
     }
 
     async fn backlog(&mut self, shard: ShardIndex, position: &Position) -> Result<Backlog> {

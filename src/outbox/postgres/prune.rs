@@ -41,13 +41,30 @@ pub(super) struct Walk {
     highest: i64,
     from_bottom_at: Instant,
     truncation: Truncation,
+    /// Rows above it stay; None: none.
+    held_above: Option<i64>,
     /// Rows deleted since the last vacuum.
     dead: u64,
 }
 
 impl Walk {
     pub(super) fn new(truncation: Truncation) -> Self {
-        Walk { after: None, highest: 0, from_bottom_at: Instant::now(), truncation, dead: 0 }
+        Walk {
+            after: None,
+            highest: 0,
+            from_bottom_at: Instant::now(),
+            truncation,
+            held_above: None,
+            dead: 0,
+        }
+    }
+
+    /// See [`Outbox::hold`](crate::outbox::Outbox::hold).
+    pub(super) fn hold(&mut self, above: Option<i64>) {
+        if above.is_none() && self.held_above.is_some() {
+            self.from_bottom_at = Instant::now();
+        }
+        self.held_above = above;
     }
 
     /// Prunes at most `limit` messages, in as many steps as that takes; or all there are.
@@ -58,7 +75,11 @@ impl Walk {
         outbox: OutboxShape,
         limit: u32,
     ) -> Result<Pruned> {
-        if let Some(messages) = self.truncation.empty(connection, delivered, outbox).await? {
+        let emptied = match self.held_above {
+            None => self.truncation.empty(connection, delivered, outbox).await?,
+            Some(_) => None,
+        };
+        if let Some(messages) = emptied {
             (self.after, self.dead) = (None, 0);
             return Ok(Pruned { messages, all: true });
         }
@@ -101,7 +122,8 @@ impl Walk {
         let (mut messages, mut passed_over) = (0, 0);
         let mut from_bottom = after == 0;
         loop {
-            let step = prune(connection, delivered, outbox, after, limit - messages).await?;
+            let ids = (after, self.held_above.unwrap_or(i64::MAX));
+            let step = prune(connection, delivered, outbox, ids, limit - messages).await?;
             messages += step.gone;
             passed_over += step.passed_over;
             self.highest = self.highest.max(step.highest);
@@ -134,17 +156,17 @@ struct Step {
     next: Option<i64>,
 }
 
-/// Prunes at most `limit` messages whose id is above `after`.
+/// Prunes at most `limit` messages with ids above the first of `ids`, up to the last.
 async fn prune(
     connection: &Connection,
     delivered: &[Delivered],
     outbox: OutboxShape,
-    after: i64,
+    ids: (i64, i64),
     limit: u64,
 ) -> Result<Step> {
     connection.execute("prune", &begin(connection)).await?;
     check_epochs(connection, delivered).await?;
-    let step = delete_messages(connection, delivered, outbox, after, limit).await?;
+    let step = delete_messages(connection, delivered, outbox, ids, limit).await?;
     delete_barriers(connection, delivered).await?;
     failpoint!("outbox.prune.before_commit")?;
     connection.execute("prune", "commit").await?;
@@ -156,7 +178,7 @@ async fn delete_messages(
     connection: &Connection,
     delivered: &[Delivered],
     outbox: OutboxShape,
-    after: i64,
+    (after, last): (i64, i64),
     limit: u64,
 ) -> Result<Step> {
     let schema = &connection.schema;
@@ -170,7 +192,7 @@ async fn delete_messages(
     // and it is counted only where too few may go. Walking all of it each time took 13 times as long.
     let sql = format!(
         "with walked as materialized (
-           select ctid, id, xid, key from {schema}.outbox where id > $1 order by id limit {walk}),
+           select ctid, id, xid, key from {schema}.outbox where id > $1 and id <= $3 order by id limit {walk}),
          gone as (
            delete from {schema}.outbox where ctid = any(array(
              select ctid from walked where {condition} limit {limit}))
@@ -180,7 +202,8 @@ async fn delete_messages(
          from (select count(*), max(id) as last from gone) g",
         walk = limit * WALKED_FOR_ONE
     );
-    let parameters: [Parameter<'_>; 2] = [(&after, Type::INT8), (&snapshots, Type::TEXT_ARRAY)];
+    let parameters: [Parameter<'_>; 3] =
+        [(&after, Type::INT8), (&snapshots, Type::TEXT_ARRAY), (&last, Type::INT8)];
     let rows = connection.query("prune", &sql, &parameters).await?;
     let row = rows.first().ok_or_else(|| Error::new(ErrorKind::Failed, "prune", "no answer"))?;
     let gone = get::<i64>(row, 0)? as u64;
@@ -194,4 +217,35 @@ async fn delete_messages(
         None
     };
     Ok(Step { gone, highest, passed_over: walked.saturating_sub(gone), next })
+}
+
+/// So many of the youngest rows are looked at for those of transactions, a page at a time; with more of that
+/// age it is not known.
+const PROOFS_PAGE: usize = 10_000;
+const PROOFS_PAGES: usize = 100;
+
+/// See [`Outbox::has_proofs`](crate::outbox::Outbox::has_proofs).
+pub(super) async fn has_proofs(connection: &Connection, within: Duration) -> Result<bool> {
+    let (seconds, mut below) = (within.as_secs_f64(), i64::MAX);
+    // The row at a page's end says whether all below are older: ids are drawn in the order of time.
+    let sql = format!(
+        "select coalesce(bool_or(is_young and is_of_transaction), false), min(id) filter (where is_young), count(*)
+         from (select id, created_at > clock_timestamp() - make_interval(secs => $1) as is_young,
+                 get_byte(uuid_send(message_id), 6) >> 4 = 8 as is_of_transaction
+               from {}.outbox where id < $2 order by id desc limit {PROOFS_PAGE}) page",
+        connection.schema
+    );
+    for _ in 0..PROOFS_PAGES {
+        let parameters: [Parameter<'_>; 2] = [(&seconds, Type::FLOAT8), (&below, Type::INT8)];
+        let rows = connection.query("prune", &sql, &parameters).await?;
+        let Some(row) = rows.first() else { return Ok(true) };
+        if get(row, 0)? {
+            return Ok(true);
+        }
+        match get::<Option<i64>>(row, 1)? {
+            Some(youngest_end) if get::<i64>(row, 2)? as usize == PROOFS_PAGE => below = youngest_end,
+            _ => return Ok(false),
+        }
+    }
+    Ok(true)
 }

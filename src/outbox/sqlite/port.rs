@@ -226,6 +226,13 @@ impl Outbox for SqliteOutbox {
         }
     }
 
+    /// No transaction over several databases writes here: a file can't prepare.
+    fn hold(&mut self, _above: Option<i64>) {}
+
+    async fn has_proofs(&mut self, _within: Duration) -> Result<bool> {
+        Ok(false)
+    }
+
     async fn prune(&mut self, delivered: &[Delivered], limit: u32) -> Result<Pruned> {
         let (mut messages, keeps) = (0, !self.is_old());
         for shard in delivered {

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use async_trait::async_trait;
 
@@ -119,6 +120,14 @@ impl Outbox for CountedOutbox {
         let pruned = pruned?;
         self.tally.pruned_messages.fetch_add(pruned.messages, Ordering::Relaxed);
         Ok(pruned)
+    }
+
+    fn hold(&mut self, above: Option<i64>) {
+        self.inner.hold(above);
+    }
+
+    async fn has_proofs(&mut self, within: Duration) -> Result<bool> {
+        self.inner.has_proofs(within).await
     }
 
     async fn backlog(&mut self, shard: ShardIndex, position: &Position) -> Result<Backlog> {

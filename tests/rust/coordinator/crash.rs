@@ -203,7 +203,7 @@ async fn agrees(place: &Place, told: &BTreeSet<i32>, failpoint: &str) -> BTreeSe
 
 /// Another process. It is killed at the latest when this is dropped: otherwise one that waits for its end
 /// would go on behind a test that failed.
-struct Other(Child);
+pub(super) struct Other(pub(super) Child);
 
 impl Deref for Other {
     type Target = Child;
@@ -227,7 +227,7 @@ impl Drop for Other {
 }
 
 /// How a process ended; one that goes on was never killed.
-async fn ended(process: &mut Other) -> ExitStatus {
+pub(super) async fn ended(process: &mut Other) -> ExitStatus {
     let began = Instant::now();
     loop {
         if let Some(status) = process.try_wait().unwrap() {
@@ -285,7 +285,7 @@ fn has_hit(place: &Place, failpoint: &str) -> bool {
     says_hit(&log_of(place, failpoint))
 }
 
-fn says_hit(log: &Path) -> bool {
+pub(super) fn says_hit(log: &Path) -> bool {
     std::fs::read_to_string(log).is_ok_and(|text| text.contains(" hit"))
 }
 

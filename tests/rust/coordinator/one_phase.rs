@@ -1,13 +1,21 @@
 //! A single writing branch whose COMMIT was not answered, and whose server crashed in between: what its
 //! caller is told is true, or *in doubt*.
 
+use std::os::unix::process::ExitStatusExt;
+use std::path::PathBuf;
+use std::process::Command;
+
+use onecommit::config::Config;
 use onecommit::coordinator::{Dialogue, Failure, Finished, Message, Next, Node, Options};
 use onecommit::protocol::transaction::Protocol;
-use onecommit::{ErrorKind, Result};
+use onecommit::{ErrorKind, Result, service};
+use tokio::sync::watch;
 use tokio_postgres::Client;
 
+use super::crash::{Other, ended, says_hit};
 use super::{Log, Place, SHORT, connect, drive, names};
 use crate::outbox_postgres::{USUAL, server};
+use crate::patience::{LIMIT, until};
 use crate::postgres_servers::Servers;
 
 /// `orders` has a server of its own.
@@ -75,6 +83,58 @@ async fn a_commit_without_an_answer_is_proved_by_its_message_when_the_server_has
         }
         crashing.node.close().await;
     }
+}
+
+/// The settings of a relay that keeps proofs for longer than the test takes.
+fn relay_of(place: &Place) -> (PathBuf, Config) {
+    let file = place.directory.join("onecommit.toml");
+    std::fs::write(&file, place.configuration() + "[coordinator]\ndeadline_ms = 600000\n").unwrap();
+    let config = Config::load(Some(&file)).unwrap();
+    (file, config)
+}
+
+/// The relay prunes right behind the delivery; a caller that was cut off asks later.
+#[tokio::test(flavor = "multi_thread")]
+async fn its_message_stays_when_it_is_delivered_and_those_of_others_go() {
+    let mut crashing = Crashing::new().await;
+    let (file, config) = relay_of(&crashing.place);
+    service::init(&config, &[], Some(1), &|_| {}).await.unwrap();
+    let orders = connect(&crashing.place.urls[0]).await;
+    let texts = async |sql: &str| {
+        let rows = orders.query(sql, &[]).await.unwrap();
+        Result::Ok(rows.iter().map(|row| row.get(0)).collect::<Vec<String>>())
+    };
+    let topics = async || texts("select topic from onecommit.outbox").await;
+    // Each prune leaves the one that the committed progress names.
+    let barriers = async || texts("select id::text from onecommit.barrier").await;
+
+    orders.batch_execute("select onecommit.publish('order.seen', '42', 'x')").await.unwrap();
+    let (stop, stopping) = watch::channel(false);
+    let relay = tokio::spawn({
+        let config = config.clone();
+        async move { service::run_relays(&config, stopping).await }
+    });
+    until("what proves nothing goes", topics, Vec::is_empty).await;
+    let before = barriers().await.unwrap();
+    let (dialogue, commit) = crashing.begin(true).await;
+    crashing.clients[0].simple_query(&commit.sql).await.unwrap();
+    until("it is delivered, and pruned", barriers, |now| now.len() == 1 && *now != before).await;
+    assert_eq!(topics().await.unwrap(), ["order.paid"]);
+    stop.send_replace(true);
+    tokio::time::timeout(LIMIT, relay).await.expect("the relay stops").unwrap().unwrap();
+
+    let log = crashing.place.directory.join("failpoints");
+    let mut relay = Command::new(env!("CARGO_BIN_EXE_onecommit"));
+    relay.arg("relay").arg("--config").arg(file);
+    relay.env("ONECOMMIT_FAILPOINTS", "outbox.prune.after_commit=kill").env("ONECOMMIT_FAILPOINTS_LOG", &log);
+    let died = ended(&mut Other(relay.spawn().unwrap())).await;
+    assert_eq!((died.signal(), says_hit(&log)), (Some(9), true));
+    assert_eq!(topics().await.unwrap(), ["order.paid"], "the next relay, which did not deliver it, keeps it");
+
+    crashing.servers.say("stop own immediate");
+    crashing.servers.say("start own");
+    assert_eq!(crashing.unanswered(dialogue).await.unwrap().protocol, Protocol::OnePhase);
+    crashing.node.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

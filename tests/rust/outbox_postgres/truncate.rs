@@ -1,6 +1,8 @@
 //! A table in which everything is delivered is emptied at once; one with anything else in it, whatever
 //! keeps it there, is not.
 
+use std::time::Duration;
+
 use onecommit::id::Epoch;
 use onecommit::outbox::postgres::{Limits, PostgresSource};
 use onecommit::outbox::{Chunk, Delivered, Installation, Outbox, OutboxSource as _, Pruned};
@@ -92,6 +94,43 @@ async fn what_is_all_delivered_goes_at_once_and_what_comes_later_is_delivered() 
     let later =
         drained.place.publishing().publish_many(&drained.place.client, &numbered(0..3)).await.unwrap();
     assert_eq!(ids(&drain(&mut drained.outbox).await), later);
+    drained.place.drop().await;
+}
+
+#[tokio::test]
+async fn what_is_held_stays_and_goes_when_it_is_not_held_any_more() {
+    let mut drained = Drained::new().await;
+    let (first, last) = (drained.place.number("select min(id) from {s}.outbox").await, MESSAGES / 3);
+    drained.outbox.hold(Some(first + i64::from(last) - 1));
+    let mut gone = 0;
+    loop {
+        let pruned = drained.prune().await;
+        gone += pruned.messages;
+        if pruned.all {
+            break;
+        }
+    }
+    assert_eq!(gone, u64::from(last));
+    assert_eq!(file_of(&drained.place).await, drained.file, "it is not emptied");
+    assert_eq!(drained.place.number("select count(*) from {s}.outbox").await, i64::from(MESSAGES - last));
+    drained.outbox.hold(None);
+    drained.assert_empties().await;
+    drained.place.drop().await;
+}
+
+#[tokio::test]
+async fn a_transaction_s_message_is_found_among_all_that_is_young() {
+    let mut drained = Drained::new().await;
+    let long = Duration::from_secs(600);
+    assert!(!drained.outbox.has_proofs(long).await.unwrap());
+    // Below more than one look takes.
+    let sql = "update {s}.outbox set message_id = '0192e4a7-0000-8000-8000-000000000000' where id =
+                 (select min(id) from {s}.outbox);
+               insert into {s}.outbox (topic) select 'numbers' from generate_series(1, 25000)";
+    drained.place.sql(sql).await;
+    assert!(drained.outbox.has_proofs(long).await.unwrap());
+    drained.place.sql("update {s}.outbox set created_at = created_at - interval '1 hour'").await;
+    assert!(!drained.outbox.has_proofs(long).await.unwrap(), "nobody can ask for it any more");
     drained.place.drop().await;
 }
 

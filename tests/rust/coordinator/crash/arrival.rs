@@ -8,7 +8,7 @@ use onecommit::config::Config;
 use onecommit::service;
 use tokio::sync::watch;
 
-use crate::coordinator::{Log, NAMES, Place};
+use crate::coordinator::Place;
 use crate::patience::{LIMIT, answered, until};
 
 const PAUSE: Duration = Duration::from_millis(50);
@@ -36,21 +36,9 @@ pub(super) async fn arrives(place: &Place, expected: BTreeSet<String>, failpoint
     assert_eq!(arrived, expected.into_iter().collect::<Vec<_>>(), "{failpoint}");
 }
 
-/// Its own folder: the relay is of another incarnation than the decisions in a file.
 fn config_of(place: &Place) -> Config {
-    let server = |variable: &str| std::env::var(variable).unwrap_or_else(|_| panic!("{variable} is missing"));
-    let mut text = format!("namespace = \"{}\"\n", place.namespace);
-    text += &format!("data_dir = \"{}\"\n", place.directory.join("relay").display());
-    text += &format!("[kafka]\n\"bootstrap.servers\" = \"{}\"\n", server("ONECOMMIT_TEST_KAFKA"));
-    if place.log == Log::Zookeeper {
-        text += &format!("[zookeeper]\nservers = \"{}\"\n", server("ONECOMMIT_TEST_ZOOKEEPER"));
-    }
-    for (name, url) in NAMES.iter().zip(&place.urls) {
-        text += &format!("[participants.{name}]\nurl = \"{url}\"\n");
-        if *name == NAMES[0] {
-            text += "outbox = true\nshards = 1\n";
-        }
-    }
+    let kafka = std::env::var("ONECOMMIT_TEST_KAFKA").expect("run under `python -m tests.servers run`");
+    let text = place.configuration() + &format!("[kafka]\n\"bootstrap.servers\" = \"{kafka}\"\n");
     Config::from_toml(&text, []).unwrap()
 }
 
