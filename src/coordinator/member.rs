@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::error::Result;
 use crate::id::ParticipantName;
+use crate::participant::postgres::branch::Began;
 use crate::participant::{Instance, Participant};
-use crate::protocol::progress::DatabaseIdentity;
 
 /// A participant and what was learned of it. Nothing here is relied upon for longer than the server's
 /// present life; whoever relies on it has the server check it.
@@ -51,10 +51,17 @@ impl Member {
         self.lock().instance = Some(instance.clone());
     }
 
-    /// Whether a connection that says it leads to `found` leads to this very database, on its present
-    /// timeline. Only where it does not look so the database itself is asked anew.
-    pub(super) async fn is(&self, found: &DatabaseIdentity) -> Result<bool> {
-        Ok(self.instance().await?.database == *found || self.look().await?.database == *found)
+    /// The instance in which a branch has begun, where that is this very database, in the present life of
+    /// its server. Only where it does not look so the database itself is asked anew.
+    pub(super) async fn begun_in(&self, began: &Began) -> Result<Option<Instance>> {
+        let is_same = |instance: &Instance| {
+            instance.database.database == began.database && instance.started == began.started
+        };
+        let known = self.instance().await?;
+        if is_same(&known) {
+            return Ok(Some(known));
+        }
+        Ok(Some(self.look().await?).filter(is_same))
     }
 
     /// Whether this node may end what a role has prepared.

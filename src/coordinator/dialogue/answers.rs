@@ -28,20 +28,20 @@ impl Dialogue {
                 let why = "the connection leads to a standby, on which nothing can be written: give one to the primary";
                 return Err(blamed(Error::new(ErrorKind::Unreachable, BEGIN, why)));
             }
-            let begun = began.database;
-            if !branch.member.is(&begun).await? {
+            let Some(instance) = branch.member.begun_in(&began).await? else {
                 let why = "the connection leads to another database than the participant's url, or to a server that \
                            is not its primary any more: give a connection to the participant's own database";
                 let error = Error::new(ErrorKind::Refused, BEGIN, why);
-                return Err(blamed(error.with("found", &begun)));
-            }
-            branch.instance = Some(branch.member.instance().await?);
-            branch.database = Some(begun);
+                let found =
+                    format!("database {} of a server that was started at {}", began.database, began.started);
+                return Err(blamed(error.with("found", found)));
+            };
+            branch.instance = Some(instance);
         }
         for (place, branch) in self.branches.iter().enumerate() {
             let same = |other: &&OpenBranch| {
-                let databases = other.database.as_ref().zip(branch.database.as_ref());
-                databases.is_some_and(|(one, other)| one.is_same(other))
+                let instances = other.instance.as_ref().zip(branch.instance.as_ref());
+                instances.is_some_and(|(one, other)| one.database.is_same(&other.database))
             };
             if let Some(other) = self.branches[..place].iter().find(same) {
                 let why = "two participants are one and the same database: a branch could wait for the other";

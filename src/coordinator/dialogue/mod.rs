@@ -27,7 +27,6 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::id::TransactionId;
 use crate::participant::postgres::branch;
 use crate::participant::{Instance, Isolation};
-use crate::protocol::progress::DatabaseIdentity;
 use crate::protocol::transaction::{Committed, Decided, Event, Protocol, Step, Told, Transaction};
 
 const BEGIN: &str = "begin transaction";
@@ -115,9 +114,7 @@ pub struct Dialogue {
 
 struct OpenBranch {
     member: Arc<Member>,
-    /// The database that the caller's connection leads to.
-    database: Option<DatabaseIdentity>,
-    /// The server's life, from before anything could be committed.
+    /// Where it has begun, from before anything could be committed.
     instance: Option<Instance>,
     role: Option<String>,
     /// Where the server's log was behind the PREPARE; the very end where no vote told it.
@@ -143,14 +140,8 @@ impl Dialogue {
         options: Options,
         deadline: Instant,
     ) -> Self {
-        let open = |member| OpenBranch {
-            member,
-            database: None,
-            instance: None,
-            role: None,
-            position: u64::MAX,
-            is_open: false,
-        };
+        let open =
+            |member| OpenBranch { member, instance: None, role: None, position: u64::MAX, is_open: false };
         let branches: Vec<OpenBranch> = members.into_iter().map(open).collect();
         Dialogue {
             id: coordinator.next_transaction(),

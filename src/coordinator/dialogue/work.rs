@@ -115,7 +115,7 @@ impl Dialogue {
         // Every one of them: what a decision does not name is rolled back.
         let branches = self.machine.written().map(|(place, xid)| {
             let branch = &self.branches[place];
-            let timeline = branch.database.as_ref().and_then(|database| database.timeline.clone());
+            let timeline = branch.instance.as_ref().and_then(|instance| instance.database.timeline.clone());
             DecidedBranch {
                 participant: branch.member.name.clone(),
                 xid,
@@ -180,7 +180,8 @@ impl Dialogue {
     fn branch(&self, place: usize, xid: u64) -> Option<Branch> {
         let open = &self.branches[place];
         let (member, owner) = (Arc::clone(&open.member), open.role.clone());
-        let prepared = Prepared { database: open.database.clone()?, position: open.position };
+        let prepared =
+            Prepared { database: open.instance.as_ref()?.database.clone(), position: open.position };
         Some(Branch { member, name: self.name(place), owner, xid, prepared })
     }
 }

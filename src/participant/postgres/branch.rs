@@ -9,10 +9,9 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::id::TransactionId;
 use crate::participant::Isolation;
 use crate::postgres::literal;
-use crate::postgres::server::{DATABASE, SYSTEM, TIMELINE};
+use crate::postgres::server::{DATABASE, STARTED};
 use crate::protocol::branch::BranchName;
 use crate::protocol::fate::Fate;
-use crate::protocol::progress::DatabaseIdentity;
 use crate::protocol::transaction::{Committed, Vote};
 
 /// Asks what the branch did: [`asked`]. In a failed transaction it is an error, 25P02.
@@ -28,8 +27,12 @@ pub type TextRow<'a> = &'a [Option<String>];
 /// Where a branch has begun.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Began {
-    /// Which database, with its timeline; in recovery there is none.
-    pub database: DatabaseIdentity,
+    /// The database's number in its cluster, and when its server was started. Whoever knows an instance
+    /// knows by these whether it is the same one: no two servers that have a database of one number were
+    /// started in the same microsecond, and a server that is no standby gets another timeline by a start only.
+    pub database: String,
+    /// See `database`.
+    pub started: String,
     /// Whether it is a standby, on which nothing can be prepared.
     pub is_in_recovery: bool,
     /// Whether this very message began the transaction: PostgreSQL only warns where one is open.
@@ -61,8 +64,8 @@ pub fn begin(transaction: TransactionId, isolation: Isolation, lock_timeout: Dur
     let ms = lock_timeout.as_millis().clamp(1, i32::MAX as u128);
     format!(
         "begin isolation level {isolation}; set local onecommit.tx = {id}; set local lock_timeout = {ms}; \
-         select {SYSTEM}, {DATABASE}, case when not pg_is_in_recovery() then {TIMELINE} end, \
-         pg_is_in_recovery()::text, (now() = statement_timestamp())::text, case when current_setting('synchronous_commit') in ('off', 'local') \
+         select {DATABASE}, {STARTED}, pg_is_in_recovery()::text, (now() = statement_timestamp())::text, \
+         case when current_setting('synchronous_commit') in ('off', 'local') \
          then set_config('synchronous_commit', 'on', true) end"
     )
 }
@@ -70,15 +73,12 @@ pub fn begin(transaction: TransactionId, isolation: Isolation, lock_timeout: Dur
 /// Reads the answer to [`begin`].
 pub fn began(row: TextRow<'_>) -> Result<Began> {
     match row {
-        [Some(system), Some(database), timeline, Some(recovery), Some(new), _] => {
-            let (system, database) = (system.clone(), database.clone());
-            let (is_in_recovery, is_new) = (recovery == "true", new == "true");
-            Ok(Began {
-                database: DatabaseIdentity { system, database, timeline: timeline.clone() },
-                is_in_recovery,
-                is_new,
-            })
-        }
+        [Some(database), Some(started), Some(recovery), Some(new), _] => Ok(Began {
+            database: database.clone(),
+            started: started.clone(),
+            is_in_recovery: recovery == "true",
+            is_new: new == "true",
+        }),
         _ => Err(malformed("begin branch", row)),
     }
 }
@@ -201,7 +201,7 @@ mod tests {
     fn answers_that_can_not_be_are_errors() {
         let transaction = TransactionId { coordinator: CoordinatorId::random(), number: 7 };
         let ours = transaction.to_string();
-        for wrong in [row(&[]), row(&["1"]), row(&["-", "5", "1", "false", "true", "-"])] {
+        for wrong in [row(&[]), row(&["1"]), row(&["-", "5", "false", "true", "-"])] {
             assert!(began(&wrong).is_err());
         }
         for wrong in [row(&[]), row(&[&ours, "5", "-"]), row(&[&ours, "x", "app"])] {

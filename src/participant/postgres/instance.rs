@@ -9,12 +9,9 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::participant::Instance;
 use crate::postgres::connect::Parameter;
 use crate::postgres::failure::from_postgres;
-use crate::postgres::server::{DATABASE, SYSTEM, TIMELINE};
+use crate::postgres::server::{DATABASE, STARTED, SYSTEM, TIMELINE};
 use crate::protocol::progress::DatabaseIdentity;
 
-/// When the server was started, spelled without a setting of the session.
-const STARTED: &str =
-    "to_char(pg_postmaster_start_time() at time zone 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')";
 /// The columns of [`instance`], by which [`decode`] begins.
 pub(super) const COLUMNS: &str =
     "instance.system, instance.database, instance.timeline, instance.started, instance.life";

@@ -56,7 +56,8 @@ impl Branch {
         let sql = begin(name.transaction, isolation, LOCK_TIMEOUT);
         let found = began(&say(&place.client, &sql).await.unwrap()).unwrap();
         let instance = answered(async || place.participant.instance().await).await;
-        assert_eq!((found.database, found.is_in_recovery), (instance.database, false));
+        assert_eq!((found.database, found.started), (instance.database.database, instance.started));
+        assert_eq!((found.is_in_recovery, found.is_new), (false, true));
         Branch { place, name }
     }
 
