@@ -16,8 +16,10 @@ mod ours;
 mod poller;
 mod process;
 mod publishing;
+mod python_transfers;
 mod reading;
 mod run;
+mod settling;
 mod sizes;
 mod steady;
 mod takeover;
@@ -37,6 +39,9 @@ pub(crate) type Result<T> = std::result::Result<T, Box<dyn std::error::Error + S
 const POSTGRES: &str = "ONECOMMIT_TEST_POSTGRES";
 const KAFKA: &str = "ONECOMMIT_TEST_KAFKA";
 const ZOOKEEPER: &str = "ONECOMMIT_TEST_ZOOKEEPER";
+/// A second PostgreSQL of the same version, and three ZooKeepers.
+const OTHER_POSTGRES: &str = "ONECOMMIT_TEST_POSTGRES_15";
+const ENSEMBLE: &str = "ONECOMMIT_TEST_ZOOKEEPER_ENSEMBLE";
 
 /// A part that can be measured alone.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -57,6 +62,10 @@ enum Part {
     Takeover,
     /// Two databases in one commit.
     Transfers,
+    /// The same from Python, beside SQLAlchemy's two-phase sessions.
+    PythonTransfers,
+    /// A coordinator that is killed with transactions in doubt.
+    Settling,
 }
 
 /// The relay beside a bare transactional producer and a poller.
@@ -117,27 +126,34 @@ pub(crate) struct Options {
     /// The bare producer's own process: its topic.
     #[arg(long, hide = true)]
     bare: Option<String>,
+    /// The process of a coordinator that is to be killed: what it works with.
+    #[arg(long, hide = true)]
+    doomed: Option<String>,
 }
 
 /// The servers measured on.
 pub(crate) struct Servers {
     pub(crate) postgres: String,
+    pub(crate) other_postgres: String,
     pub(crate) kafka: String,
     pub(crate) zookeeper: String,
+    pub(crate) ensemble: String,
 }
 
 fn main() -> Result<()> {
     let options = Options::parse();
-    let variable = |name| std::env::var(name);
-    let (Ok(postgres), Ok(kafka), Ok(zookeeper)) = (variable(POSTGRES), variable(KAFKA), variable(ZOOKEEPER))
-    else {
+    let named = [POSTGRES, OTHER_POSTGRES, KAFKA, ZOOKEEPER, ENSEMBLE].map(std::env::var);
+    let [Ok(postgres), Ok(other_postgres), Ok(kafka), Ok(zookeeper), Ok(ensemble)] = named else {
         return start_servers();
     };
-    let servers = Servers { postgres, kafka, zookeeper };
+    let servers = Servers { postgres, other_postgres, kafka, zookeeper, ensemble };
     if let Some(topic) = &options.bare {
         return bare::run(&servers, topic, options.messages);
     }
     let runtime = tokio::runtime::Runtime::new()?;
+    if let Some(place) = &options.doomed {
+        return runtime.block_on(settling::doomed(&servers, place));
+    }
     let versions = runtime.block_on(versions::versions(&servers))?;
     warm_up(&servers, options.warm_up)?;
     let figures = runtime.block_on(measure(&servers, &options))?;
@@ -165,6 +181,8 @@ async fn measure(servers: &Servers, options: &Options) -> Result<Vec<Figure>> {
             Part::Latency => latency::measure(servers, options).await?,
             Part::Takeover => takeover::measure(servers, options).await?,
             Part::Transfers => transfers::measure(servers, options).await?,
+            Part::PythonTransfers => python_transfers::measure(servers, options).await?,
+            Part::Settling => settling::measure(servers, options).await?,
         };
         eprintln!("{}", markdown(&found));
         figures.extend(found);
@@ -175,7 +193,8 @@ async fn measure(servers: &Servers, options: &Options) -> Result<Vec<Figure>> {
 /// Runs this program again with servers around it; returns only where that fails. The broker gives
 /// the space of deleted topics back at once: its disk holds one run.
 fn start_servers() -> Result<()> {
-    let servers = "-m tests.servers run --only postgres,kafka,zookeeper --kafka-heap 1g \
+    let servers = "-m tests.servers run --only postgres,kafka,zookeeper --postgres-versions 15 \
+        --zookeeper-members 3 --kafka-heap 1g \
         --kafka-property log.segment.delete.delay.ms=1000 \
         --kafka-property log.retention.check.interval.ms=5000 --";
     let error = process::python()

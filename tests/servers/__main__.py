@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from functools import partial
 from types import FrameType
 
+from .ensemble import Ensemble
 from .fetch import APT_POSTGRES, kafka_jars, postgres_programs, zookeeper_jars
 from .kafka import Kafka
 from .postgres import Postgres
@@ -27,10 +28,11 @@ from .zookeeper import ZooKeeper
 POSTGRES = "ONECOMMIT_TEST_POSTGRES"
 KAFKA = "ONECOMMIT_TEST_KAFKA"
 ZOOKEEPER = "ONECOMMIT_TEST_ZOOKEEPER"
+ENSEMBLE = "ONECOMMIT_TEST_ZOOKEEPER_ENSEMBLE"
 KINDS = ("postgres", "kafka", "zookeeper")
 OTHER_POSTGRES = ("13", "18")  # the oldest and the newest that are supported
 
-Startable = Postgres | Kafka | ZooKeeper
+Startable = Postgres | Kafka | ZooKeeper | Ensemble
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,12 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
             default=[],
             metavar="VERSIONS",
             help="further PostgreSQL servers, as in 13,18",
+        )
+        action.add_argument(
+            "--zookeeper-members",
+            type=int,
+            metavar="MEMBERS",
+            help="also an ensemble of so many",
         )
         action.add_argument("--kafka-heap", default="512m", help="default: %(default)s")
         action.add_argument(
@@ -107,6 +115,8 @@ def makers(given: argparse.Namespace) -> dict[str, Callable[[], Startable]]:
         found[ZOOKEEPER] = ZooKeeper
     if "postgres" in given.only:
         found[POSTGRES] = Postgres
+    if given.zookeeper_members:
+        found[ENSEMBLE] = lambda: Ensemble(given.zookeeper_members)
     for version in given.postgres_versions:
         found[f"{POSTGRES}_{version}"] = partial(Postgres, version)
     return found

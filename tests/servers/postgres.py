@@ -26,7 +26,7 @@ from .server import Server
 SYSTEM_USER = "postgres"
 SETTINGS = {
     "max_connections": "600",
-    "max_prepared_transactions": "500",
+    "max_prepared_transactions": "1200",
     "wal_level": "logical",
     "listen_addresses": "127.0.0.1",
     "log_line_prefix": "%m [%p] ",

@@ -1,0 +1,211 @@
+//! Two databases in one commit, beside what it is built on: bare PREPARE TRANSACTION and COMMIT PREPARED
+//! on both without any decision log (the floor, after which a crash leaves both prepared), and two plain
+//! commits, which are not atomic. One transfer is an update in each of two PostgreSQL servers.
+//!
+//! Between the floor and ours stands one part of the protocol after the other, so that each one's price is
+//! seen.
+
+mod bare;
+mod decisions;
+pub(crate) mod ours;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use onecommit::coordinator::Node;
+use onecommit::id::Incarnation;
+use onecommit::outbox::postgres::print_sql;
+use tokio_postgres::Client;
+
+use self::bare::{Bare, Part};
+use self::decisions::Decisions;
+use crate::backlog::{Database, connect};
+use crate::figure::Budget::{AtLeast, AtMost, None as Free};
+use crate::figure::{Budget, Figure, percentile};
+use crate::{Options, Result, Servers};
+
+const CLIENTS: [usize; 4] = [1, 16, 64, 256];
+/// How many transfer at the same time where the parts of the protocol are compared.
+const CLIENTS_OF_PARTS: usize = 16;
+const ACCOUNTS: i32 = 10_000;
+pub(crate) const TABLES: &str = "create table account (id int primary key, balance bigint not null);
+    insert into account select n, 0 from generate_series(0, 9999) n; analyze account";
+/// Nobody's session ends while it is measured.
+const SESSION: Duration = Duration::from_secs(10);
+
+/// How transfers are made.
+enum Way {
+    Bare(Bare),
+    Ours { node: Box<Node>, has_messages: bool },
+}
+
+struct Named {
+    name: &'static str,
+    way: Arc<Way>,
+    /// Whether it is one of the parts, compared with the one before.
+    is_part: bool,
+}
+
+/// What one run took.
+struct Cost {
+    transfers_per_s: f64,
+    /// Of one transfer, the median.
+    ms: f64,
+}
+
+const FLOOR: &str = "floor";
+const EACH: &str = "a node each";
+const GROUPED: &str = "grouped";
+const ZOOKEEPER: &str = "ours";
+
+/// Measures all of them, for one client and for several.
+pub(crate) async fn measure(servers: &Servers, options: &Options) -> Result<Vec<Figure>> {
+    let databases = databases(servers).await?;
+    let urls = [databases[0].url.clone(), databases[1].url.clone()];
+    let folder = tempfile::tempdir()?;
+    let ways = ways(&urls, servers, folder.path()).await?;
+    let mut figures = Vec::new();
+    for clients in CLIENTS {
+        let compared: Vec<&Named> =
+            ways.iter().filter(|way| !way.is_part || clients == CLIENTS_OF_PARTS).collect();
+        let mut costs: Vec<Vec<Cost>> = compared.iter().map(|_| Vec::new()).collect();
+        for round in 0..options.rounds {
+            let mut order: Vec<usize> = (0..compared.len()).collect();
+            // Each begins and ends a round sometimes, and none always comes behind the same one.
+            order.rotate_left(round * 3 % compared.len());
+            if round % 2 == 1 {
+                order.reverse();
+            }
+            for at in order {
+                let seconds = Duration::from_secs(options.transfer_seconds);
+                costs[at].push(cost(&urls, &compared[at].way, clients, seconds).await?);
+            }
+        }
+        figures.extend(figures_of(clients, &compared, &costs));
+    }
+    for Named { way, .. } in ways {
+        if let Some(Way::Ours { node, .. }) = Arc::into_inner(way) {
+            node.close().await;
+        }
+    }
+    for database in databases {
+        database.drop().await?;
+    }
+    Ok(figures)
+}
+
+/// One on each server, with accounts.
+pub(crate) async fn databases(servers: &Servers) -> Result<[Database; 2]> {
+    let databases =
+        [Database::create(&servers.postgres).await?, Database::create(&servers.other_postgres).await?];
+    for database in &databases {
+        let client = database.client().await?;
+        client.batch_execute(&print_sql("onecommit", 0)).await?;
+        client.batch_execute(TABLES).await?;
+    }
+    Ok(databases)
+}
+
+async fn ways(urls: &[String; 2], servers: &Servers, folder: &std::path::Path) -> Result<Vec<Named>> {
+    let log = ours::in_zookeeper(&servers.zookeeper, SESSION).await?;
+    let bare = |part, decisions| Ok(Way::Bare(Bare::new(part, decisions)?)) as Result<Way>;
+    let decided = async |part| bare(part, Some(Decisions::grouped(&*log).await?));
+    let ours = |log, has_messages| {
+        let node = Box::new(ours::open(urls, log, Incarnation::random())?);
+        Ok(Way::Ours { node, has_messages }) as Result<Way>
+    };
+    let ensemble = ours::in_zookeeper(&servers.ensemble, SESSION).await?;
+    let ways = [
+        ("plain", false, bare(Part::Plain, None)?),
+        (FLOOR, false, bare(Part::Floor, None)?),
+        (EACH, false, bare(Part::Decided, Some(Decisions::each(&*log).await?))?),
+        (GROUPED, false, decided(Part::Decided).await?),
+        ("and the begin's mark", true, decided(Part::Marked).await?),
+        ("and the question what each did", true, decided(Part::Asked).await?),
+        ("and the vote's status", true, decided(Part::Voted).await?),
+        (ZOOKEEPER, false, ours(Arc::clone(&log), false)?),
+        ("ours, three ZooKeepers", false, ours(ensemble, false)?),
+        ("ours, in a file", false, ours(ours::in_file(folder), false)?),
+        ("ours, with a message", false, ours(log, true)?),
+    ];
+    Ok(ways.into_iter().map(|(name, is_part, way)| Named { name, way: Arc::new(way), is_part }).collect())
+}
+
+fn figures_of(clients: usize, compared: &[&Named], costs: &[Vec<Cost>]) -> Vec<Figure> {
+    let mut figures = Vec::new();
+    for (way, found) in compared.iter().zip(costs) {
+        let rates = found.iter().map(|cost| cost.transfers_per_s).collect();
+        figures.push(Figure::new(format!("{clients} at a time: {}, transfers/s", way.name), Free, rates));
+        let times = found.iter().map(|cost| cost.ms).collect();
+        figures.push(Figure::new(format!("{clients} at a time: {}, ms (p50)", way.name), Free, times));
+    }
+    let place = |name| compared.iter().position(|way| way.name == name).expect("one of the ways");
+    let ratio = |at: usize, to: usize, budget: Budget| {
+        let pairs = costs[at].iter().zip(&costs[to]);
+        let ratios = pairs.map(|(one, other)| one.transfers_per_s / other.transfers_per_s).collect();
+        let what = format!("{clients} at a time: {} : {}", compared[at].name, compared[to].name);
+        Figure::new(what, budget, ratios)
+    };
+    let (floor, ours, group) = (place(FLOOR), place(ZOOKEEPER), place(GROUPED));
+    let budget = match clients {
+        64.. => AtLeast(0.88),
+        16.. => AtLeast(0.75),
+        _ => Free,
+    };
+    figures.push(ratio(ours, floor, budget));
+    let slower = costs[ours].iter().zip(&costs[floor]).map(|(ours, floor)| ours.ms / floor.ms).collect();
+    let budget = if clients == 1 { AtMost(1.6) } else { Free };
+    figures.push(Figure::new(format!("{clients} at a time: ours : floor, ms (p50)"), budget, slower));
+    figures.push(ratio(group, place(EACH), if clients >= 16 { AtLeast(1.25) } else { Free }));
+    figures.push(ratio(group, floor, Free));
+    for at in group + 1..=ours {
+        if compared[at].is_part || (at == ours && compared[at - 1].is_part) {
+            // What a part adds may be 3 %; what is left between the last one and ours is marks, registration
+            // and connections of our own.
+            figures.push(ratio(at, at - 1, AtLeast(0.97)));
+        }
+    }
+    for at in ours + 1..compared.len() {
+        figures.push(ratio(at, floor, Free));
+    }
+    figures
+}
+
+async fn cost(urls: &[String; 2], way: &Arc<Way>, clients: usize, limit: Duration) -> Result<Cost> {
+    let together = Arc::new(tokio::sync::Barrier::new(clients));
+    let mut running = Vec::new();
+    for client in 0..clients {
+        let connections = [connect(&urls[0]).await?, connect(&urls[1]).await?];
+        let (way, together) = (Arc::clone(way), Arc::clone(&together));
+        running.push(tokio::spawn(async move {
+            let account = i32::try_from(client)? * (ACCOUNTS / 256);
+            // What is only made once.
+            transfer(&connections, &way, account).await?;
+            together.wait().await;
+            let (began, mut times) = (Instant::now(), Vec::new());
+            while began.elapsed() < limit {
+                let one = Instant::now();
+                transfer(&connections, &way, account).await?;
+                times.push(one.elapsed().as_secs_f64() * 1000.0);
+            }
+            Result::Ok(times)
+        }));
+    }
+    let mut times = Vec::new();
+    for one in running {
+        times.extend(one.await??);
+    }
+    times.sort_by(f64::total_cmp);
+    Ok(Cost { transfers_per_s: times.len() as f64 / limit.as_secs_f64(), ms: percentile(&times, 0.5) })
+}
+
+async fn transfer(connections: &[Client; 2], way: &Way, account: i32) -> Result<()> {
+    match way {
+        Way::Bare(bare) => bare.transfer(connections, account).await,
+        Way::Ours { node, has_messages } => ours::transfer(node, connections, account, *has_messages).await,
+    }
+}
+
+pub(crate) fn update(account: i32) -> String {
+    format!("update account set balance = balance + 1 where id = {account}")
+}
