@@ -25,23 +25,28 @@ pub async fn acquire(
         patience.after(session, error).await?;
     }
     let mut is_noted = false;
-    loop {
-        let gone_on = go_on(session, queue, owner, until, &mut is_noted).await;
-        match gone_on {
-            Ok(Some(number)) => return Ok(number),
+    let came = loop {
+        match go_on(session, queue, owner, until, &mut is_noted).await {
+            Ok(Some(number)) => break Ok(number),
             Ok(None) => patience.failures = 0,
-            Err(error) if error.kind() == ErrorKind::Conflict => {
-                // Where that is not confirmed, whoever ends the transaction or the session leaves it.
-                let _ = session.leave(queue, owner).await;
-                return Err(error);
-            }
+            Err(error) if error.kind() == ErrorKind::Conflict => break Err(error),
             Err(error) => patience.after(session, error).await?,
         }
         if Instant::now() >= until {
-            let _ = session.leave(queue, owner).await;
-            return Err(late(queue));
+            break Err(late(queue));
         }
+    };
+    if came.is_err() {
+        // Where that is not confirmed, whoever ends the transaction or the session leaves it.
+        let _ = session.leave(queue, owner).await;
     }
+    if let Owner::Transaction(id) = owner
+        && is_noted
+    {
+        // One that stays says nothing: who holds the lock, or has left, waits for nobody there.
+        let _ = session.end_waits(id).await;
+    }
+    came
 }
 
 /// Looks, and waits for the entry before; the fencing number where it is held.

@@ -52,6 +52,9 @@ pub trait LockSession: Send + Sync {
     /// until they are gone.
     async fn entries(&self, queue: &Queue) -> Result<Vec<Entry>>;
 
+    /// Whether a holder's entry of this session counts, as the store itself knows now.
+    async fn is_there(&self, queue: &Queue, entry: &Entry) -> Result<bool>;
+
     /// Waits until an entry counts no more, or `until`; it may also return sooner.
     async fn wait_for_end(&self, queue: &Queue, entry: &Entry, until: Instant) -> Result<()>;
 

@@ -83,6 +83,10 @@ impl LockSession for Counted {
         self.session.entries(queue).await
     }
 
+    async fn is_there(&self, queue: &Queue, entry: &Entry) -> Result<bool> {
+        self.session.is_there(queue, entry).await
+    }
+
     async fn wait_for_end(&self, queue: &Queue, entry: &Entry, until: Instant) -> Result<()> {
         let waited = self.session.wait_for_end(queue, entry, until).await;
         self.woken.fetch_add(1, Ordering::SeqCst);

@@ -73,6 +73,10 @@ impl LockSession for Session {
         self.call("look at queue", move |rows| rows.entries(&queue)).await
     }
 
+    async fn is_there(&self, queue: &Queue, entry: &Entry) -> Result<bool> {
+        Ok(self.entries(queue).await?.contains(entry))
+    }
+
     async fn wait_for_end(&self, queue: &Queue, entry: &Entry, until: Instant) -> Result<()> {
         while Instant::now() < until && self.entries(queue).await?.contains(entry) {
             tokio::time::sleep_until(until.min(Instant::now() + LOOK_INTERVAL)).await;

@@ -65,6 +65,19 @@ impl LockSession for Session {
         Ok(entries)
     }
 
+    async fn is_there(&self, queue: &Queue, entry: &Entry) -> Result<bool> {
+        const OPERATION: &str = "look whether the lock is held";
+        let path = self.paths.entry(queue, entry.owner);
+        let failed = |error| self.connection.error(OPERATION, Effect::None, error).with("path", &path);
+        // A server that was cut off from its leader shows what it last knew, when the leader has long ended this
+        // session. This goes through the leader.
+        self.connection.call(self.connection.client().sync(&path)).await.map_err(failed)?;
+        let found = self.connection.call(self.connection.client().check_stat(&path)).await.map_err(failed)?;
+        Ok(found.is_some_and(|found| {
+            found.czxid == entry.number && found.ephemeral_owner == self.connection.session()
+        }))
+    }
+
     async fn wait_for_end(&self, queue: &Queue, entry: &Entry, until: Instant) -> Result<()> {
         const OPERATION: &str = "wait for lock";
         let path = self.paths.entry(queue, entry.owner);
