@@ -90,6 +90,11 @@ impl Node {
         let _ = self.recoverer.await;
     }
 
+    /// Turns true where it is closed.
+    pub(super) fn closed(&self) -> watch::Receiver<bool> {
+        self.closing.subscribe()
+    }
+
     pub(super) fn expect_own_process(&self, operation: &'static str) -> Result<()> {
         if self.pid == std::process::id() {
             return Ok(());
