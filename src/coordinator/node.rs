@@ -53,7 +53,7 @@ impl Node {
         let (closing, closed) = watch::channel(false);
         let members: BTreeMap<_, _> =
             members.into_iter().map(|member| (member.name.clone(), Arc::new(member))).collect();
-        let locks = Arc::new(Locks::new(locks, settings.retry));
+        let locks = Arc::new(Locks::new(locks, members.clone(), settings.retry));
         let scope = Arc::new(Scope::new(namespace, incarnation, log, settings, closed));
         let recovery = Arc::new(RecoveryTally::default());
         let recoverer =

@@ -8,6 +8,7 @@ PROTOCOL = "src/protocol/lock.rs"
 SESSION = "src/lock/zookeeper/session.rs"
 ROWS = "src/lock/file/rows.rs"
 ACQUIRE = "src/lock/acquire.rs"
+IN_NODE = "src/coordinator/locks.rs"
 HOLDER = "src/coordinator/holder.rs"
 WORK = "src/coordinator/dialogue/work.rs"
 TRANSACTION = "src/protocol/transaction/mod.rs"
@@ -143,5 +144,12 @@ BUGS = [
                 "self.last_certain(state).is_none_or(|_| true)",
             )
         ],
+    ),
+    Bug(
+        "lock-numbers-fall-unnoticed",
+        "Where a participant knows higher numbers than the store, nothing is locked.",
+        rust(f"{LOCKS}a_file_that_was_restored_locks_nothing_until_a_person_has_confirmed_it"),
+        "called `Option::unwrap()` on a `None` value",
+        [Edit(IN_NODE, "**floor > position)", "**floor > position && false)")],
     ),
 ]

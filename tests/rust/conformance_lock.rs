@@ -33,6 +33,7 @@ pub async fn suite(fresh: impl AsyncFn() -> Stores) {
     who_comes_first_is_served_first(&fresh().await).await;
     who_enters_again_keeps_the_place(&fresh().await).await;
     numbers_grow_over_an_empty_queue(&fresh().await).await;
+    the_position_is_above_all_numbers(&fresh().await).await;
     queues_have_nothing_to_do_with_each_other(&fresh().await).await;
     a_holders_entry_ends_with_its_session(&fresh().await).await;
     a_transactions_entry_stays_until_its_coordinators_record_is_gone(&fresh().await).await;
@@ -101,6 +102,19 @@ async fn numbers_grow_over_an_empty_queue(stores: &Stores) {
         last = number;
         answered(async || session.leave(&queue, entrant.owner()).await).await;
         assert_eq!(session.entries(&queue).await.unwrap(), []);
+    }
+}
+
+async fn the_position_is_above_all_numbers(stores: &Stores) {
+    let (session, other) = (open(stores).await, open(stores).await);
+    let mut last = session.position().await.unwrap();
+    for name in ["a", "b", "a"] {
+        let entrant = holder();
+        let number = held(&session, &lock(name), entrant).await;
+        answered(async || session.leave(&lock(name), entrant.owner()).await).await;
+        let position = other.position().await.unwrap();
+        assert!(number > last && position >= number, "{last} {number} {position}");
+        last = position;
     }
 }
 

@@ -70,7 +70,9 @@ const ZOOKEEPER_STEPS: [(Way, &str); 2] = [(Way::Forget, "discard"), (Way::LetGo
 /// Of locks, without the store's name before them.
 const LOCK_STEPS: [&str; 5] = ["enter", "leave", "note_wait", "forget_wait", "discard"];
 const FILE_LOCK_STEPS: [&str; 1] = ["open"];
-const PARTICIPANT_STEPS: [(Way, &str); 6] = [
+const ZOOKEEPER_LOCK_STEPS: [&str; 1] = ["position"];
+const PARTICIPANT_STEPS: [(Way, &str); 7] = [
+    (Way::Lock, "raise_lock_floor"),
     (Way::Work, "open_history"),
     (Way::Work, "mark"),
     (Way::Work, "end"),
@@ -84,7 +86,7 @@ async fn every_step(log: Log, way: Way) {
     let only: &[(Way, &str)] = if log == Log::File { &[] } else { &ZOOKEEPER_STEPS };
     let of_log = LOG_STEPS.iter().chain(only).map(|(way, step)| (*way, format!("{room}.{step}")));
     let lock_room = if log == Log::File { "file_lock" } else { "zookeeper_lock" };
-    let only: &[&str] = if log == Log::File { &FILE_LOCK_STEPS } else { &[] };
+    let only = if log == Log::File { &FILE_LOCK_STEPS } else { &ZOOKEEPER_LOCK_STEPS };
     let of_locks = LOCK_STEPS.iter().chain(only).map(|step| (Way::Lock, format!("{lock_room}.{step}")));
     let of_participant = PARTICIPANT_STEPS.iter().map(|(way, step)| (*way, format!("participant.{step}")));
     for (_, step) in of_log.chain(of_participant).chain(of_locks).filter(|(of, _)| *of == way) {
@@ -92,7 +94,7 @@ async fn every_step(log: Log, way: Way) {
             // The first of many is often a special one.
             let is_of_many = match way {
                 Way::Work => !step.ends_with("register") && !step.ends_with("open_history"),
-                Way::Lock => !step.ends_with("open") && !step.ends_with("discard"),
+                Way::Lock => ["enter", "leave", "wait"].iter().any(|end| step.ends_with(end)),
                 _ => false,
             };
             let hit = if is_of_many { 3 } else { 1 };
@@ -421,6 +423,7 @@ fn no_step_is_missing_here() {
         for step in LOCK_STEPS {
             known.extend(["file_lock", "zookeeper_lock"].map(|room| format!("{room}.{step}.{side}")));
         }
+        known.extend(ZOOKEEPER_LOCK_STEPS.iter().map(|step| format!("zookeeper_lock.{step}.{side}")));
         known.extend(FILE_LOCK_STEPS.iter().map(|step| format!("file_lock.{step}.{side}")));
         known.extend(ZOOKEEPER_STEPS.iter().map(|(_, step)| format!("zookeeper_log.{step}.{side}")));
     }

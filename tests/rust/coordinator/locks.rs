@@ -416,3 +416,58 @@ async fn a_lock_that_was_deleted_by_hand_is_lost() {
     file.execute("delete from lock_entry", ()).unwrap();
     is_told(&held).await;
 }
+
+/// What a person runs who has looked after whoever stored a number.
+const CONFIRM: &str = "delete from onecommit.coordinator where id = '00000000-0000-0000-0000-000000000000'";
+
+async fn is_refused(place: &Place) {
+    let (node, clients) = (place.node(), place.clients().await);
+    let refused = node.lock(&account(), LIMIT).await.err().unwrap();
+    assert_eq!(refused.kind(), ErrorKind::Refused, "{refused}");
+    assert!(refused.to_string().contains(CONFIRM), "{refused}");
+    let mut transaction = begin(&node, &clients).await.unwrap();
+    let refused = transaction.lock(&account(), None).await.unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Refused, "{refused}");
+    transaction.roll_back().await.unwrap();
+    for client in &clients {
+        client.batch_execute(CONFIRM).await.unwrap();
+    }
+    node.lock(&account(), LIMIT).await.unwrap().release().await.unwrap();
+    node.close().await;
+}
+
+async fn take_locks(place: &Place, times: usize) {
+    let node = place.node();
+    for _ in 0..times {
+        node.lock(&account(), LIMIT).await.unwrap().release().await.unwrap();
+    }
+    node.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_was_restored_locks_nothing_until_a_person_has_confirmed_it() {
+    let place = Place::new(Log::File).await;
+    take_locks(&place, 2).await;
+    let (file, copy) = (place.directory.join("decisions.db"), place.directory.join("copy.db"));
+    let sql = format!("vacuum into '{}'", copy.display());
+    rusqlite::Connection::open(&file).unwrap().execute(&sql, ()).unwrap();
+    take_locks(&place, 2).await;
+    // What a node notes when it opens is what was handed out before.
+    take_locks(&place, 1).await;
+    for ending in ["-wal", "-shm"] {
+        let _ = std::fs::remove_file(place.directory.join(format!("decisions.db{ending}")));
+    }
+    std::fs::rename(&copy, &file).unwrap();
+    is_refused(&place).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_zookeeper_that_is_older_than_a_participant_knows_locks_nothing() {
+    let place = Place::new(Log::Zookeeper).await;
+    take_locks(&place, 1).await;
+    let billing = &place.clients().await[1];
+    let sql = "update onecommit.coordinator set mark = mark + 4294967296 \
+               where id = '00000000-0000-0000-0000-000000000000'";
+    assert_eq!(billing.execute(sql, &[]).await.unwrap(), 1);
+    is_refused(&place).await;
+}
