@@ -143,9 +143,9 @@ async fn a_transactions_entry_stays_until_its_coordinators_record_is_gone(stores
     let (session, other, queue) = (open(stores).await, open(stores).await, lock("a"));
     let (owner, fence) = registered(stores).await;
     let first = held(&session, &queue, transaction(fence, 1)).await;
-    drop(session);
     let waiting = begin(&other, &queue, holder());
     until("both are there", async || other.entries(&queue).await, |all| all.len() == 2).await;
+    drop(session);
     owner.let_go(fence.coordinator).await.unwrap();
     let recoverer = answered(async || stores.log.open().await).await;
     let legacy = taken(&recoverer, fence.coordinator).await;

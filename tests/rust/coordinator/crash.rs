@@ -378,6 +378,33 @@ async fn every_step_of_a_lock_in_zookeeper() {
     every_step(Log::Zookeeper, Way::Lock).await;
 }
 
+/// A process is killed between the decision and its application, with a lock: whoever gets that next finds all of it
+/// applied, in both databases.
+async fn the_next_one_reads_what_a_killed_holder_decided(log: Log) {
+    let place = Place::with_sessions_of(log, SHORT).await;
+    let room = if log == Log::File { "file_log" } else { "zookeeper_log" };
+    let failpoint = format!("{room}.decide.after_commit=kill@3");
+    let told = meet(&place, Way::Lock, &failpoint).await;
+    assert_eq!((told.len(), place.prepared().await), (2, 2), "killed elsewhere");
+    let (node, clients) = (place.node(), place.clients().await);
+    let mut next = begin(&node, &clients).await.unwrap();
+    next.lock(&process::account(), None).await.unwrap();
+    assert_eq!(place.prepared().await, 0, "locked before all was applied");
+    assert_eq!(agrees(&place, &told, &failpoint).await.len(), 3, "the decided one is not there");
+    next.commit().await.unwrap();
+    node.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lock_of_a_killed_holder_is_free_once_all_is_applied_with_the_log_in_a_file() {
+    the_next_one_reads_what_a_killed_holder_decided(Log::File).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lock_of_a_killed_holder_is_free_once_all_is_applied_with_the_log_in_zookeeper() {
+    the_next_one_reads_what_a_killed_holder_decided(Log::Zookeeper).await;
+}
+
 /// Of the undecided transaction only one branch was prepared, and the recoverer dies behind its end: nothing
 /// tells of it any more but what was kept before.
 async fn keeps_what_a_dead_recoverer_rolled_back(log: Log) {

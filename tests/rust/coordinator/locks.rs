@@ -149,10 +149,15 @@ fn a_lock_in_zookeeper_outlives_its_holder_until_all_is_applied() {
     a_lock_outlives_its_holder(Log::Zookeeper);
 }
 
-/// It is not given up while a branch is not applied, also by a holder that lives.
+/// It is not given up while a branch is not applied, also by a holder that lives: the way to one database is cut
+/// behind the decision.
 async fn a_lock_stays_until_it_is_applied(log: Log) {
     let place = Place::new(log).await;
-    let (node, clients) = (place.node(), place.clients().await);
+    let server = place.urls[1].rsplit_once('/').unwrap().0.rsplit_once('@').unwrap().1;
+    let proxy = Proxy::start(server).await;
+    let through = place.urls[1].replace(server, &proxy.address);
+    let members = vec![member(NAMES[0], &place.urls[0], true), member(NAMES[1], &through, false)];
+    let (node, clients) = (place.node_of(members, place.decision_log()), place.clients().await);
     let mut dialogue = node.begin(&names(), Options::default()).unwrap();
     drive(&mut dialogue, &clients, |_| false).await;
     dialogue.lock(&account(), None).await.unwrap();
@@ -160,14 +165,14 @@ async fn a_lock_stays_until_it_is_applied(log: Log) {
     dialogue.commit();
     drive_to(&mut dialogue, &clients, Died::Decided).await;
     let (session, id) = (lock_session(&place).await, dialogue.id());
-    assert!(is_queued(&*session, id).await && place.prepared().await == 2);
+    proxy.open.send_replace(false);
     drop(dialogue);
-    while is_queued(&*session, id).await {}
-    assert_eq!(
-        (place.prepared().await, place.totals().await),
-        (0, [90, 110]),
-        "released before it was applied"
-    );
+    until("one branch is applied", async || Ok(place.prepared().await), |prepared| *prepared == 1).await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert!(is_queued(&*session, id).await, "released before it was applied");
+    proxy.open.send_replace(true);
+    until("it is left", async || Ok(is_queued(&*session, id).await), |is_queued| !is_queued).await;
+    assert_eq!((place.prepared().await, place.totals().await), (0, [90, 110]));
 }
 
 #[tokio::test(flavor = "multi_thread")]
