@@ -40,8 +40,8 @@ async fn settled_s(servers: &Servers, transactions: i64) -> Result<f64> {
     let databases = databases(servers).await?;
     let urls = [databases[0].url.clone(), databases[1].url.clone()];
     let (namespace, incarnation) = (ours::namespace()?, Incarnation::random());
-    let log = ours::log_of(&servers.zookeeper, SESSION, &namespace, incarnation).await?;
-    let node = ours::open(&urls, log, incarnation)?;
+    let stores = ours::stores_of(&servers.zookeeper, SESSION, &namespace, incarnation).await?;
+    let node = ours::open(&urls, stores)?;
     let place = format!("{namespace} {incarnation} {} {} {transactions}", urls[0], urls[1]);
     let mut command = Command::new(std::env::current_exe()?);
     let doomed = Process::start("coordinator", command.arg("--doomed").arg(place))?;
@@ -82,8 +82,8 @@ pub(crate) async fn doomed(servers: &Servers, place: &str) -> Result<()> {
     let [namespace, incarnation, one, two, transactions] = parts[..] else { return Err(place.into()) };
     let (namespace, incarnation) = (namespace.parse()?, incarnation.parse()?);
     let urls = [one.to_string(), two.to_string()];
-    let log = ours::log_of(&servers.zookeeper, SESSION, &namespace, incarnation).await?;
-    let node = ours::open(&urls, log, incarnation)?;
+    let stores = ours::stores_of(&servers.zookeeper, SESSION, &namespace, incarnation).await?;
+    let node = ours::open(&urls, stores)?;
     let clients = [connect(&urls[0]).await?, connect(&urls[1]).await?];
     let mut kept = Vec::new();
     for account in 0..transactions.parse::<i32>()? {

@@ -19,6 +19,7 @@ from ._errors import (
     UnclearError,
     UnreachableError,
 )
+from ._lock import AsyncLock, Lock
 from ._message import Encoder, Headers, Message, MessageId, ReceivedMessage
 from ._open import AsyncOnecommit, Onecommit, open, open_async  # noqa: A004
 from ._outbox import AsyncOutbox, Outbox
@@ -26,6 +27,7 @@ from ._read import Messages, read
 from ._transaction import AsyncTransaction, Transaction
 
 __all__ = [
+    "AsyncLock",
     "AsyncOnecommit",
     "AsyncOutbox",
     "AsyncTransaction",
@@ -38,6 +40,7 @@ __all__ = [
     "Headers",
     "InDoubt",
     "InvalidError",
+    "Lock",
     "Message",
     "MessageId",
     "Messages",

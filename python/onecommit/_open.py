@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, TypeVar
 
 from ._errors import ConflictError, InvalidError
+from ._lock import AsyncLock, Lock
 from ._message import Encoder
 from ._native.transaction import Node
 from ._transaction import AsyncTransaction, Transaction, begin
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 ATTEMPTS = 5
+LOCK_TIMEOUT_S = 30.0
 # Between two attempts; it doubles.
 _FIRST_PAUSE_S = 0.05
 _LONGEST_PAUSE_S = 2.0
@@ -127,6 +129,32 @@ class Onecommit(_Opened):
             time.sleep(_pause(attempt))
         raise AssertionError("the last attempt returns or raises")
 
+    def lock(self, name: str, *, timeout: float = LOCK_TIMEOUT_S) -> Lock:
+        """A lock for the length of a block, held by this process; `timeout` is in seconds.
+
+        It is the same lock as a transaction's of this name, and the same for all programs of the
+        installation.
+
+        >>> with onecommit.open(config) as oc, oc.lock("nightly report", timeout=10) as lock:
+        ...     lock.is_held
+        True
+        >>> lock.is_held
+        False
+        """
+        return Lock(self._node, name, False, timeout)
+
+    def leader(self, name: str, *, timeout: float | None = None) -> Lock:
+        """The leadership in an election of this name, for the length of a block.
+
+        Entering waits to be elected, for as long as it takes where no `timeout` is given. `number`
+        is the term. Work in it while `is_held`; leaving the block resigns.
+
+        >>> with onecommit.open(config) as oc, oc.leader("billing") as leader:
+        ...     leader.is_held and not leader.wait_lost(0.01)
+        True
+        """
+        return Lock(self._node, name, True, timeout)
+
 
 class AsyncOnecommit(_Opened):
     """The same for asyncio; made by `open_async`."""
@@ -186,6 +214,14 @@ class AsyncOnecommit(_Opened):
                     raise
             await asyncio.sleep(_pause(attempt))
         raise AssertionError("the last attempt returns or raises")
+
+    def lock(self, name: str, *, timeout: float = LOCK_TIMEOUT_S) -> AsyncLock:
+        """As `Onecommit.lock`, for `async with`."""
+        return AsyncLock(self._node, name, False, timeout)
+
+    def leader(self, name: str, *, timeout: float | None = None) -> AsyncLock:
+        """As `Onecommit.leader`, for `async with`."""
+        return AsyncLock(self._node, name, True, timeout)
 
 
 def _checked(attempts: int) -> int:

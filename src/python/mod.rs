@@ -6,19 +6,22 @@
 //! starts no thread.
 
 mod error;
+mod lock;
 mod logging;
 mod main;
 mod message;
 mod read;
 mod sqlite;
+mod telling;
 mod transaction;
 
 use pyo3::prelude::*;
 
 type Fill = fn(&Bound<'_, PyModule>) -> PyResult<()>;
 
-const SUBMODULES: [(&str, Fill); 6] = [
+const SUBMODULES: [(&str, Fill); 7] = [
     ("error", error::fill),
+    ("lock", lock::fill),
     ("main", main::fill),
     ("message", message::fill),
     ("read", read::fill),

@@ -13,6 +13,9 @@ use crate::decision_log::file::FileDecisionLog;
 use crate::decision_log::zookeeper::ZookeeperDecisionLog;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{Incarnation, Namespace, ParticipantName};
+use crate::lock::LockStore;
+use crate::lock::file::FileLocks;
+use crate::lock::zookeeper::ZookeeperLocks;
 use crate::participant::postgres::PostgresParticipant;
 use crate::protocol::retry::Backoff;
 use crate::zookeeper;
@@ -25,15 +28,16 @@ pub(super) struct Opened {
     pub(super) incarnation: Incarnation,
     pub(super) members: Vec<Member>,
     pub(super) log: Arc<dyn DecisionLog>,
+    pub(super) locks: Arc<dyn LockStore>,
 }
 
 /// Opens a node in the tokio runtime that this is called in. The databases have to answer; ZooKeeper need
 /// not, until something is to be decided there.
 pub async fn open_node(config: &Config) -> Result<Node> {
-    let Opened { namespace, incarnation, members, log } = open_stores(config).await?;
+    let Opened { namespace, incarnation, members, log, locks } = open_stores(config).await?;
     let files = config.participants.iter().filter(|(_, one)| matches!(one.url, DatabaseUrl::Sqlite(_)));
     let files = files.map(|(name, _)| name.clone()).collect();
-    Ok(Node::open(namespace, incarnation, members, log, settings(config)).with_files(files))
+    Ok(Node::open(namespace, incarnation, members, log, locks, settings(config)).with_files(files))
 }
 
 /// Opens what a person sees and has done about transactions. One database has to answer.
@@ -46,7 +50,7 @@ pub async fn open_caretaker(config: &Config) -> Result<Caretaker> {
     let Some(opened) = open_with(config, note).await? else {
         return Err(away.pop_first().map_or_else(no_postgres, |(_, error)| error));
     };
-    let Opened { namespace, incarnation, members, log } = opened;
+    let Opened { namespace, incarnation, members, log, .. } = opened;
     Caretaker::open(namespace, incarnation, members, away, log, settings(config)).await
 }
 
@@ -84,8 +88,8 @@ async fn open_with(
         members.push(Member::new(name.clone(), Arc::new(participant(config, url)), outbox));
     }
     let Some(incarnation) = incarnation else { return Ok(None) };
-    let log = decision_log(config, incarnation)?;
-    Ok(Some(Opened { namespace: config.namespace.clone(), incarnation, members, log }))
+    let (log, locks) = (decision_log(config, incarnation)?, locks(config, incarnation)?);
+    Ok(Some(Opened { namespace: config.namespace.clone(), incarnation, members, log, locks }))
 }
 
 fn no_postgres() -> Error {
@@ -126,6 +130,14 @@ pub(super) fn decision_log(config: &Config, incarnation: Incarnation) -> Result<
     Ok(match build::zookeeper(config) {
         Some(settings) => Arc::new(ZookeeperDecisionLog::new(settings, &config.namespace, incarnation)?),
         None => Arc::new(FileDecisionLog::new(&config.data_dir, incarnation)),
+    })
+}
+
+/// Where the decisions are.
+fn locks(config: &Config, incarnation: Incarnation) -> Result<Arc<dyn LockStore>> {
+    Ok(match build::zookeeper(config) {
+        Some(settings) => Arc::new(ZookeeperLocks::new(settings, &config.namespace, incarnation)?),
+        None => Arc::new(FileLocks::new(&config.data_dir, incarnation)),
     })
 }
 

@@ -3,6 +3,7 @@
 
 mod connection;
 mod layout;
+mod nodes;
 mod paths;
 mod tls;
 mod version;
@@ -11,6 +12,7 @@ pub use connection::ZookeeperSettings;
 pub(crate) use connection::{Connection, Effect};
 pub use layout::{adopt, found_incarnation, has_coordinators, init, remove};
 pub(crate) use layout::{check, expect};
+pub(crate) use nodes::Node;
 pub(crate) use paths::Paths;
 pub use tls::ZookeeperTls;
 pub use version::versions;

@@ -13,7 +13,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use onecommit::coordinator::Node;
-use onecommit::id::Incarnation;
 use onecommit::outbox::postgres::print_sql;
 use tokio_postgres::Client;
 
@@ -107,26 +106,26 @@ pub(crate) async fn databases(servers: &Servers) -> Result<[Database; 2]> {
 }
 
 async fn ways(urls: &[String; 2], servers: &Servers, folder: &std::path::Path) -> Result<Vec<Named>> {
-    let log = ours::in_zookeeper(&servers.zookeeper, SESSION).await?;
+    let stores = ours::in_zookeeper(&servers.zookeeper, SESSION).await?;
     let bare = |part, decisions| Ok(Way::Bare(Bare::new(part, decisions)?)) as Result<Way>;
-    let decided = async |part| bare(part, Some(Decisions::grouped(&*log).await?));
-    let ours = |log, has_messages| {
-        let node = Box::new(ours::open(urls, log, Incarnation::random())?);
+    let decided = async |part| bare(part, Some(Decisions::grouped(&*stores.log).await?));
+    let ours = |stores, has_messages| {
+        let node = Box::new(ours::open(urls, stores)?);
         Ok(Way::Ours { node, has_messages }) as Result<Way>
     };
     let ensemble = ours::in_zookeeper(&servers.ensemble, SESSION).await?;
     let ways = [
         ("plain", false, bare(Part::Plain, None)?),
         (FLOOR, false, bare(Part::Floor, None)?),
-        (EACH, false, bare(Part::Decided, Some(Decisions::each(&*log).await?))?),
+        (EACH, false, bare(Part::Decided, Some(Decisions::each(&*stores.log).await?))?),
         (GROUPED, false, decided(Part::Decided).await?),
         ("and the begin's mark", true, decided(Part::Marked).await?),
         ("and the question what each did", true, decided(Part::Asked).await?),
         ("and the vote's status", true, decided(Part::Voted).await?),
-        (ZOOKEEPER, false, ours(Arc::clone(&log), false)?),
+        (ZOOKEEPER, false, ours(stores.clone(), false)?),
         ("ours, three ZooKeepers", false, ours(ensemble, false)?),
         ("ours, in a file", false, ours(ours::in_file(folder), false)?),
-        ("ours, with a message", false, ours(log, true)?),
+        ("ours, with a message", false, ours(stores, true)?),
     ];
     Ok(ways.into_iter().map(|(name, is_part, way)| Named { name, way: Arc::new(way), is_part }).collect())
 }

@@ -10,6 +10,9 @@ use onecommit::decision_log::DecisionLog;
 use onecommit::decision_log::file::FileDecisionLog;
 use onecommit::decision_log::zookeeper::ZookeeperDecisionLog;
 use onecommit::id::Incarnation;
+use onecommit::lock::LockStore;
+use onecommit::lock::file::FileLocks;
+use onecommit::lock::zookeeper::ZookeeperLocks;
 use onecommit::participant::postgres::PostgresParticipant;
 use onecommit::zookeeper::{self, ZookeeperSettings};
 use onecommit::{Message, Namespace};
@@ -24,23 +27,31 @@ const CONNECTIONS: usize = 64;
 const LIMIT: Duration = Duration::from_secs(60);
 pub(crate) const NAMES: [&str; 2] = ["one", "two"];
 
+/// Where decisions and locks are kept.
+#[derive(Clone)]
+pub(crate) struct Stores {
+    pub(super) log: Arc<dyn DecisionLog>,
+    locks: Arc<dyn LockStore>,
+    incarnation: Incarnation,
+}
+
 /// A namespace of nobody else's.
 pub(crate) fn namespace() -> Result<Namespace> {
     Ok(format!("b{}", &uuid::Uuid::new_v4().simple().to_string()[..20]).parse()?)
 }
 
 /// A namespace of this run's own in ZooKeeper.
-pub(super) async fn in_zookeeper(servers: &str, session_timeout: Duration) -> Result<Arc<dyn DecisionLog>> {
-    log_of(servers, session_timeout, &namespace()?, Incarnation::random()).await
+pub(super) async fn in_zookeeper(servers: &str, session_timeout: Duration) -> Result<Stores> {
+    stores_of(servers, session_timeout, &namespace()?, Incarnation::random()).await
 }
 
-/// The decision log of a namespace, made where it is missing.
-pub(crate) async fn log_of(
+/// Those of a namespace in ZooKeeper, made where they are missing.
+pub(crate) async fn stores_of(
     servers: &str,
     session_timeout: Duration,
     namespace: &Namespace,
     incarnation: Incarnation,
-) -> Result<Arc<dyn DecisionLog>> {
+) -> Result<Stores> {
     let settings = ZookeeperSettings {
         servers: servers.to_string(),
         chroot: None,
@@ -50,22 +61,27 @@ pub(crate) async fn log_of(
         tls: None,
     };
     zookeeper::init(&settings, namespace, incarnation).await?;
-    Ok(Arc::new(ZookeeperDecisionLog::new(settings, namespace, incarnation)?))
+    let log = ZookeeperDecisionLog::new(settings.clone(), namespace, incarnation)?;
+    let locks = ZookeeperLocks::new(settings, namespace, incarnation)?;
+    Ok(Stores { log: Arc::new(log), locks: Arc::new(locks), incarnation })
 }
 
 /// In a file.
-pub(super) fn in_file(folder: &Path) -> Arc<dyn DecisionLog> {
-    Arc::new(FileDecisionLog::new(folder, Incarnation::random()))
+pub(super) fn in_file(folder: &Path) -> Stores {
+    let incarnation = Incarnation::random();
+    let log = Arc::new(FileDecisionLog::new(folder, incarnation));
+    Stores { log, locks: Arc::new(FileLocks::new(folder, incarnation)), incarnation }
 }
 
 /// A node with a database for each name; the first one has an outbox.
-pub(crate) fn open(urls: &[String; 2], log: Arc<dyn DecisionLog>, incarnation: Incarnation) -> Result<Node> {
+pub(crate) fn open(urls: &[String; 2], stores: Stores) -> Result<Node> {
     let mut members = Vec::new();
     for ((name, url), outbox) in NAMES.into_iter().zip(urls).zip([Some("onecommit".to_string()), None]) {
         let port = PostgresParticipant::new(&url.parse()?, "onecommit", CONNECTIONS, LIMIT);
         members.push(Member::new(name.parse()?, Arc::new(port), outbox));
     }
-    Ok(Node::open("bench".parse()?, incarnation, members, log, CoordinatorSettings::default()))
+    let Stores { log, locks, incarnation } = stores;
+    Ok(Node::open("bench".parse()?, incarnation, members, log, locks, CoordinatorSettings::default()))
 }
 
 /// Makes one, with a message where it is to have one.

@@ -5,6 +5,8 @@ from concurrent.futures import Future
 from os import PathLike
 from typing import TypeAlias, final
 
+from .lock import Held, Wait
+
 __all__ = ["Dialogue", "Node"]
 
 _Next: TypeAlias = list[tuple[int, str]] | tuple[str, bool] | tuple[()] | None
@@ -22,6 +24,9 @@ class Node:
         ack: str,
         deadline_ms: int | None,
     ) -> Dialogue: ...
+    def lock(
+        self, name: str, leads: bool, timeout_ms: int | None, future: Future[Held]
+    ) -> Wait: ...
     def close(self) -> None: ...
 
 @final
@@ -37,6 +42,7 @@ class Dialogue:
         partition: int | None,
         outbox: str | None,
     ) -> str: ...
+    def lock(self, name: str, timeout_ms: int | None, future: Future[int]) -> Wait: ...
     def advance(self, answers: Sequence[_Answer] | None, future: Future[_Next]) -> None: ...
     def commit(self, future: Future[_Next]) -> None: ...
     def roll_back(self, future: Future[_Next]) -> None: ...
