@@ -62,7 +62,8 @@ def ours(urls: list[str], zookeeper: str, folder: Path) -> Iterator[Callable[[],
     if not config.exists():
         config.write_text(
             f'namespace = "bench"\ndata_dir = "{folder}"\n[zookeeper]\nservers = "{zookeeper}"\n'
-            f'[participants.one]\nurl = "{urls[0]}"\noutbox = true\n[participants.two]\nurl = "{urls[1]}"\n'
+            f'[participants.one]\nurl = "{urls[0]}"\noutbox = true\n'
+            f'[participants.two]\nurl = "{urls[1]}"\n'
         )
         onecommit_init = [sys.executable, "-m", "onecommit", "init", "--config", str(config)]
         subprocess.run(onecommit_init, check=True, stdout=subprocess.DEVNULL)

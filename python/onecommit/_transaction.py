@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator
 from concurrent.futures import Future
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -37,7 +38,8 @@ _FILE = (
 )
 
 _Told: TypeAlias = Any
-_Call: TypeAlias = "Callable[[Future[_Told]], None]"
+# What came at once, or None where the future is told.
+_Call: TypeAlias = "Callable[[Future[_Told]], tuple[_Told] | None]"
 _Messages: TypeAlias = "list[tuple[Any, str]]"
 # What is to be done, and what comes back.
 _Steps: TypeAlias = "Generator[_Call | _Messages, Any, _Told]"
@@ -127,7 +129,8 @@ class _Transaction:
 
     def _give_up(self) -> None:
         """Ctrl-C or a cancelled task: what was decided stays so, and the rest is rolled back."""
-        self._dialogue.interrupt(Future())
+        with suppress(Error):  # the caller has one of its own
+            self._dialogue.interrupt(Future())
 
 
 class Transaction(_Transaction):
@@ -180,8 +183,8 @@ class Transaction(_Transaction):
                     result = exchange(step, self._dialogue.seconds_left())
                 else:
                     future: Future[_Told] = Future()
-                    step(future)
-                    result = future.result()
+                    told = step(future)
+                    result = future.result() if told is None else told[0]
         except StopIteration:
             return
         except BaseException as error:
@@ -224,8 +227,8 @@ class AsyncTransaction(_Transaction):
                     result = await exchange_async(step, self._dialogue.seconds_left())
                 else:
                     future: Future[_Told] = Future()
-                    step(future)
-                    result = await asyncio.wrap_future(future)
+                    told = step(future)
+                    result = await asyncio.wrap_future(future) if told is None else told[0]
         except StopIteration:
             return
         except BaseException as error:

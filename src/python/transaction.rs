@@ -5,6 +5,7 @@
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use pyo3::prelude::*;
@@ -213,25 +214,31 @@ impl Dialogue {
     }
 
     /// Goes on, with the answers to what was to be sent, until something is to be sent again, the
-    /// caller's own statements are to run, or it is over; `future` is told which.
-    fn advance(&self, answers: Option<Vec<Answered>>, future: Py<PyAny>) {
+    /// caller's own statements are to run, or it is over. Returned is which, as a tuple of one; or None,
+    /// and `future` is told.
+    fn advance(
+        &self,
+        py: Python<'_>,
+        answers: Option<Vec<Answered>>,
+        future: Py<PyAny>,
+    ) -> PyResult<Option<(Py<PyAny>,)>> {
         let answers = answers.map(|answers| answers.into_iter().map(Answer::from).collect());
-        self.go_on(answers.map_or(Input::None, Input::Answers), future);
+        self.go_on(py, answers.map_or(Input::None, Input::Answers), future)
     }
 
     /// The caller wants it committed.
-    fn commit(&self, future: Py<PyAny>) {
-        self.go_on(Input::Commit, future);
+    fn commit(&self, py: Python<'_>, future: Py<PyAny>) -> PyResult<Option<(Py<PyAny>,)>> {
+        self.go_on(py, Input::Commit, future)
     }
 
     /// The caller wants it rolled back.
-    fn roll_back(&self, future: Py<PyAny>) {
-        self.go_on(Input::RollBack, future);
+    fn roll_back(&self, py: Python<'_>, future: Py<PyAny>) -> PyResult<Option<(Py<PyAny>,)>> {
+        self.go_on(py, Input::RollBack, future)
     }
 
     /// What was sent is not waited for any more.
-    fn interrupt(&self, future: Py<PyAny>) {
-        self.go_on(Input::Interrupt, future);
+    fn interrupt(&self, py: Python<'_>, future: Py<PyAny>) -> PyResult<Option<(Py<PyAny>,)>> {
+        self.go_on(py, Input::Interrupt, future)
     }
 
     /// How many seconds answers to what is to be sent are waited for.
@@ -252,9 +259,10 @@ enum Input {
 }
 
 impl Dialogue {
-    fn go_on(&self, input: Input, future: Py<PyAny>) {
-        let (running, tellings) = (Arc::clone(&self.running), self.tellings.clone());
-        self.handle.spawn(async move {
+    /// What comes of it at once, as a tuple of one; None where it has to be waited for, and `future` is told.
+    fn go_on(&self, py: Python<'_>, input: Input, future: Py<PyAny>) -> PyResult<Option<(Py<PyAny>,)>> {
+        let running = Arc::clone(&self.running);
+        let mut going: Pin<Box<dyn Future<Output = Next> + Send>> = Box::pin(async move {
             let mut running = running.lock().await;
             match input {
                 Input::None => {}
@@ -263,15 +271,26 @@ impl Dialogue {
                 Input::RollBack => running.roll_back(),
                 Input::Interrupt => running.interrupt().await,
             }
-            let next = loop {
+            loop {
                 match running.next_step() {
                     Next::Work => running.work().await,
                     next => break next,
                 }
-            };
-            drop(running);
+            }
+        });
+        let _entered = self.handle.enter();
+        // Most steps wait for nothing. To have another thread take them, and a third one tell of it, each of
+        // which waits for the GIL beside busy ones, took longer than what they do.
+        let mut context = Context::from_waker(Waker::noop());
+        if let Poll::Ready(next) = going.as_mut().poll(&mut context) {
+            return told(py, next).map(|told| Some((told,)));
+        }
+        let tellings = self.tellings.clone();
+        self.handle.spawn(async move {
+            let next = going.await;
             tellings.tell(future, |py| told(py, next));
         });
+        Ok(None)
     }
 }
 
