@@ -83,8 +83,9 @@ impl Node {
         let mut closed = self.closed();
         async move {
             is_own?;
+            let until = Instant::now() + timeout.min(LIMITLESS);
             tokio::select! {
-                held = hold(&locks, &queue, Instant::now() + timeout.min(LIMITLESS)) => held,
+                held = hold(&locks, &queue, until, closed.clone()) => held,
                 _ = closed.wait_for(|closed| *closed) => {
                     let error = Error::new(ErrorKind::Invalid, operation, "it was closed meanwhile: open it again");
                     Err(error.with("name", &queue.name))
@@ -94,12 +95,17 @@ impl Node {
     }
 }
 
-async fn hold(locks: &Arc<Locks>, queue: &Queue, until: Instant) -> Result<HeldLock> {
+async fn hold(
+    locks: &Arc<Locks>,
+    queue: &Queue,
+    until: Instant,
+    closed: watch::Receiver<bool>,
+) -> Result<HeldLock> {
     loop {
         let place = Arc::new(locks.hold(queue, until).await?);
         let asked = Instant::now();
         match place.is_there().await {
-            Ok(true) => return Ok(HeldLock::watched(place, asked)),
+            Ok(true) => return Ok(HeldLock::watched(place, asked, closed)),
             Err(error) if !error.is_retriable() || Instant::now() >= until => return Err(error),
             Ok(false) | Err(_) => {}
         }
@@ -107,9 +113,9 @@ async fn hold(locks: &Arc<Locks>, queue: &Queue, until: Instant) -> Result<HeldL
 }
 
 impl HeldLock {
-    fn watched(place: Arc<Place>, proved: Instant) -> Self {
+    fn watched(place: Arc<Place>, proved: Instant, closed: watch::Receiver<bool>) -> Self {
         let state = Arc::new(watch::Sender::new(State { is_lost: false, proved }));
-        let watching = tokio::spawn(watch_over(Arc::clone(&place), Arc::clone(&state)));
+        let watching = tokio::spawn(watch_over(Arc::clone(&place), Arc::clone(&state), closed));
         HeldLock { place, state, watching }
     }
 
@@ -175,12 +181,19 @@ impl Drop for HeldLock {
     }
 }
 
-/// Asks the store again and again, until it is lost.
-async fn watch_over(place: Arc<Place>, told: Arc<watch::Sender<State>>) {
+/// Asks the store again and again, until it is lost; gives it up where the node is closed.
+async fn watch_over(place: Arc<Place>, told: Arc<watch::Sender<State>>, mut closed: watch::Receiver<bool>) {
     let timeout = place.session.timeout();
     let interval = timeout.map_or(LOOK_INTERVAL, |timeout| timeout / LOOKS_PER_TIMEOUT);
     loop {
-        tokio::time::sleep(interval).await;
+        let is_closed = tokio::select! {
+            () = tokio::time::sleep(interval) => false,
+            _ = closed.wait_for(|closed| *closed) => true,
+        };
+        if is_closed {
+            told.send_modify(|state| state.is_lost = true);
+            return place.leave().await;
+        }
         let asked = Instant::now();
         let came = place.is_there().await;
         // What comes too late must not take back that it was not certain any more.

@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -21,6 +22,8 @@ use crate::id::{Incarnation, Namespace, ParticipantName};
 use crate::lock::LockStore;
 
 const OPERATION: &str = "begin transaction";
+/// How long those who wait for locks, or hold one, have for the end.
+const TELL_LIMIT: Duration = Duration::from_secs(5);
 const FILE: &str = "this participant is a SQLite file, and SQLite can't prepare a transaction: it takes part in none with \
                     others. Change it in a transaction of its own, and publish through it with onecommit.Outbox; or \
                     move its tables to PostgreSQL";
@@ -34,6 +37,8 @@ pub struct Node {
     coordinator: Mutex<Arc<Coordinator>>,
     pub(super) locks: Arc<Locks>,
     closing: watch::Sender<bool>,
+    /// The same for those who wait for locks, or hold one: they are told, and give it up, before everything ends.
+    locking: watch::Sender<bool>,
     recoverer: JoinHandle<()>,
     recovery: Arc<RecoveryTally>,
     /// A forked child has the parent's sockets and none of its threads.
@@ -60,8 +65,8 @@ impl Node {
             Recoverer::new(Arc::clone(&scope), members.clone(), Arc::clone(&locks), Arc::clone(&recovery));
         let recoverer = tokio::spawn(recoverer.run());
         let coordinator = Mutex::new(Arc::new(Coordinator::new(Arc::clone(&scope))));
-        let (files, pid) = (BTreeSet::new(), std::process::id());
-        Node { scope, members, files, coordinator, locks, closing, recoverer, recovery, pid }
+        let (files, pid, locking) = (BTreeSet::new(), std::process::id(), watch::Sender::new(false));
+        Node { scope, members, files, coordinator, locks, closing, locking, recoverer, recovery, pid }
     }
 
     /// What its recovery of dead coordinators does, in numbers.
@@ -84,15 +89,18 @@ impl Node {
         Ok(Dialogue::new(scope, self.coordinator(), locks, members, options, deadline))
     }
 
-    /// Begins nothing more, and stops settling. What is prepared by then is left to whoever recovers.
+    /// Begins nothing more, and stops settling. What is prepared by then is left to whoever recovers; locks of this
+    /// process are given up.
     pub async fn close(self) {
         self.closing.send_replace(true);
+        self.locking.send_replace(true);
+        let _ = tokio::time::timeout(TELL_LIMIT, self.locking.closed()).await;
         let _ = self.recoverer.await;
     }
 
     /// Turns true where it is closed.
     pub(super) fn closed(&self) -> watch::Receiver<bool> {
-        self.closing.subscribe()
+        self.locking.subscribe()
     }
 
     pub(super) fn expect_own_process(&self, operation: &'static str) -> Result<()> {

@@ -8,7 +8,7 @@ use pyo3::prelude::*;
 use tokio::runtime::Handle;
 
 use super::error::to_python;
-use super::telling::{Tellings, Wait};
+use super::telling::{Promise, Tellings, Wait};
 use crate::coordinator::HeldLock;
 
 pub(super) fn fill(module: &Bound<'_, PyModule>) -> PyResult<()> {
@@ -45,20 +45,20 @@ impl Held {
 
     /// Tells `future` True as soon as it is lost, or False where it was not within the limit.
     fn lost(&self, timeout_ms: u64, future: Py<PyAny>) -> Wait {
-        let (held, tellings) = (Arc::clone(&self.held), self.tellings.clone());
+        let (held, promise) = (Arc::clone(&self.held), Promise::new(&self.tellings, "wait for loss", future));
         let waiting = self.handle.spawn(async move {
             let is_lost = tokio::time::timeout(Duration::from_millis(timeout_ms), held.lost()).await.is_ok();
-            tellings.tell(future, move |py| Ok(is_lost.into_pyobject(py)?.to_owned().into_any().unbind()));
+            promise.keep(move |py| Ok(is_lost.into_pyobject(py)?.to_owned().into_any().unbind()));
         });
         Wait(waiting.abort_handle())
     }
 
     /// Gives it up; `future` is told of a lock that was lost before.
     fn release(&self, future: Py<PyAny>) {
-        let (held, tellings) = (Arc::clone(&self.held), self.tellings.clone());
+        let (held, promise) = (Arc::clone(&self.held), Promise::new(&self.tellings, "release", future));
         self.handle.spawn(async move {
             let released = held.give_up().await;
-            tellings.tell(future, move |py| match released {
+            promise.keep(move |py| match released {
                 Ok(()) => Ok(py.None()),
                 Err(error) => Err(to_python(py, error)),
             });

@@ -6,6 +6,7 @@ use std::sync::mpsc::{Sender, channel};
 use pyo3::prelude::*;
 use tokio::task::AbortHandle;
 
+use super::error::to_python;
 use crate::error::{Error, ErrorKind, Result};
 
 /// A future, and what makes its result, or its exception.
@@ -42,6 +43,36 @@ impl Tellings {
     ) {
         // An error only where nobody tells any more.
         let _ = self.0.send((future, Box::new(answer)));
+    }
+}
+
+/// A future that is told in any case: where what it waits for ends with the runtime, it is told of that.
+pub(super) struct Promise {
+    tellings: Tellings,
+    operation: &'static str,
+    /// None once it is told.
+    future: Option<Py<PyAny>>,
+}
+
+impl Promise {
+    pub(super) fn new(tellings: &Tellings, operation: &'static str, future: Py<PyAny>) -> Self {
+        Promise { tellings: tellings.clone(), operation, future: Some(future) }
+    }
+
+    pub(super) fn keep(mut self, answer: impl FnOnce(Python<'_>) -> PyResult<Py<PyAny>> + Send + 'static) {
+        if let Some(future) = self.future.take() {
+            self.tellings.tell(future, answer);
+        }
+    }
+}
+
+impl Drop for Promise {
+    fn drop(&mut self) {
+        if let Some(future) = self.future.take() {
+            let closed =
+                Error::new(ErrorKind::Invalid, self.operation, "it was closed meanwhile: open it again");
+            self.tellings.tell(future, |py| Err(to_python(py, closed)));
+        }
     }
 }
 

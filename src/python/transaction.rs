@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use super::error::{attached, detached, to_python};
 use super::lock::Held;
 use super::logging;
-use super::telling::{Tellings, Wait, no_threads};
+use super::telling::{Promise, Tellings, Wait, no_threads};
 use crate::config::Config;
 use crate::coordinator::{self, Ack, Answer, Dialogue as Running, Failure, Finished, Next, Options};
 use crate::error::{Error, ErrorKind, Result};
@@ -113,15 +113,15 @@ impl Node {
             let Some(Open { runtime, node, tellings }) = &*open else { return Err(closed(operation)) };
             let (name, timeout) = (name.parse::<LockName>()?, timeout_ms.map(Duration::from_millis));
             let (tellings, handle) = (tellings.clone(), runtime.handle().clone());
+            let promise = Promise::new(&tellings, operation, future);
             let waiting: Pin<Box<dyn Future<Output = _> + Send>> = match leads {
                 true => Box::pin(node.lead(&name, timeout)),
                 false => Box::pin(node.lock(&name, timeout.unwrap_or(LOCK_LIMIT))),
             };
             let waiting = runtime.spawn(async move {
                 let held = waiting.await;
-                let telling = tellings.clone();
-                tellings.tell(future, move |py| match held {
-                    Ok(held) => Ok(Py::new(py, Held::new(held, handle, telling))?.into_any()),
+                promise.keep(move |py| match held {
+                    Ok(held) => Ok(Py::new(py, Held::new(held, handle, tellings))?.into_any()),
                     Err(error) => Err(to_python(py, error)),
                 });
             });
@@ -201,10 +201,10 @@ impl Dialogue {
     fn lock(&self, py: Python<'_>, name: &str, timeout_ms: Option<u64>, future: Py<PyAny>) -> PyResult<Wait> {
         attached(py, LOCK, || {
             let (name, timeout) = (name.parse::<LockName>()?, timeout_ms.map(Duration::from_millis));
-            let (running, tellings) = (Arc::clone(&self.running), self.tellings.clone());
+            let (running, promise) = (Arc::clone(&self.running), Promise::new(&self.tellings, LOCK, future));
             let waiting = self.handle.spawn(async move {
                 let locked = running.lock().await.lock(&name, timeout).await;
-                tellings.tell(future, move |py| match locked {
+                promise.keep(move |py| match locked {
                     Ok(number) => Ok(number.into_pyobject(py)?.into_any().unbind()),
                     Err(error) => Err(to_python(py, error)),
                 });

@@ -16,6 +16,7 @@ use crate::decision_log::file::FileDecisionLog;
 use crate::error::{Error, ErrorKind, Result};
 use crate::failpoint;
 use crate::id::{Incarnation, ParticipantName, RelayId};
+use crate::lock::file::FileLocks;
 use crate::relay::Keeper;
 use crate::zookeeper;
 
@@ -176,8 +177,9 @@ pub async fn remove(config: &Config, removal: &Removal, begin: &(dyn Fn(&str) + 
         // Before the tables, which tell whose it is.
         begin("removing the decision log");
         let log = FileDecisionLog::new(&config.data_dir, incarnation);
+        let locks = FileLocks::new(&config.data_dir, incarnation);
         failpoint!("decision_log.remove.before_commit")?;
-        blocking(move || log.remove()).await?;
+        blocking(move || log.remove().and_then(|()| locks.remove())).await?;
         failpoint!("decision_log.remove.after_commit")?;
     }
     for (name, _) in &removal.participants {

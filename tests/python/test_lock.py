@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -133,6 +134,29 @@ def test_nothing_is_locked_outside_of_its_block(two_databases: TwoDatabases) -> 
         lock = oc.lock("a")
     with pytest.raises(onecommit.InvalidError, match="closed"), lock:
         pass
+
+
+def test_who_waits_is_told_of_the_end(two_databases: TwoDatabases) -> None:
+    oc = onecommit.open(two_databases.config).__enter__()
+    held = [oc.lock("a").__enter__(), oc.leader("a").__enter__()]
+
+    def wait_in_vain(kind: str) -> None:
+        with getattr(oc, kind)("a", timeout=LIMIT_S):
+            raise AssertionError("it is not free")
+
+    with ThreadPoolExecutor(2) as pool:
+        waiting = [pool.submit(wait_in_vain, kind) for kind in ("lock", "leader")]
+        time.sleep(0.2)
+        oc.__exit__(None, None, None)
+        for one in waiting:
+            with pytest.raises(onecommit.InvalidError, match="closed"):
+                one.result(LIMIT_S)
+    for lock in held:
+        assert not lock.is_held
+        with pytest.raises(onecommit.InvalidError, match="closed"):
+            lock.__exit__(None, None, None)
+    with onecommit.open(two_databases.config) as other, other.lock("a", timeout=LIMIT_S) as after:
+        assert after.number > held[0].number
 
 
 def test_the_error_of_the_block_passes_through(oc: onecommit.Onecommit) -> None:

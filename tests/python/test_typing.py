@@ -31,8 +31,12 @@ def pay(conn: psycopg.Connection, other: psycopg.Connection) -> int:
     with onecommit.open("onecommit.toml") as oc:
         with oc.transaction(orders=conn, billing=other, isolation="serializable", deadline=3) as tx:
             reveal_type(tx.publish("t", key=42, outbox="orders"))
+            reveal_type(tx.lock("a", timeout=1))
         reveal_type(tx.applied)
         reveal_type(tx.protocol)
+        with oc.lock("a", timeout=1) as lock, oc.leader("a") as leader:
+            reveal_type(lock.number)
+            reveal_type(leader.is_held)
         return oc.run(lambda tx: len(tx.id), orders=conn)
 
 async def pay_async(conn: psycopg.AsyncConnection) -> str:
@@ -42,6 +46,9 @@ async def pay_async(conn: psycopg.AsyncConnection) -> str:
     async with onecommit.open_async() as oc:
         async with oc.transaction(orders=conn, ack="decided") as tx:
             reveal_type(tx.publish("t"))
+            reveal_type(await tx.lock("a"))
+        async with oc.lock("a") as lock:
+            reveal_type(await lock.wait_lost(1))
         return await oc.run(work, attempts=3, orders=conn)
 
 def read() -> None:
@@ -115,9 +122,14 @@ def test_right_use_is_accepted_under_strict(tmp_path: Path) -> None:
         "onecommit._message.MessageId",
         "typing.Coroutine[Any, Any, onecommit._message.MessageId]",
         "onecommit._message.MessageId",
+        "int",
         "bool",
         "str | None",
+        "int",
+        "bool",
         "onecommit._message.MessageId",
+        "int",
+        "bool",
         "onecommit._message.ReceivedMessage",
         "onecommit._message.MessageId | None",
         "str",

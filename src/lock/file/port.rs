@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
+use std::{fs, io};
 
 use async_trait::async_trait;
 use tokio::time::Instant;
 
 use super::rows::Rows;
-use crate::error::{ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::id::{Incarnation, TransactionId};
 use crate::lock::{Entrant, LockSession, LockStore};
 use crate::protocol::lock::{Entry, Owner, Queue, Wait};
@@ -31,6 +32,18 @@ impl FileLocks {
         let data_dir = data_dir.as_ref();
         let (file, sessions) = (data_dir.join(DECISIONS_FILE), data_dir.join("sessions"));
         FileLocks { file, sessions, incarnation }
+    }
+
+    /// Removes what says which sessions live; the queues go with the decision log. Idempotent.
+    pub fn remove(&self) -> Result<()> {
+        match fs::remove_dir_all(&self.sessions) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                let why = "it can't be removed: check that this user may write in data_dir";
+                let error = Error::new(ErrorKind::Configuration, "remove locks", why).caused_by(error);
+                Err(error.with("path", self.sessions.display()))
+            }
+            _ => Ok(()),
+        }
     }
 }
 

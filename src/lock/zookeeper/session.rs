@@ -15,8 +15,8 @@ use crate::protocol::decision::later_format;
 use crate::protocol::lock::{Entry, Owner, Purpose, Queue, Wait};
 use crate::zookeeper::{Connection, Effect, Node, Paths};
 
-/// Of an entry's content, which is for people: the machine and the process.
-const VERSION: u8 = 1;
+/// The first byte of an entry's content, which is for people (the machine and the process), and of a wait's note.
+pub(super) const VERSION: u8 = 1;
 /// How often a container that comes and goes meanwhile is tried.
 const TRIES: u32 = 8;
 
@@ -257,7 +257,7 @@ fn content() -> Vec<u8> {
     bytes
 }
 
-fn expect_known_format(node: &Node) -> Result<()> {
+pub(super) fn expect_known_format(node: &Node) -> Result<()> {
     match node.data.first() {
         Some(version) if *version > VERSION => Err(later_format("look at queue", *version, VERSION)),
         _ => Ok(()),

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use zookeeper_client as zk;
 
-use super::session::Session;
+use super::session::{Session, VERSION, expect_known_format};
 use crate::error::{Error, ErrorKind, Result};
 use crate::failpoint;
 use crate::id::TransactionId;
@@ -22,14 +22,15 @@ impl Session {
         let path = self.paths.wait(transaction);
         let failed = |error| self.connection.error(OPERATION, Effect::Possible, error).with("path", &path);
         let options = zk::CreateMode::Ephemeral.with_acls(self.connection.acls());
-        let name = queue.name.as_str().as_bytes();
+        let mut note = vec![VERSION];
+        note.extend_from_slice(queue.name.as_str().as_bytes());
         failpoint!("zookeeper_lock.note_wait.before_commit")?;
-        match self.connection.call(self.connection.client().create(&path, name, &options)).await {
+        match self.connection.call(self.connection.client().create(&path, &note, &options)).await {
             Ok(_) => {}
             // Of an earlier wait: what counts is when it was written last.
             Err(zk::Error::NodeExists) => {
                 let written =
-                    self.connection.call(self.connection.client().set_data(&path, name, None)).await;
+                    self.connection.call(self.connection.client().set_data(&path, &note, None)).await;
                 written.map_err(failed)?;
             }
             Err(error) => return Err(failed(error)),
@@ -61,7 +62,8 @@ impl Session {
         let path = self.paths.wait(transaction);
         let found = self.connection.read(OPERATION, std::slice::from_ref(&path)).await?.pop().flatten();
         let Some(note) = found else { return Ok(None) };
-        let name = std::str::from_utf8(&note.data).ok().and_then(|name| name.parse().ok());
+        expect_known_format(&note)?;
+        let name = note.data.get(1..).and_then(|name| std::str::from_utf8(name).ok()?.parse().ok());
         let name = name.ok_or_else(|| {
             Error::new(ErrorKind::Failed, OPERATION, "the note names no lock").with("path", path)
         })?;
