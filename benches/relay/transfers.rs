@@ -118,6 +118,7 @@ impl Nodes {
             session_timeout: Duration::from_secs(10),
             user: None,
             password: None,
+            require_acl: false,
             tls: None,
         };
         zookeeper::init(&settings, &namespace, incarnation).await?;

@@ -127,6 +127,13 @@ pub(super) static ZOOKEEPER: Table = Table {
         ),
         text("user", NONE, "User for ZooKeeper's digest authentication; `password` goes with it."),
         text("password", NONE, "Its password: better in the environment than in the file."),
+        Setting {
+            key: "require_acl",
+            kind: Kind::Flag,
+            default: DefaultValue::Flag(false),
+            meaning: "Refuse to use nodes that anybody may change; `user` and `password` go with it. Without it \
+                      `onecommit status` and `doctor` warn of them. See [Security](security.md).",
+        },
         text(
             "tls_ca",
             NONE,

@@ -177,6 +177,11 @@ impl Section {
         }
     }
 
+    /// Where a key was given, if it was.
+    pub fn given_at(&self, key: &str) -> Option<&Origin> {
+        self.values.get(self.setting(key).key).map(|(_, origin)| origin)
+    }
+
     /// A text, if it was given, with its place.
     pub fn given_text(&self, key: &str) -> Option<(&str, &Origin)> {
         match self.values.get(self.setting(key).key) {

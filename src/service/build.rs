@@ -99,6 +99,7 @@ pub(super) fn zookeeper(config: &Config) -> Option<ZookeeperSettings> {
         session_timeout: Duration::from_millis(zookeeper.session_timeout_ms),
         user: zookeeper.user.clone(),
         password: zookeeper.password.as_ref().map(|password| password.expose().to_string()),
+        require_acl: zookeeper.require_acl,
         tls: zookeeper
             .tls
             .as_ref()

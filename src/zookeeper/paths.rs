@@ -117,6 +117,7 @@ mod tests {
             session_timeout: Duration::from_secs(2),
             user: None,
             password: None,
+            require_acl: false,
             tls: None,
         };
         Ok(Paths::new(&settings, &"shop".parse()?)?.layout())

@@ -54,6 +54,13 @@ CONFIGURATION = [
         act=lambda at: at.read(config="[relay]\nbatch_messages = 0"),
     ),
     tried(
+        "require_acl without a user",
+        "ConfigurationError",
+        "[zookeeper] require_acl: user and password have to be given with it",
+        "onecommit.toml:3:1",
+        act=lambda at: at.read(config='[zookeeper]\nservers = "a:1"\nrequire_acl = true'),
+    ),
+    tried(
         "a file that is no TOML",
         "ConfigurationError",
         "onecommit.toml:1:",

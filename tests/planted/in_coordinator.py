@@ -39,6 +39,19 @@ FORGOTTEN = rust(f"{BY_HAND}a_forgotten_participants_decisions_are_kept_with_the
 
 BUGS = [
     Bug(
+        "rights-of-the-topmost-node-only",
+        "Every node that anybody may change is refused, and not the topmost alone.",
+        rust("access_zookeeper::one_node_that_anybody_may_change_is_enough_to_refuse"),
+        "called `Result::unwrap_err()` on an `Ok` value",
+        [
+            Edit(
+                "src/zookeeper/access.rs",
+                "all.extend(below(connection, paths.root()).await?);",
+                "let _ = below;",
+            )
+        ],
+    ),
+    Bug(
         "outcome-dies-with-its-recoverer",
         "What is to be rolled back is kept before it is: its recoverer may die in the middle.",
         HANDED_ON,

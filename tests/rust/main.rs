@@ -1,6 +1,8 @@
 //! Tests against real databases and servers: one conformance suite a port, which each backend
 //! passes by one call.
 
+#[cfg(feature = "zookeeper")]
+mod access_zookeeper;
 #[cfg(feature = "service")]
 mod combinations;
 mod conformance_decision_log;
