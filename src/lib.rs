@@ -42,6 +42,8 @@ mod python;
 pub mod relay;
 #[cfg(feature = "service")]
 pub mod service;
+#[cfg(feature = "relay")]
+pub mod settings;
 #[cfg(feature = "sqlite")]
 mod sqlite;
 #[cfg(feature = "zookeeper")]

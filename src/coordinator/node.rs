@@ -14,6 +14,7 @@ use super::member::Member;
 use super::recover::Recoverer;
 use super::settings::CoordinatorSettings;
 use super::tally::RecoveryTally;
+use crate::config::Followed;
 use crate::decision_log::DecisionLog;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{Incarnation, Namespace, ParticipantName};
@@ -44,12 +45,12 @@ impl Node {
         incarnation: Incarnation,
         members: Vec<Member>,
         log: Arc<dyn DecisionLog>,
-        settings: CoordinatorSettings,
+        settings: impl Into<Followed<CoordinatorSettings>>,
     ) -> Self {
         let (closing, closed) = watch::channel(false);
         let members: BTreeMap<_, _> =
             members.into_iter().map(|member| (member.name.clone(), Arc::new(member))).collect();
-        let scope = Arc::new(Scope::new(namespace, incarnation, log, settings, closed));
+        let scope = Arc::new(Scope::new(namespace, incarnation, log, settings.into(), closed));
         let recovery = Arc::new(RecoveryTally::default());
         let recoverer = Recoverer::new(Arc::clone(&scope), members.clone(), Arc::clone(&recovery));
         let recoverer = tokio::spawn(recoverer.run());
@@ -76,7 +77,8 @@ impl Node {
             return Err(Error::new(ErrorKind::Invalid, OPERATION, why));
         }
         let members = self.members_of(participants)?;
-        let deadline = tokio::time::Instant::now() + options.deadline.unwrap_or(self.scope.settings.deadline);
+        let deadline =
+            tokio::time::Instant::now() + options.deadline.unwrap_or(self.scope.settings.now().deadline);
         Ok(Dialogue::new(Arc::clone(&self.scope), self.coordinator(), members, options, deadline))
     }
 

@@ -8,6 +8,7 @@ use super::committed::Committed;
 use super::read::Flow;
 use super::settings::RelaySettings;
 use super::told::Told;
+use crate::config::Followed;
 use crate::error::{ErrorKind, Result};
 use crate::outbox::{Outbox, OutboxSource};
 
@@ -30,14 +31,15 @@ pub(super) async fn run(
     source: Arc<dyn OutboxSource>,
     committed: Arc<Committed>,
     flow: Arc<Flow>,
-    settings: RelaySettings,
+    settings: Followed<RelaySettings>,
 ) {
-    let limit = settings.prune_messages;
-    let mut pruner = Pruner { source, outbox: None, committed, flow, limit, deferral: Deferral::default() };
+    let mut pruner =
+        Pruner { source, outbox: None, committed, flow, limit: 0, deferral: Deferral::default() };
     let (mut failures, mut told) = (0, Told::default());
     loop {
         pruner.committed.unpruned.any().await;
         tokio::time::sleep(PAUSE).await;
+        pruner.limit = settings.now().prune_messages;
         let pruned = pruner.prune().await;
         // Nobody waits for what does not get on, or is not asked for.
         pruner.committed.unpruned.limit(None);
@@ -54,7 +56,8 @@ pub(super) async fn run(
                 if !passes && told.is_news(&error) {
                     tracing::warn!(%error, "delivered messages can't be removed now");
                 }
-                tokio::time::sleep(settings.retry.wait(failures, 0.5)).await;
+                let wait = settings.now().retry.wait(failures, 0.5);
+                tokio::time::sleep(wait).await;
             }
         }
     }

@@ -17,6 +17,9 @@ use crate::lease::zookeeper::ZookeeperLease;
 use crate::outbox::postgres::{Limits, PostgresSource};
 use crate::outbox::sqlite::SqliteSource;
 use crate::outbox::{Installation, OutboxSource};
+use crate::settings::SettingsStore;
+use crate::settings::file::FileSettingsStore;
+use crate::settings::zookeeper::ZookeeperSettingsStore;
 use crate::zookeeper::{ZookeeperSettings, ZookeeperTls};
 
 /// One participant with an outbox, by its name.
@@ -104,6 +107,14 @@ pub(super) fn zookeeper(config: &Config) -> Option<ZookeeperSettings> {
             .tls
             .as_ref()
             .map(|tls| ZookeeperTls { ca: tls.ca.clone(), identity: tls.identity.clone() }),
+    })
+}
+
+/// Settings that change at run time are kept in ZooKeeper where it is configured, otherwise in a file.
+pub(super) fn settings_store(config: &Config) -> Result<Box<dyn SettingsStore>> {
+    Ok(match zookeeper(config) {
+        Some(settings) => Box::new(ZookeeperSettingsStore::new(settings, &config.namespace)?),
+        None => Box::new(FileSettingsStore::new(config.data_dir.join("settings.db"))),
     })
 }
 

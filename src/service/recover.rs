@@ -5,9 +5,9 @@ use std::sync::{Arc, OnceLock};
 
 use tokio::sync::watch;
 
-use super::node::{has_transactions, open_node};
-use crate::config::Config;
-use crate::coordinator::{Node, RecoveryTally};
+use super::node::{has_transactions, open_following};
+use crate::config::{Config, Followed};
+use crate::coordinator::{CoordinatorSettings, Node, RecoveryTally};
 use crate::error::Result;
 use crate::protocol::retry::Backoff;
 use crate::relay::stopped;
@@ -15,13 +15,14 @@ use crate::relay::stopped;
 /// Works until `stop` turns true. Servers that are away are waited for.
 pub(super) async fn run(
     config: Config,
+    settings: Followed<CoordinatorSettings>,
     retry: Backoff,
     observed: Arc<OnceLock<Arc<RecoveryTally>>>,
     mut stop: watch::Receiver<bool>,
 ) {
     let (mut failures, mut told) = (0, false);
     loop {
-        match open(&config).await {
+        match open(&config, &settings).await {
             // With one database alone nothing is ever prepared.
             Ok(None) => return,
             Ok(Some(node)) => {
@@ -43,6 +44,9 @@ pub(super) async fn run(
     }
 }
 
-async fn open(config: &Config) -> Result<Option<Node>> {
-    if has_transactions(config).await? { open_node(config).await.map(Some) } else { Ok(None) }
+async fn open(config: &Config, settings: &Followed<CoordinatorSettings>) -> Result<Option<Node>> {
+    match has_transactions(config).await? {
+        true => open_following(config, settings.clone()).await.map(Some),
+        false => Ok(None),
+    }
 }

@@ -194,6 +194,15 @@ pub(crate) async fn check(connection: &Connection, paths: &Paths, incarnation: I
     expect_guarded(connection, paths).await
 }
 
+/// The same for whoever serves any incarnation that ZooKeeper was prepared for.
+pub(crate) async fn check_prepared(connection: &Connection, paths: &Paths) -> Result<()> {
+    match read(connection, paths).await? {
+        Some(data) => drop(decode(paths, &data)?),
+        None => return Err(unprepared(paths)),
+    }
+    expect_guarded(connection, paths).await
+}
+
 /// Refuses anything but the layout of this incarnation.
 pub(crate) async fn check_layout(
     connection: &Connection,
@@ -213,13 +222,15 @@ pub(crate) fn expect(paths: &Paths, data: Option<&[u8]>, incarnation: Incarnatio
                            to this one: `onecommit adopt` with the participant's name";
             Err(refused(paths, message).with("found", found).with("expected", incarnation))
         }
-        None => {
-            let message = "ZooKeeper does not know this namespace: run `onecommit init`, or `onecommit \
-                           adopt` with the participant's name; if it was there before, ask who emptied these \
-                           servers, or whether they are the right ones";
-            Err(refused(paths, message))
-        }
+        None => Err(unprepared(paths)),
     }
+}
+
+fn unprepared(paths: &Paths) -> Error {
+    let message = "ZooKeeper does not know this namespace: run `onecommit init`, or `onecommit \
+                   adopt` with the participant's name; if it was there before, ask who emptied these \
+                   servers, or whether they are the right ones";
+    refused(paths, message)
 }
 
 async fn read(connection: &Connection, paths: &Paths) -> Result<Option<Vec<u8>>> {

@@ -13,7 +13,7 @@ pub use access::exposed_nodes;
 pub use connection::ZookeeperSettings;
 pub(crate) use connection::{Connection, Effect};
 pub use layout::{adopt, found_incarnation, has_coordinators, init, remove};
-pub(crate) use layout::{check, check_layout, expect};
+pub(crate) use layout::{check, check_layout, check_prepared, expect};
 pub(crate) use paths::Paths;
 pub use tls::ZookeeperTls;
 pub use version::versions;

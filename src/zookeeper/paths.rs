@@ -28,6 +28,10 @@ impl Paths {
         format!("{}/layout", self.root)
     }
 
+    pub(crate) fn settings(&self) -> String {
+        format!("{}/settings", self.root)
+    }
+
     pub(super) fn root(&self) -> &str {
         &self.root
     }

@@ -39,6 +39,26 @@ FORGOTTEN = rust(f"{BY_HAND}a_forgotten_participants_decisions_are_kept_with_the
 
 BUGS = [
     Bug(
+        "settings-stored-unchecked",
+        "What is set at run time is checked, as the file would be, before it is stored.",
+        e2e("test_settings.py::test_what_could_not_be_in_the_file_is_not_stored[file]"),
+        "'relay.batch_messages', '0'",
+        [Edit("src/service/settings.rs", "    config.with(&wanted)?;\n", "")],
+    ),
+    Bug(
+        "settings-overwritten-unseen",
+        "Settings take the place of those only that were seen.",
+        rust("settings::a_file_conforms"),
+        "called `Result::unwrap_err()` on an `Ok` value",
+        [
+            Edit(
+                "src/settings/file.rs",
+                "if stored(&transaction, OPERATION).map_err(named)?.revision != seen {",
+                "if stored(&transaction, OPERATION).map_err(named)?.revision > seen + 9 {",
+            )
+        ],
+    ),
+    Bug(
         "rights-of-the-topmost-node-only",
         "Every node that anybody may change is refused, and not the topmost alone.",
         rust("access_zookeeper::one_node_that_anybody_may_change_is_enough_to_refuse"),

@@ -11,6 +11,7 @@ mod conformance_lease;
 mod conformance_outbox;
 mod conformance_participant;
 mod conformance_set_aside;
+mod conformance_settings;
 #[cfg(feature = "service")]
 mod coordinator;
 #[cfg(feature = "sqlite")]
@@ -36,6 +37,8 @@ mod patience;
 mod postgres_servers;
 #[cfg(feature = "postgres")]
 mod read_path;
+#[cfg(feature = "service")]
+mod settings;
 #[cfg(feature = "sqlite")]
 mod sqlite;
 #[cfg(feature = "zookeeper")]
