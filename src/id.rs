@@ -188,6 +188,51 @@ impl std::str::FromStr for TransactionId {
     }
 }
 
+uuid_id!(
+    /// One who asks for a lock, or stands for election, outside of a transaction; never used again.
+    HolderId
+);
+
+/// What a lock, or an election, is called: any text of 1 to 200 bytes.
+///
+/// ```
+/// use onecommit::id::LockName;
+/// assert!("account/42".parse::<LockName>().is_ok());
+/// assert!("".parse::<LockName>().is_err());
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct LockName(String);
+
+impl LockName {
+    /// The longest one. In ZooKeeper a byte takes up to three characters of a node's name.
+    pub const MAX_BYTES: usize = 200;
+
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::str::FromStr for LockName {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        if (1..=Self::MAX_BYTES).contains(&text.len()) {
+            return Ok(LockName(text.to_string()));
+        }
+        let rule = format!("a lock's name has 1 to {} bytes", Self::MAX_BYTES);
+        let shown: String = text.chars().take(60).collect();
+        let error = Error::invalid("parse lock", rule).with("name", format!("{shown:?}"));
+        Err(error.with("bytes", text.len()))
+    }
+}
+
+impl fmt::Display for LockName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
 /// The number of a shard of one participant's outbox, from 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ShardIndex(pub u16);

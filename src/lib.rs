@@ -29,6 +29,8 @@ pub mod decision_log;
 pub mod delivery;
 #[cfg(feature = "relay")]
 pub mod lease;
+#[cfg(feature = "relay")]
+pub mod lock;
 pub mod outbox;
 #[cfg(feature = "relay")]
 pub mod participant;

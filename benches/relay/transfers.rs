@@ -13,6 +13,9 @@ use onecommit::decision_log::DecisionLog;
 use onecommit::decision_log::file::FileDecisionLog;
 use onecommit::decision_log::zookeeper::ZookeeperDecisionLog;
 use onecommit::id::Incarnation;
+use onecommit::lock::LockStore;
+use onecommit::lock::file::FileLocks;
+use onecommit::lock::zookeeper::ZookeeperLocks;
 use onecommit::outbox::postgres::print_sql;
 use onecommit::participant::postgres::PostgresParticipant;
 use onecommit::zookeeper::{self, ZookeeperSettings};
@@ -110,8 +113,9 @@ struct Nodes {
 
 impl Nodes {
     async fn open(urls: &[String; 2], folder: &std::path::Path, servers: &str) -> Result<Self> {
-        let file: Arc<dyn DecisionLog> = Arc::new(FileDecisionLog::new(folder, Incarnation::random()));
         let (namespace, incarnation) = (format!("b{}", std::process::id()).parse()?, Incarnation::random());
+        let file: Arc<dyn DecisionLog> = Arc::new(FileDecisionLog::new(folder, incarnation));
+        let file = open(urls, file, Arc::new(FileLocks::new(folder, incarnation)))?;
         let settings = ZookeeperSettings {
             servers: servers.to_string(),
             chroot: None,
@@ -123,8 +127,9 @@ impl Nodes {
         };
         zookeeper::init(&settings, &namespace, incarnation).await?;
         let zookeeper: Arc<dyn DecisionLog> =
-            Arc::new(ZookeeperDecisionLog::new(settings, &namespace, incarnation)?);
-        Ok(Nodes { file: open(urls, file)?, zookeeper: open(urls, zookeeper)? })
+            Arc::new(ZookeeperDecisionLog::new(settings.clone(), &namespace, incarnation)?);
+        let locks = Arc::new(ZookeeperLocks::new(settings, &namespace, incarnation)?);
+        Ok(Nodes { file, zookeeper: open(urls, zookeeper, locks)? })
     }
 
     fn of(&self, mode: Mode) -> Option<Arc<Node>> {
@@ -142,14 +147,14 @@ impl Nodes {
     }
 }
 
-fn open(urls: &[String; 2], log: Arc<dyn DecisionLog>) -> Result<Arc<Node>> {
+fn open(urls: &[String; 2], log: Arc<dyn DecisionLog>, locks: Arc<dyn LockStore>) -> Result<Arc<Node>> {
     let mut members = Vec::new();
     for (name, url) in ["one", "two"].into_iter().zip(urls) {
         let port = PostgresParticipant::new(&url.parse()?, "onecommit", CONNECTIONS, LIMIT);
         members.push(Member::new(name.parse()?, Arc::new(port), None));
     }
     let (namespace, incarnation) = ("bench".parse()?, Incarnation::random());
-    Ok(Arc::new(Node::open(namespace, incarnation, members, log, CoordinatorSettings::default())))
+    Ok(Arc::new(Node::open(namespace, incarnation, members, log, locks, CoordinatorSettings::default())))
 }
 
 async fn cost(

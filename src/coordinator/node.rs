@@ -10,6 +10,7 @@ use tokio::task::JoinHandle;
 
 use super::dialogue::{Dialogue, Options};
 use super::identity::{Coordinator, Scope};
+use super::locks::Locks;
 use super::member::Member;
 use super::recover::Recoverer;
 use super::settings::CoordinatorSettings;
@@ -18,6 +19,7 @@ use crate::config::Followed;
 use crate::decision_log::DecisionLog;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{Incarnation, Namespace, ParticipantName};
+use crate::lock::LockStore;
 
 const OPERATION: &str = "begin transaction";
 const FILE: &str = "this participant is a SQLite file, and SQLite can't prepare a transaction: it takes part in none with \
@@ -31,6 +33,7 @@ pub struct Node {
     /// Participants that are configured and can't take part.
     files: BTreeSet<ParticipantName>,
     coordinator: Mutex<Arc<Coordinator>>,
+    pub(super) locks: Arc<Locks>,
     closing: watch::Sender<bool>,
     recoverer: JoinHandle<()>,
     recovery: Arc<RecoveryTally>,
@@ -45,18 +48,22 @@ impl Node {
         incarnation: Incarnation,
         members: Vec<Member>,
         log: Arc<dyn DecisionLog>,
+        locks: Arc<dyn LockStore>,
         settings: impl Into<Followed<CoordinatorSettings>>,
     ) -> Self {
         let (closing, closed) = watch::channel(false);
         let members: BTreeMap<_, _> =
             members.into_iter().map(|member| (member.name.clone(), Arc::new(member))).collect();
-        let scope = Arc::new(Scope::new(namespace, incarnation, log, settings.into(), closed));
+        let settings = settings.into();
+        let locks = Arc::new(Locks::new(locks, settings.now().retry));
+        let scope = Arc::new(Scope::new(namespace, incarnation, log, settings, closed));
         let recovery = Arc::new(RecoveryTally::default());
-        let recoverer = Recoverer::new(Arc::clone(&scope), members.clone(), Arc::clone(&recovery));
+        let recoverer =
+            Recoverer::new(Arc::clone(&scope), members.clone(), Arc::clone(&locks), Arc::clone(&recovery));
         let recoverer = tokio::spawn(recoverer.run());
         let coordinator = Mutex::new(Arc::new(Coordinator::new(Arc::clone(&scope))));
         let (files, pid) = (BTreeSet::new(), std::process::id());
-        Node { scope, members, files, coordinator, closing, recoverer, recovery, pid }
+        Node { scope, members, files, coordinator, locks, closing, recoverer, recovery, pid }
     }
 
     /// What its recovery of dead coordinators does, in numbers.
@@ -72,20 +79,26 @@ impl Node {
 
     /// Begins a transaction with a branch in each of these participants, in their order.
     pub fn begin(&self, participants: &[ParticipantName], options: Options) -> Result<Dialogue> {
-        if self.pid != std::process::id() {
-            let why = "this process was forked after `open`: open anew in the child";
-            return Err(Error::new(ErrorKind::Invalid, OPERATION, why));
-        }
+        self.expect_own_process(OPERATION)?;
         let members = self.members_of(participants)?;
         let deadline =
             tokio::time::Instant::now() + options.deadline.unwrap_or(self.scope.settings.now().deadline);
-        Ok(Dialogue::new(Arc::clone(&self.scope), self.coordinator(), members, options, deadline))
+        let (scope, locks) = (Arc::clone(&self.scope), Arc::clone(&self.locks));
+        Ok(Dialogue::new(scope, self.coordinator(), locks, members, options, deadline))
     }
 
     /// Begins nothing more, and stops settling. What is prepared by then is left to whoever recovers.
     pub async fn close(self) {
         self.closing.send_replace(true);
         let _ = self.recoverer.await;
+    }
+
+    pub(super) fn expect_own_process(&self, operation: &'static str) -> Result<()> {
+        if self.pid == std::process::id() {
+            return Ok(());
+        }
+        let why = "this process was forked after `open`: open anew in the child";
+        Err(Error::new(ErrorKind::Invalid, operation, why))
     }
 
     fn members_of(&self, participants: &[ParticipantName]) -> Result<Vec<Arc<Member>>> {

@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use super::held::{Held, Left, Members, Pass, judge_orphan, orphan};
 use super::identity::Scope;
 use super::legacy;
+use super::locks::Locks;
 use super::tally::RecoveryTally;
 use crate::decision_log::{LogSession, Registered};
 use crate::error::{Error, ErrorKind, Result};
@@ -28,6 +29,7 @@ const TOLD_MAX: usize = 1_000;
 pub(super) struct Recoverer {
     scope: Arc<Scope>,
     members: Members,
+    locks: Arc<Locks>,
     session: Option<Box<dyn LogSession>>,
     held: BTreeMap<CoordinatorId, Held>,
     /// Those of which it was not heard whether they were taken over.
@@ -50,10 +52,16 @@ struct Waiting {
 }
 
 impl Recoverer {
-    pub(super) fn new(scope: Arc<Scope>, members: Members, tally: Arc<RecoveryTally>) -> Self {
+    pub(super) fn new(
+        scope: Arc<Scope>,
+        members: Members,
+        locks: Arc<Locks>,
+        tally: Arc<RecoveryTally>,
+    ) -> Self {
         Recoverer {
             scope,
             members,
+            locks,
             session: None,
             held: BTreeMap::new(),
             unclear: BTreeSet::new(),
@@ -169,7 +177,7 @@ impl Recoverer {
         for member in self.members.values() {
             member.port.forget_histories(keep_days).await?;
         }
-        Ok(())
+        self.locks.clean().await
     }
 
     /// Whether there is something in it that this node can settle, or nothing left at all.

@@ -273,6 +273,11 @@ impl Registration {
         self.session.decide(self.fence, request).await
     }
 
+    /// Its right to write.
+    pub(super) fn fence(&self) -> Fence {
+        self.fence
+    }
+
     /// Whether this coordinator decides nothing more.
     pub(super) fn is_over(&self) -> bool {
         self.is_ended.load(Ordering::SeqCst) || self.session.is_over()

@@ -1,12 +1,14 @@
 //! A transaction on connections of tokio-postgres, which the caller keeps.
 
+use std::time::Duration;
+
 use futures_util::future::join_all;
 use tokio_postgres::{Client, SimpleQueryMessage};
 
 use super::dialogue::{self, Answer, Dialogue, Failure, Finished, Next, Options};
 use super::node::Node;
 use crate::error::{Error, ErrorKind, Result};
-use crate::id::{MessageId, ParticipantName, TransactionId};
+use crate::id::{LockName, MessageId, ParticipantName, TransactionId};
 use crate::message::Message;
 
 /// A transaction with a branch on each of the caller's connections: all of it happens, or nothing.
@@ -65,6 +67,13 @@ impl Transaction<'_> {
     /// the outbox of one of the participants, its home, which `outbox` names where several have one.
     pub fn publish(&mut self, message: Message, outbox: Option<&ParticipantName>) -> Result<MessageId> {
         self.dialogue.publish(message, outbox)
+    }
+
+    /// Takes a lock for the length of the transaction, and waits for it, until the transaction's deadline at the
+    /// longest; returns its fencing number. `Conflict` where it was not free in time, or a deadlock was found: the
+    /// transaction may be run again. The next one gets it once every branch is at its end, whoever dies before.
+    pub async fn lock(&mut self, name: &LockName, timeout: Option<Duration>) -> Result<i64> {
+        self.dialogue.lock(name, timeout).await
     }
 
     /// Commits every branch, or none. An error of the kind `InDoubt` says that the outcome is not known,

@@ -7,17 +7,8 @@ use async_trait::async_trait;
 use crate::error::Result;
 use crate::id::{CoordinatorId, TransactionId};
 use crate::protocol::batch::{Answer, Request};
+pub use crate::protocol::decision::Fence;
 use crate::protocol::decision::{Decision, Outcome, Record};
-
-/// The right to write for a coordinator: its own from its registration on, a recoverer's from its
-/// takeover on. It ends when somebody else takes over.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Fence {
-    /// Whose decisions it guards.
-    pub coordinator: CoordinatorId,
-    /// The store's number of it; it only grows.
-    pub number: i64,
-}
 
 /// A coordinator that has a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -12,7 +12,7 @@ use super::fate::Prepared;
 use super::history::Marks;
 use super::progress::DatabaseIdentity;
 use crate::error::{Error, ErrorKind, Result};
-use crate::id::ParticipantName;
+use crate::id::{CoordinatorId, ParticipantName};
 
 /// The format that this release writes and reads.
 pub const VERSION: u8 = 1;
@@ -122,6 +122,16 @@ impl Record {
         let json = versioned(OPERATION, bytes)?;
         serde_json::from_slice(json).map_err(|error| damaged(OPERATION).caused_by(error))
     }
+}
+
+/// The right to write for a coordinator: its own from its registration on, a recoverer's from its
+/// takeover on. It ends when somebody else takes over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fence {
+    /// Whose decisions it guards.
+    pub coordinator: CoordinatorId,
+    /// The store's number of it; it only grows.
+    pub number: i64,
 }
 
 /// How a transaction ended, for whoever asks later.

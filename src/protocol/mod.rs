@@ -9,6 +9,7 @@ pub mod fate;
 pub mod floor;
 pub mod history;
 pub mod lease;
+pub mod lock;
 pub mod position;
 pub mod progress;
 pub mod retention;

@@ -15,6 +15,9 @@ use crate::decision_log::file::FileDecisionLog;
 use crate::decision_log::zookeeper::ZookeeperDecisionLog;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{Incarnation, Namespace, ParticipantName};
+use crate::lock::LockStore;
+use crate::lock::file::FileLocks;
+use crate::lock::zookeeper::ZookeeperLocks;
 use crate::participant::postgres::PostgresParticipant;
 use crate::zookeeper;
 
@@ -26,6 +29,7 @@ pub(super) struct Opened {
     pub(super) incarnation: Incarnation,
     pub(super) members: Vec<Member>,
     pub(super) log: Arc<dyn DecisionLog>,
+    pub(super) locks: Arc<dyn LockStore>,
 }
 
 /// Opens a node in the tokio runtime that this is called in. The databases have to answer; ZooKeeper need
@@ -40,10 +44,10 @@ pub async fn open_node(config: &Config) -> Result<Node> {
 
 /// The same, with settings that somebody follows already.
 pub(super) async fn open_following(config: &Config, settings: Followed<CoordinatorSettings>) -> Result<Node> {
-    let Opened { namespace, incarnation, members, log } = open_stores(config).await?;
+    let Opened { namespace, incarnation, members, log, locks } = open_stores(config).await?;
     let files = config.participants.iter().filter(|(_, one)| matches!(one.url, DatabaseUrl::Sqlite(_)));
     let files = files.map(|(name, _)| name.clone()).collect();
-    Ok(Node::open(namespace, incarnation, members, log, settings).with_files(files))
+    Ok(Node::open(namespace, incarnation, members, log, locks, settings).with_files(files))
 }
 
 /// Opens what a person sees and has done about transactions. One database has to answer.
@@ -56,7 +60,7 @@ pub async fn open_caretaker(config: &Config) -> Result<Caretaker> {
     let Some(opened) = open_with(config, note).await? else {
         return Err(away.pop_first().map_or_else(no_postgres, |(_, error)| error));
     };
-    let Opened { namespace, incarnation, members, log } = opened;
+    let Opened { namespace, incarnation, members, log, .. } = opened;
     Caretaker::open(namespace, incarnation, members, away, log, coordinator_settings(config)).await
 }
 
@@ -94,8 +98,8 @@ async fn open_with(
         members.push(Member::new(name.clone(), Arc::new(participant(config, url)), outbox));
     }
     let Some(incarnation) = incarnation else { return Ok(None) };
-    let log = decision_log(config, incarnation)?;
-    Ok(Some(Opened { namespace: config.namespace.clone(), incarnation, members, log }))
+    let (log, locks) = (decision_log(config, incarnation)?, locks(config, incarnation)?);
+    Ok(Some(Opened { namespace: config.namespace.clone(), incarnation, members, log, locks }))
 }
 
 fn no_postgres() -> Error {
@@ -136,5 +140,13 @@ pub(super) fn decision_log(config: &Config, incarnation: Incarnation) -> Result<
     Ok(match build::zookeeper(config) {
         Some(settings) => Arc::new(ZookeeperDecisionLog::new(settings, &config.namespace, incarnation)?),
         None => Arc::new(FileDecisionLog::new(&config.data_dir, incarnation)),
+    })
+}
+
+/// Where the decisions are.
+fn locks(config: &Config, incarnation: Incarnation) -> Result<Arc<dyn LockStore>> {
+    Ok(match build::zookeeper(config) {
+        Some(settings) => Arc::new(ZookeeperLocks::new(settings, &config.namespace, incarnation)?),
+        None => Arc::new(FileLocks::new(&config.data_dir, incarnation)),
     })
 }

@@ -10,6 +10,10 @@ pub(crate) mod headers;
 #[cfg(feature = "relay")]
 mod blocking;
 #[cfg(feature = "relay")]
+mod decisions;
+#[cfg(feature = "relay")]
+mod liveness;
+#[cfg(feature = "relay")]
 mod local_disk;
 #[cfg(feature = "relay")]
 mod open;
@@ -20,6 +24,8 @@ mod transaction;
 #[cfg(feature = "relay")]
 pub(crate) use {
     blocking::Blocking,
+    decisions::{DECISIONS_FILE, open_decisions},
+    liveness::{Life, Liveness},
     local_disk::network_file_system,
     open::{OwnFile, enter_wal, open_existing, open_or_create, open_own},
     place::Place,

@@ -4,6 +4,7 @@
 mod access;
 mod connection;
 mod layout;
+mod nodes;
 mod paths;
 mod tls;
 mod tree;
@@ -14,6 +15,7 @@ pub use connection::ZookeeperSettings;
 pub(crate) use connection::{Connection, Effect};
 pub use layout::{adopt, found_incarnation, has_coordinators, init, remove};
 pub(crate) use layout::{check, check_layout, check_prepared, expect};
+pub(crate) use nodes::Node;
 pub(crate) use paths::Paths;
 pub use tls::ZookeeperTls;
 pub use version::versions;

@@ -1,8 +1,14 @@
 //! Where things are: the paths below `/onecommit/<namespace>/`, under the configured chroot.
 
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+
 use super::connection::ZookeeperSettings;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{CoordinatorId, Namespace, ParticipantName, RelayId, ShardIndex, TransactionId};
+use crate::protocol::lock::{Owner, Purpose, Queue};
+
+/// What a lock's name has as it is; all else would be a path, or no name of a node.
+const PLAIN: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_');
 
 /// Where things are.
 #[derive(Clone)]
@@ -106,6 +112,41 @@ impl Paths {
     pub(crate) fn outcomes(&self, first: TransactionId) -> String {
         format!("{}/outcomes/{}:{:020}", self.root, first.coordinator, first.number)
     }
+
+    /// What has to be there before anything is locked.
+    pub(crate) fn locks(&self) -> [String; 3] {
+        [self.all_queues(Purpose::Lock), self.all_queues(Purpose::Leader), self.all_waits()]
+    }
+
+    pub(crate) fn all_queues(&self, purpose: Purpose) -> String {
+        let folder = match purpose {
+            Purpose::Lock => "locks",
+            Purpose::Leader => "leaders",
+        };
+        format!("{}/{folder}", self.root)
+    }
+
+    pub(crate) fn queue(&self, queue: &Queue) -> String {
+        let name = utf8_percent_encode(queue.name.as_str(), PLAIN);
+        format!("{}/{name}", self.all_queues(queue.purpose))
+    }
+
+    /// By its owner, so that who did not hear of its making finds its own.
+    pub(crate) fn entry(&self, queue: &Queue, owner: Owner) -> String {
+        let name = match owner {
+            Owner::Transaction(id) => format!("t:{id}"),
+            Owner::Holder(id) => format!("h:{id}"),
+        };
+        format!("{}/{name}", self.queue(queue))
+    }
+
+    pub(crate) fn all_waits(&self) -> String {
+        format!("{}/waits", self.root)
+    }
+
+    pub(crate) fn wait(&self, transaction: TransactionId) -> String {
+        format!("{}/waits/{transaction}", self.root)
+    }
 }
 
 #[cfg(test)]
@@ -125,6 +166,21 @@ mod tests {
             tls: None,
         };
         Ok(Paths::new(&settings, &"shop".parse()?)?.layout())
+    }
+
+    #[test]
+    fn any_name_of_a_lock_is_one_nodes_name() {
+        let paths = Paths { root: "/onecommit/shop".into() };
+        let path = |name: &str| paths.queue(&Queue { purpose: Purpose::Lock, name: name.parse().unwrap() });
+        assert_eq!(path("account/42"), "/onecommit/shop/locks/account%2F42");
+        for name in [".", "..", "a/../b", "\u{0}", "\n", "ä", "%2F", " "] {
+            let below = path(name).strip_prefix("/onecommit/shop/locks/").unwrap().to_string();
+            assert!(
+                below.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"%-_".contains(&byte)),
+                "{below}"
+            );
+        }
+        assert_ne!(path("%2F"), path("/"));
     }
 
     #[test]

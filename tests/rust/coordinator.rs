@@ -7,6 +7,7 @@ mod endings;
 #[cfg(feature = "cli")]
 mod failover;
 mod isolation;
+mod locks;
 mod mistakes;
 mod one_phase;
 mod recovery;
@@ -24,6 +25,9 @@ use onecommit::decision_log::file::FileDecisionLog;
 use onecommit::decision_log::zookeeper::ZookeeperDecisionLog;
 use onecommit::decision_log::{DecisionLog, LogSession};
 use onecommit::id::{Incarnation, Namespace, ParticipantName};
+use onecommit::lock::LockStore;
+use onecommit::lock::file::FileLocks;
+use onecommit::lock::zookeeper::ZookeeperLocks;
 use onecommit::outbox::postgres::print_sql;
 use onecommit::participant::postgres::PostgresParticipant;
 use onecommit::protocol::retry::Backoff;
@@ -166,6 +170,15 @@ impl Place {
         }
     }
 
+    pub(crate) fn locks(&self) -> Arc<dyn LockStore> {
+        match self.log {
+            Log::File => Arc::new(FileLocks::new(&self.directory, self.incarnation)),
+            Log::Zookeeper => {
+                Arc::new(ZookeeperLocks::new(self.zookeeper(), &self.namespace, self.incarnation).unwrap())
+            }
+        }
+    }
+
     fn members(&self) -> Vec<Member> {
         NAMES.into_iter().zip(&self.urls).map(|(name, url)| member(name, url, name == "orders")).collect()
     }
@@ -179,7 +192,8 @@ impl Place {
     }
 
     fn node_of(&self, members: Vec<Member>, log: Arc<dyn DecisionLog>) -> Node {
-        Node::open(self.namespace.clone(), self.incarnation, members, log, settings())
+        let (namespace, locks) = (self.namespace.clone(), self.locks());
+        Node::open(namespace, self.incarnation, members, log, locks, settings())
     }
 
     /// A node that keeps its decisions: no mark ever covers them.
@@ -188,7 +202,8 @@ impl Place {
     }
 
     fn node_as(&self, settings: CoordinatorSettings) -> Node {
-        Node::open(self.namespace.clone(), self.incarnation, self.members(), self.decision_log(), settings)
+        let (namespace, log, locks) = (self.namespace.clone(), self.decision_log(), self.locks());
+        Node::open(namespace, self.incarnation, self.members(), log, locks, settings)
     }
 
     /// Has the first participant on another server, with the same databases.

@@ -8,6 +8,7 @@ mod combinations;
 mod conformance_decision_log;
 mod conformance_delivery;
 mod conformance_lease;
+mod conformance_lock;
 mod conformance_outbox;
 mod conformance_participant;
 mod conformance_set_aside;
@@ -26,6 +27,10 @@ mod kafka_reader;
 mod lease_postgres;
 #[cfg(feature = "zookeeper")]
 mod lease_zookeeper;
+#[cfg(feature = "sqlite")]
+mod lock_file;
+#[cfg(feature = "zookeeper")]
+mod lock_zookeeper;
 #[cfg(feature = "cli")]
 mod log_lines;
 #[cfg(feature = "postgres")]

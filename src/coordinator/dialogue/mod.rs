@@ -7,11 +7,13 @@
 
 mod answers;
 mod failure;
+mod locks;
 mod messages;
 mod publish;
 mod told;
 mod work;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,9 +24,10 @@ pub use self::failure::Failure;
 use self::messages::Messages;
 use super::decider::Verdict;
 use super::identity::{Coordinator, Registered, Scope};
+use super::locks::Locks;
 use super::member::Member;
 use crate::error::{Error, ErrorKind, Result};
-use crate::id::TransactionId;
+use crate::id::{LockName, TransactionId};
 use crate::participant::postgres::branch;
 use crate::participant::{Instance, Isolation};
 use crate::protocol::progress::DatabaseIdentity;
@@ -106,6 +109,10 @@ pub struct Dialogue {
     machine: Transaction,
     is_begun: bool,
     messages: Messages,
+    locks: Arc<Locks>,
+    /// Each lock that was asked for, with its number once it is held. They are kept until every branch is at its
+    /// end; in doubt, until whoever recovers this coordinator has settled it.
+    locked: BTreeMap<LockName, Option<i64>>,
     registered: Option<Registered>,
     rest: Rest,
     cause: Option<Error>,
@@ -133,12 +140,15 @@ enum Rest {
     /// Whatever comes of the decision.
     Await(oneshot::Receiver<Verdict>),
     Commit(u64),
+    /// Whoever recovers this coordinator has the word.
+    Recoverers,
 }
 
 impl Dialogue {
     pub(super) fn new(
         scope: Arc<Scope>,
         coordinator: Arc<Coordinator>,
+        locks: Arc<Locks>,
         members: Vec<Arc<Member>>,
         options: Options,
         deadline: Instant,
@@ -162,6 +172,8 @@ impl Dialogue {
             deadline,
             is_begun: false,
             messages: Messages::default(),
+            locks,
+            locked: BTreeMap::new(),
             registered: None,
             rest: Rest::Nothing,
             cause: None,
@@ -233,6 +245,9 @@ impl Dialogue {
             }
             Some(Step::Prove(_) | Step::Register(_) | Step::Decide | Step::Apply) => Next::Work,
             Some(Step::Tell(Told::RolledBack(_))) if matches!(self.rest, Rest::RollBack) => Next::Work,
+            Some(Step::Tell(_)) if matches!(self.rest, Rest::Nothing) && !self.locked.is_empty() => {
+                Next::Work
+            }
             Some(Step::Tell(told)) => Next::Ended(self.tell(told)),
         }
     }

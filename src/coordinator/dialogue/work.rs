@@ -99,13 +99,12 @@ impl Dialogue {
                 self.rest = match verdict.decided {
                     Decided::Yes => Rest::Commit(verdict.batch),
                     Decided::No => Rest::RollBack,
-                    // Whoever recovers this coordinator settles it.
-                    Decided::Unclear => Rest::Nothing,
+                    Decided::Unclear => Rest::Recoverers,
                 };
                 self.machine.on(Event::Decided(verdict.decided));
             }
             Ok(Err(_)) => {
-                self.rest = Rest::Nothing;
+                self.rest = Rest::Recoverers;
                 self.machine.on(Event::Decided(Decided::Unclear));
             }
             Err(_) => self.interrupt().await,
@@ -138,7 +137,7 @@ impl Dialogue {
         let (settler, registered, id) = (self.scope.settler.clone(), self.registered.clone(), self.id);
         let branches: Vec<Branch> =
             self.machine.written().filter_map(|(place, xid)| self.branch(place, xid)).collect();
-        let place = self.place.take();
+        let (place, locks, locked) = (self.place.take(), Arc::clone(&self.locks), self.take_locked());
         self.scope.runtime.spawn(async move {
             let Some(Registered { registration, decider }) = registered else { return true };
             let was_in_doubt = matches!(rest, Rest::Await(_));
@@ -147,14 +146,14 @@ impl Dialogue {
                 Rest::Await(verdict) => match verdict.await {
                     Ok(Verdict { decided: Decided::Yes, batch }) => Rest::Commit(batch),
                     Ok(Verdict { decided: Decided::No, .. }) => Rest::RollBack,
-                    _ => Rest::Nothing,
+                    _ => Rest::Recoverers,
                 },
                 known => known,
             };
             let outcome = match rest {
                 Rest::Commit(_) => Some(Outcome::Committed),
                 Rest::RollBack => Some(Outcome::RolledBack),
-                Rest::Nothing | Rest::Await(_) => None,
+                Rest::Nothing | Rest::Recoverers | Rest::Await(_) => None,
             };
             if let (true, Some(outcome)) = (was_in_doubt, outcome) {
                 // Before it is applied: once its batch is deleted nobody else could tell.
@@ -164,16 +163,21 @@ impl Dialogue {
             let is_settled = match rest {
                 Rest::Commit(batch) => settler.commit(&registration, batch, branches).await,
                 Rest::RollBack => settler.roll_back(branches).await,
-                Rest::Nothing | Rest::Await(_) => true,
+                Rest::Nothing => true,
+                // What is not known is not settled.
+                Rest::Recoverers | Rest::Await(_) => false,
             };
             drop(place);
+            if is_settled {
+                locks.release(id, locked).await;
+            }
             is_settled
         })
     }
 
     /// The same where there is something left, without waiting for it.
     pub(super) fn settle_rest(&mut self) {
-        if !matches!(self.rest, Rest::Nothing) {
+        if !matches!(self.rest, Rest::Nothing) || !self.locked.is_empty() {
             drop(self.settle());
         }
     }

@@ -1,8 +1,7 @@
 //! The decision log in a SQLite file, for coordinators of one machine that have no server to keep it.
 //! Relies on the file's write lock: the fence that a transaction has checked can't change until it has
-//! written. Who lives is told by locks on files of their own; see [`liveness`].
+//! written. Who lives is told by locks on files of their own (`sqlite/liveness.rs`).
 
-mod liveness;
 mod outcomes;
 mod port;
 mod rows;

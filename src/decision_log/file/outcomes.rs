@@ -7,7 +7,7 @@ use super::sql::{bytes, expect_fence, fence_of, keep, stored};
 use crate::decision_log::Fence;
 use crate::error::{ErrorKind, Result};
 use crate::failpoint;
-use crate::id::TransactionId;
+use crate::id::{CoordinatorId, TransactionId};
 use crate::protocol::decision::Outcome;
 use crate::sqlite::failure::from_sqlite;
 use crate::sqlite::{begin, commit};
@@ -57,9 +57,10 @@ impl Rows {
     /// Removes the locks of those who were killed before they had a record, or behind its removal.
     fn remove_leftovers(&mut self) -> Result<()> {
         const OPERATION: &str = "remove locks of the dead";
-        for coordinator in self.liveness.old()? {
+        for id in self.liveness.old()? {
+            let coordinator = CoordinatorId(id);
             if fence_of(&self.connection, coordinator, OPERATION)?.is_none()
-                && let Some(life) = self.liveness.claim(coordinator)?
+                && let Some(life) = self.liveness.claim(id)?
                 // Held now, so that it stays as it is.
                 && fence_of(&self.connection, coordinator, OPERATION)?.is_none()
             {

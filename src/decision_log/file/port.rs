@@ -14,9 +14,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::id::{CoordinatorId, Incarnation, TransactionId};
 use crate::protocol::batch::{Answer, Request};
 use crate::protocol::decision::{Decision, Outcome, Record};
-use crate::sqlite::{Blocking, Place};
-
-const FILE: &str = "decisions.db";
+use crate::sqlite::{Blocking, DECISIONS_FILE, Place};
 
 /// The decision log in a folder of this machine: `decisions.db`, and the locks of who is alive in
 /// `coordinators/`.
@@ -30,13 +28,13 @@ impl FileDecisionLog {
     /// What is missing is made when a session is opened, for this incarnation.
     pub fn new(data_dir: impl AsRef<Path>, incarnation: Incarnation) -> Self {
         let data_dir = data_dir.as_ref();
-        let (file, locks) = (data_dir.join(FILE), data_dir.join("coordinators"));
+        let (file, locks) = (data_dir.join(DECISIONS_FILE), data_dir.join("coordinators"));
         FileDecisionLog { file, locks, incarnation }
     }
 
     /// Whether a folder has the file.
     pub fn is_in(data_dir: impl AsRef<Path>) -> bool {
-        data_dir.as_ref().join(FILE).exists()
+        data_dir.as_ref().join(DECISIONS_FILE).exists()
     }
 
     /// Removes the file and the locks, whosever they are. A session that is still open decides nothing any

@@ -3,12 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 use rusqlite::{Connection, params};
 use uuid::Uuid;
 
-use super::liveness::{Life, Liveness};
 use super::sql::{
     self, Contents, bytes, contents, expect_fence, fence_of, fenced, insert, keep, stored, update,
 };
@@ -19,16 +17,8 @@ use crate::id::{CoordinatorId, Incarnation, TransactionId};
 use crate::protocol::batch::{Answer, Request};
 use crate::protocol::decision::{Outcome, Record, encode_batch};
 use crate::sqlite::failure::from_sqlite;
-use crate::sqlite::{OwnFile, Place, begin, commit, open_own};
+use crate::sqlite::{Life, Liveness, Place, begin, commit, open_decisions};
 
-const FILE: OwnFile = OwnFile {
-    name: "decision log",
-    application_id: i32::from_be_bytes(*b"ocdl"),
-    version: 1,
-    sql: include_str!("file.sql"),
-};
-/// A commit holds the write lock for a few milliseconds.
-const BUSY: Duration = Duration::from_secs(10);
 /// A coordinator's own fence, as long as nobody has taken over.
 const OWNERS: i64 = 0;
 
@@ -43,24 +33,8 @@ pub(super) struct Rows {
 impl Rows {
     pub(super) fn open(file: &Path, locks: &Path, incarnation: Incarnation) -> Result<(Self, Arc<Place>)> {
         const OPERATION: &str = "open decision log";
-        let open = || {
-            open_own(file, &FILE, BUSY, OPERATION, |connection| {
-                let sql = "insert into installation (incarnation) values (?1)";
-                connection.execute(sql, [incarnation.to_string()]).map(|_| ())
-            })
-        };
-        // Made first, so that there is a file to be known again.
-        drop(open()?);
-        let place = Arc::new(Place::of(file));
-        let connection = open()?;
-        let found = connection.query_row("select incarnation from installation", (), |row| row.get(0));
-        let found: String = found.map_err(|error| from_sqlite(OPERATION, error))?;
-        if found != incarnation.to_string() {
-            let why = "the decision log belongs to another incarnation: give the data_dir of this installation, or \
-                       move the file away if nothing of that other one is needed any more";
-            let error = Error::new(ErrorKind::Refused, OPERATION, why);
-            return Err(error.with("found", found).with("expected", incarnation));
-        }
+        let (connection, place) = open_decisions(file, incarnation, OPERATION)?;
+        let place = Arc::new(place);
         let liveness = Liveness::open(locks.to_path_buf())?;
         let rows = Rows { connection, place: Arc::clone(&place), liveness, lives: BTreeMap::new() };
         Ok((rows, place))
@@ -137,7 +111,7 @@ impl Rows {
         let ids = statement.query_map((), |row| Ok(CoordinatorId(Uuid::from_bytes(row.get(0)?))));
         let ids: Vec<CoordinatorId> = ids.and_then(Iterator::collect).map_err(failed)?;
         let registered =
-            |coordinator| Ok(Registered { coordinator, is_live: self.liveness.is_live(coordinator)? });
+            |coordinator| Ok(Registered { coordinator, is_live: self.liveness.is_live(coordinator.0)? });
         ids.into_iter().map(registered).collect()
     }
 
@@ -269,7 +243,7 @@ impl Rows {
     /// Whether this session is alive for a coordinator, from before or from now on.
     fn hold(&mut self, coordinator: CoordinatorId) -> Result<bool> {
         if !self.lives.contains_key(&coordinator) {
-            let Some(life) = self.liveness.claim(coordinator)? else { return Ok(false) };
+            let Some(life) = self.liveness.claim(coordinator.0)? else { return Ok(false) };
             self.lives.insert(coordinator, life);
         }
         Ok(true)

@@ -1,4 +1,4 @@
-//! One session's nodes: how they are read, in pages that stay small, and what is found of a coordinator.
+//! One session's nodes, and what is found of a coordinator.
 
 use std::collections::BTreeMap;
 
@@ -7,25 +7,12 @@ use zookeeper_client as zk;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::CoordinatorId;
 use crate::protocol::decision::{Decision, Record, decode_batch};
-use crate::zookeeper::{Connection, Effect, Paths};
-
-/// Nodes that are read at once: a batch or a node of outcomes has up to 256 KiB.
-const PAGE: usize = 32;
+use crate::zookeeper::{Connection, Effect, Node, Paths};
 
 /// A session, and where things are.
 pub(super) struct Store {
     pub(super) connection: Connection,
     pub(super) paths: Paths,
-}
-
-/// A node as it was read.
-pub(super) struct Node {
-    pub(super) data: Vec<u8>,
-    pub(super) version: i32,
-    /// The session that owns an ephemeral node; 0 for others.
-    pub(super) session: i64,
-    /// When it was made, by the servers' clock, in milliseconds.
-    pub(super) created_ms: i64,
 }
 
 /// What there is of a coordinator.
@@ -58,31 +45,12 @@ impl Store {
 
     /// Reads nodes, in the order of their paths; None where one is not there.
     pub(super) async fn read(&self, operation: &'static str, paths: &[String]) -> Result<Vec<Option<Node>>> {
-        let failed = |error| self.error(operation, Effect::None, error);
-        let mut found = Vec::with_capacity(paths.len());
-        for page in paths.chunks(PAGE) {
-            let mut reader = self.connection.client().new_multi_reader();
-            for path in page {
-                reader.add_get_data(path).map_err(failed)?;
-            }
-            let answers = self.connection.call(reader.commit()).await.map_err(failed)?;
-            if answers.len() != page.len() {
-                return Err(failed(zk::Error::UnexpectedError(format!("{} answers", answers.len()))));
-            }
-            for (path, answer) in page.iter().zip(answers) {
-                found.push(node(answer).map_err(|error| failed(error).with("path", path))?);
-            }
-        }
-        Ok(found)
+        self.connection.read(operation, paths).await
     }
 
     /// The names below a node; None where it is not there.
     pub(super) async fn names(&self, operation: &'static str, path: &str) -> Result<Option<Vec<String>>> {
-        match self.connection.call(self.connection.client().list_children(path)).await {
-            Ok(names) => Ok(Some(names)),
-            Err(zk::Error::NoNode) => Ok(None),
-            Err(error) => Err(self.error(operation, Effect::None, error).with("path", path)),
-        }
+        self.connection.names(operation, path).await
     }
 
     /// The names below one of the folders that were made when the session was opened.
@@ -143,18 +111,4 @@ impl Store {
 pub(super) fn foreign(operation: &'static str) -> Error {
     let why = "a node holds something that Onecommit did not write: find out who did, and delete it";
     Error::new(ErrorKind::Refused, operation, why)
-}
-
-fn node(answer: zk::MultiReadResult) -> Result<Option<Node>, zk::Error> {
-    match answer {
-        zk::MultiReadResult::Data { data, stat } => Ok(Some(Node {
-            data,
-            version: stat.version,
-            session: stat.ephemeral_owner,
-            created_ms: stat.ctime,
-        })),
-        zk::MultiReadResult::Error { err: zk::Error::NoNode } => Ok(None),
-        zk::MultiReadResult::Error { err } => Err(err),
-        other => Err(zk::Error::UnexpectedError(format!("node data expected, got {other:?}"))),
-    }
 }

@@ -24,7 +24,7 @@ pub enum Protocol {
     ReadOnly,
     /// One branch wrote, and its COMMIT is the decision.
     OnePhase,
-    /// Several wrote: prepared first, then decided in the decision log.
+    /// Several wrote, or one that holds locks: prepared first, then decided in the decision log.
     TwoPhase,
 }
 
@@ -33,6 +33,7 @@ pub enum Protocol {
 pub struct Transaction {
     branches: usize,
     did: Vec<Did>,
+    holds_locks: bool,
     state: State,
 }
 
@@ -55,7 +56,14 @@ enum Ending {
 impl Transaction {
     /// One with so many branches, of which nothing is known yet.
     pub fn new(branches: usize) -> Self {
-        Transaction { branches, did: Vec::new(), state: State::Working }
+        Transaction { branches, did: Vec::new(), holds_locks: false, state: State::Working }
+    }
+
+    /// It has asked for a lock in the store of the decisions. From now on a single writer is prepared and decided
+    /// there, too: a plain COMMIT asks nobody, so it could land behind the end of a lock that was given to the
+    /// next one because this coordinator counts as dead.
+    pub fn holds_locks(&mut self) {
+        self.holds_locks = true;
     }
 
     /// What is to be done now; None while the caller works in it.
@@ -76,7 +84,7 @@ impl Transaction {
         match (self.branches, self.written().count()) {
             (0, _) => Protocol::None,
             (_, 0) => Protocol::ReadOnly,
-            (_, 1) => Protocol::OnePhase,
+            (_, 1) if !self.holds_locks => Protocol::OnePhase,
             _ => Protocol::TwoPhase,
         }
     }
@@ -131,7 +139,7 @@ impl Transaction {
         }
         self.take(match self.writers()[..] {
             [] => Turn::end(true, Told::Committed { is_applied: true }),
-            [writer] => Turn::To(Ending::OnePhase(OnePhase::Committing(writer))),
+            [writer] if !self.holds_locks => Turn::To(Ending::OnePhase(OnePhase::Committing(writer))),
             _ => Turn::To(Ending::TwoPhase(TwoPhase::Registering)),
         })
     }

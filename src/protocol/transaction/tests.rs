@@ -125,12 +125,15 @@ proptest! {
     #[test]
     fn what_is_told_is_true_and_all_happens_or_nothing(
         did in prop::collection::vec(did(), 0..4), lucks in prop::collection::vec(any::<u8>(), 8),
-        interrupted_at in 0usize..12, commits in prop::bool::weighted(0.9)
+        interrupted_at in 0usize..12, commits in prop::bool::weighted(0.9), holds_locks in any::<bool>()
     ) {
         let branches = vec![Branch::Open; did.len()];
         let mut world = World { did: did.clone(), branches, is_decided: false, is_asked: false };
         let mut transaction = Transaction::new(did.len());
         prop_assert_eq!(transaction.step(), None);
+        if holds_locks {
+            transaction.holds_locks();
+        }
         transaction.on(if commits { Event::Commit } else { Event::RollBack });
         let mut told = None;
         for at in 0..12 {
@@ -139,6 +142,7 @@ proptest! {
                 told = Some(ending);
                 break;
             }
+            prop_assert!(!holds_locks || !matches!(step, Step::Commit(_)), "decided without asking the log");
             let event = world.take(&step, lucks[at % lucks.len()]);
             // Whoever is interrupted does not hear what came of it.
             transaction.on(if at == interrupted_at { Event::Interrupted } else { event });
@@ -182,6 +186,16 @@ fn a_role_that_recovery_cannot_take_stands_in_the_way_of_two_phases_only() {
         (Protocol::TwoPhase, Step::Release { branches: vec![0, 1], commits: false })
     );
     assert_eq!(end(vec![]), (Protocol::None, Step::Tell(Told::Committed { is_applied: true })));
+}
+
+#[test]
+fn one_writer_with_a_lock_is_decided_where_the_lock_is() {
+    let mut transaction = Transaction::new(2);
+    transaction.holds_locks();
+    transaction.on(Event::Commit);
+    transaction.on(Event::Asked(vec![Did::Read, Did::Wrote { xid: 7, is_finishable: true }]));
+    assert_eq!(transaction.step(), Some(Step::Register(vec![1])));
+    assert_eq!(transaction.protocol(), Protocol::TwoPhase);
 }
 
 #[test]

@@ -110,7 +110,7 @@ async fn is_ended_by_another(place: &Place, id: CoordinatorId) {
     let mut members = place.members();
     members.retain(|member| member.name.as_str() == ORDERS);
     let (namespace, log) = (place.namespace.clone(), place.decision_log());
-    let node = Node::open(namespace, place.incarnation, members, log, settings());
+    let node = Node::open(namespace, place.incarnation, members, log, place.locks(), settings());
     until("its record is ended", async || Ok(is_recorded(place, id).await), |is_there| !is_there).await;
     node.close().await;
 }

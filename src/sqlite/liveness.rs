@@ -1,4 +1,5 @@
-//! Who is alive: a coordinator, and whoever recovers one, holds the lock of a file that has its name.
+//! Who is alive on this machine: whoever is (a coordinator, whoever recovers one, who holds locks) holds the
+//! lock of a file that has its id for a name.
 //!
 //! It is a POSIX record lock, which the kernel gives back when its process is gone, however it ended, and
 //! not when that is paused. A forked child does not inherit it, unlike `flock`, and a copy of the file
@@ -22,9 +23,9 @@ use std::time::Duration;
 use rustix::fs::{FlockOperation, fcntl_lock};
 use rustix::io::Errno;
 use rustix::process::{Flock, FlockType, fcntl_getlk};
+use uuid::Uuid;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::id::CoordinatorId;
 
 const OPERATION: &str = "look who is alive";
 const ENDING: &str = "lock";
@@ -33,16 +34,16 @@ const LEFT_AFTER: Duration = Duration::from_secs(24 * 3600);
 
 /// Whose locks this process holds, each with the process that took it: a forked child has a copy of this,
 /// and holds none of them. Files are opened and closed only under this lock.
-static HELD: Mutex<BTreeMap<CoordinatorId, u32>> = Mutex::new(BTreeMap::new());
+static HELD: Mutex<BTreeMap<Uuid, u32>> = Mutex::new(BTreeMap::new());
 
 /// A folder of such files.
-pub(super) struct Liveness {
+pub(crate) struct Liveness {
     folder: PathBuf,
 }
 
-/// One coordinator's lock, held.
-pub(super) struct Life {
-    coordinator: CoordinatorId,
+/// One lock, held.
+pub(crate) struct Life {
+    id: Uuid,
     path: PathBuf,
     process: u32,
     /// None once it is dropped.
@@ -50,21 +51,21 @@ pub(super) struct Life {
 }
 
 impl Liveness {
-    pub(super) fn open(folder: PathBuf) -> Result<Self> {
+    pub(crate) fn open(folder: PathBuf) -> Result<Self> {
         let made = fs::create_dir_all(&folder);
         made.map_err(|error| failed(&folder, error))?;
         Ok(Liveness { folder })
     }
 
-    /// Is alive for a coordinator from now on; None where somebody is.
-    pub(super) fn claim(&self, coordinator: CoordinatorId) -> Result<Option<Life>> {
-        let path = self.path(coordinator);
-        self.try_claim(coordinator, &path).map_err(|error| failed(&path, error))
+    /// Is alive under an id from now on; None where somebody is.
+    pub(crate) fn claim(&self, id: Uuid) -> Result<Option<Life>> {
+        let path = self.path(id);
+        self.try_claim(id, &path).map_err(|error| failed(&path, error))
     }
 
-    fn try_claim(&self, coordinator: CoordinatorId, path: &Path) -> io::Result<Option<Life>> {
+    fn try_claim(&self, id: Uuid, path: &Path) -> io::Result<Option<Life>> {
         let mut held = held();
-        if is_own(&held, coordinator) {
+        if is_own(&held, id) {
             return Ok(None);
         }
         let mut file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
@@ -81,16 +82,16 @@ impl Liveness {
         file.set_len(0)?;
         io::Seek::rewind(&mut file)?;
         file.write_all(identity(process).unwrap_or_default().as_bytes())?;
-        held.insert(coordinator, process);
-        Ok(Some(Life { coordinator, path: path.to_path_buf(), process, file: Some(file) }))
+        held.insert(id, process);
+        Ok(Some(Life { id, path: path.to_path_buf(), process, file: Some(file) }))
     }
 
-    /// Whether somebody is alive for a coordinator.
-    pub(super) fn is_live(&self, coordinator: CoordinatorId) -> Result<bool> {
-        let path = self.path(coordinator);
+    /// Whether somebody is alive under an id.
+    pub(crate) fn is_live(&self, id: Uuid) -> Result<bool> {
+        let path = self.path(id);
         let look = || -> io::Result<bool> {
             let held = held();
-            if is_own(&held, coordinator) {
+            if is_own(&held, id) {
                 return Ok(true);
             }
             let mut file = File::open(&path)?;
@@ -104,27 +105,27 @@ impl Liveness {
         }
     }
 
-    /// The coordinators of files that were made long ago, oldest or not; they may be in use.
-    pub(super) fn old(&self) -> Result<Vec<CoordinatorId>> {
+    /// The ids of files that were made long ago; they may be in use.
+    pub(crate) fn old(&self) -> Result<Vec<Uuid>> {
         let files = fs::read_dir(&self.folder).map_err(|error| failed(&self.folder, error))?;
         let old = |entry: fs::DirEntry| {
             let path = entry.path();
             let is_lock = path.extension().is_some_and(|ending| ending == ENDING);
             let age = entry.metadata().ok()?.modified().ok()?.elapsed().ok()?;
-            let coordinator = path.file_stem()?.to_str()?.parse().ok()?;
-            (is_lock && age > LEFT_AFTER).then_some(coordinator)
+            let id = path.file_stem()?.to_str()?.parse().ok()?;
+            (is_lock && age > LEFT_AFTER).then_some(id)
         };
         Ok(files.filter_map(|entry| old(entry.ok()?)).collect())
     }
 
-    fn path(&self, coordinator: CoordinatorId) -> PathBuf {
-        self.folder.join(format!("{coordinator}.{ENDING}"))
+    fn path(&self, id: Uuid) -> PathBuf {
+        self.folder.join(format!("{id}.{ENDING}"))
     }
 }
 
 impl Life {
-    /// Ends it, and removes its file: there is nothing more of this coordinator.
-    pub(super) fn remove(self) {
+    /// Ends it, and removes its file: the id is never used again.
+    pub(crate) fn remove(self) {
         // One that stays is found later.
         let _ = fs::remove_file(&self.path);
     }
@@ -135,7 +136,7 @@ impl Drop for Life {
         let mut held = held();
         // A forked child has a copy, by which it must not write into its parent's file.
         if self.process == process::id() {
-            held.remove(&self.coordinator);
+            held.remove(&self.id);
             if let Some(file) = &self.file {
                 // Otherwise this process would count as alive for it without a lock.
                 let _ = file.set_len(0);
@@ -145,13 +146,13 @@ impl Drop for Life {
     }
 }
 
-fn held() -> MutexGuard<'static, BTreeMap<CoordinatorId, u32>> {
+fn held() -> MutexGuard<'static, BTreeMap<Uuid, u32>> {
     // A panic leaves no half of an entry.
     HELD.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn is_own(held: &BTreeMap<CoordinatorId, u32>, coordinator: CoordinatorId) -> bool {
-    held.get(&coordinator) == Some(&process::id())
+fn is_own(held: &BTreeMap<Uuid, u32>, id: Uuid) -> bool {
+    held.get(&id) == Some(&process::id())
 }
 
 fn is_at(file: &File, path: &Path) -> io::Result<bool> {
@@ -211,7 +212,7 @@ mod tests {
     #[test]
     fn one_is_alive_at_a_time() {
         let (_folder, liveness) = folder();
-        let (id, other) = (CoordinatorId::random(), CoordinatorId::random());
+        let (id, other) = (Uuid::new_v4(), Uuid::new_v4());
         assert!(!liveness.is_live(id).unwrap());
         let life = liveness.claim(id).unwrap().unwrap();
         assert!(liveness.is_live(id).unwrap() && liveness.claim(id).unwrap().is_none());
@@ -227,7 +228,7 @@ mod tests {
     #[test]
     fn who_is_named_in_the_file_is_alive_without_a_lock() {
         let (_folder, liveness) = folder();
-        let id = CoordinatorId::random();
+        let id = Uuid::new_v4();
         let parent = identity(std::os::unix::process::parent_id()).unwrap();
         fs::write(liveness.path(id), &parent).unwrap();
         assert!(liveness.is_live(id).unwrap() && liveness.claim(id).unwrap().is_none());
@@ -255,7 +256,7 @@ mod tests {
     #[test]
     fn a_file_that_was_replaced_is_not_the_one_that_was_opened() {
         let (_folder, liveness) = folder();
-        let path = liveness.path(CoordinatorId::random());
+        let path = liveness.path(Uuid::new_v4());
         fs::write(&path, "").unwrap();
         let file = File::open(&path).unwrap();
         assert!(is_at(&file, &path).unwrap());
@@ -268,7 +269,7 @@ mod tests {
     #[test]
     fn only_files_made_long_ago_may_have_been_left() {
         let (_folder, liveness) = folder();
-        let (old, new) = (CoordinatorId::random(), CoordinatorId::random());
+        let (old, new) = (Uuid::new_v4(), Uuid::new_v4());
         for id in [old, new] {
             fs::write(liveness.path(id), "").unwrap();
         }

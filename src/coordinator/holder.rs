@@ -1,0 +1,169 @@
+//! Locks and leadership outside of transactions: held by this process for as long as its session with the store
+//! lives, and told at once when they are lost.
+//!
+//! Relies on the store's session timeout: until it is over since the last request that was answered, nobody else
+//! holds what this one does. Promises to claim nothing beyond that.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+use super::locks::Place;
+use super::node::Node;
+use crate::error::{Error, ErrorKind, Result};
+use crate::id::LockName;
+use crate::protocol::lock::{Purpose, Queue};
+
+/// How often the store is asked, in a session's timeout.
+const LOOKS_PER_TIMEOUT: u32 = 4;
+/// The same where a session does not time out, while this process lives.
+const LOOK_INTERVAL: Duration = Duration::from_millis(500);
+/// Waiting without a limit: some years.
+const LIMITLESS: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+
+/// A lock that is held, or the leadership. Dropped, it is given up.
+///
+/// ```no_run
+/// # async fn report(node: &onecommit::coordinator::Node) -> onecommit::Result<()> {
+/// use std::time::Duration;
+///
+/// let lock = node.lock(&"nightly report".parse()?, Some(Duration::from_secs(10))).await?;
+/// println!("held, with the number {}", lock.number());
+/// lock.release().await
+/// # }
+/// ```
+pub struct HeldLock {
+    place: Arc<Place>,
+    state: watch::Receiver<State>,
+    watching: JoinHandle<()>,
+}
+
+/// What is known of a place.
+#[derive(Clone, Copy)]
+struct State {
+    is_lost: bool,
+    /// When the last request was sent that was answered: by then it was held.
+    proved: Instant,
+}
+
+impl Node {
+    /// Takes a lock for this process, and waits for it, without a limit where none is given. `Conflict` where it
+    /// was not free in time. A transaction's lock of the same name is the same lock.
+    pub async fn lock(&self, name: &LockName, timeout: Option<Duration>) -> Result<HeldLock> {
+        self.hold("lock", Purpose::Lock, name, timeout).await
+    }
+
+    /// Stands for election, and waits to be elected. The number of what is held is the term: each leader's is
+    /// higher than those before it. Given up by its release, which is to resign.
+    pub async fn lead(&self, name: &LockName, timeout: Option<Duration>) -> Result<HeldLock> {
+        self.hold("stand for election", Purpose::Leader, name, timeout).await
+    }
+
+    async fn hold(
+        &self,
+        operation: &'static str,
+        purpose: Purpose,
+        name: &LockName,
+        timeout: Option<Duration>,
+    ) -> Result<HeldLock> {
+        self.expect_own_process(operation)?;
+        let queue = Queue { purpose, name: name.clone() };
+        let until = Instant::now() + timeout.unwrap_or(LIMITLESS).min(LIMITLESS);
+        loop {
+            let place = Arc::new(self.locks.hold(&queue, until).await?);
+            let asked = Instant::now();
+            match place.is_there().await {
+                Ok(true) => return Ok(HeldLock::watched(place, asked)),
+                Err(error) if !error.is_retriable() || Instant::now() >= until => return Err(error),
+                Ok(false) | Err(_) => {}
+            }
+        }
+    }
+}
+
+impl HeldLock {
+    fn watched(place: Arc<Place>, proved: Instant) -> Self {
+        let (told, state) = watch::channel(State { is_lost: false, proved });
+        let watching = tokio::spawn(watch_over(Arc::clone(&place), told));
+        HeldLock { place, state, watching }
+    }
+
+    /// The fencing number, or the term. Numbers of one name only grow, whoever holds it: what is written with a
+    /// lower one than was seen before is from somebody who has lost it.
+    pub fn number(&self) -> i64 {
+        self.place.number
+    }
+
+    /// Whether it is held for certain, at this moment. Once it is not it never is again.
+    pub fn is_held(&self) -> bool {
+        let state = *self.state.borrow();
+        !state.is_lost && self.last_certain(state).is_none_or(|until| Instant::now() < until)
+    }
+
+    /// Waits until it is not held for certain any more.
+    pub async fn lost(&self) {
+        let mut changes = self.state.clone();
+        while self.is_held() {
+            let state = *changes.borrow_and_update();
+            let uncertain = async {
+                match self.last_certain(state) {
+                    Some(until) => tokio::time::sleep_until(until).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = uncertain => {}
+                changed = changes.changed() => if changed.is_err() { return },
+            }
+        }
+    }
+
+    /// Gives it up. `Fenced` where it was lost before: somebody else may have held it at the same time.
+    pub async fn release(self) -> Result<()> {
+        let was_held = self.is_held();
+        self.watching.abort();
+        self.place.leave().await;
+        if was_held {
+            return Ok(());
+        }
+        let why =
+            "it was lost while it was held, by the end of the session: somebody else may have held it since";
+        let error = Error::new(ErrorKind::Fenced, "release", why).with("name", &self.place.queue.name);
+        Err(error.with("number", self.number()))
+    }
+
+    /// None where it can't be lost without being told.
+    fn last_certain(&self, state: State) -> Option<Instant> {
+        self.place.session.timeout().map(|timeout| state.proved + timeout)
+    }
+}
+
+impl Drop for HeldLock {
+    fn drop(&mut self) {
+        self.watching.abort();
+    }
+}
+
+/// Asks the store again and again, until it is lost.
+async fn watch_over(place: Arc<Place>, told: watch::Sender<State>) {
+    let timeout = place.session.timeout();
+    let interval = timeout.map_or(LOOK_INTERVAL, |timeout| timeout / LOOKS_PER_TIMEOUT);
+    loop {
+        tokio::time::sleep(interval).await;
+        let asked = Instant::now();
+        let came = place.is_there().await;
+        // What comes too late must not take back that it was not certain any more.
+        let is_late = timeout.is_some_and(|timeout| told.borrow().proved.elapsed() >= timeout);
+        match came {
+            Ok(true) if !is_late => told.send_modify(|state| state.proved = asked),
+            Err(_) if !is_late && !place.session.is_over() => {}
+            Ok(_) | Err(_) => break,
+        }
+    }
+    told.send_modify(|state| state.is_lost = true);
+    let (name, number) = (&place.queue.name, place.number);
+    tracing::warn!(%name, number, "a lock, or a leadership, is lost: the session with its store has ended");
+}

@@ -1,0 +1,415 @@
+//! Locks: of transactions, which stay until every branch is at its end, and of processes, which are told when they
+//! have lost them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use onecommit::ErrorKind;
+use onecommit::coordinator::{HeldLock, Next, Node, Options};
+use onecommit::decision_log::zookeeper::ZookeeperDecisionLog;
+use onecommit::id::{LockName, TransactionId};
+use onecommit::lock::LockSession;
+use onecommit::lock::zookeeper::ZookeeperLocks;
+use onecommit::protocol::lock::{Owner, Purpose, Queue};
+use onecommit::protocol::transaction::Protocol;
+use onecommit::zookeeper::ZookeeperSettings;
+use tokio::runtime::Runtime;
+
+use super::recovery::{Died, drive_to};
+use super::{Log, NAMES, Place, SHORT, begin, drive, member, move_money, names, settings};
+use crate::patience::{LIMIT, answered, until};
+use crate::zookeeper_server::Proxy;
+
+fn name(text: &str) -> LockName {
+    text.parse().unwrap()
+}
+
+fn account() -> LockName {
+    name("account/1")
+}
+
+async fn lock_session(place: &Place) -> Box<dyn LockSession> {
+    let locks = place.locks();
+    answered(async || locks.open().await).await
+}
+
+/// Whether a transaction is in the lock's queue.
+async fn is_queued(session: &dyn LockSession, id: TransactionId) -> bool {
+    let queue = Queue { purpose: Purpose::Lock, name: account() };
+    let entries = answered(async || session.entries(&queue).await).await;
+    entries.iter().any(|entry| entry.owner == Owner::Transaction(id))
+}
+
+/// The next one reads what the one before has written, in both databases.
+async fn one_holds_it_at_a_time(log: Log) {
+    let place = Place::new(log).await;
+    let nodes = [Arc::new(place.node()), Arc::new(place.node())];
+    let place = Arc::new(place);
+    let mut working = Vec::new();
+    for worker in 0..4 {
+        let (node, place) = (Arc::clone(&nodes[worker % 2]), Arc::clone(&place));
+        working.push(tokio::spawn(async move {
+            let (clients, mut numbers) = (place.clients().await, Vec::new());
+            for _ in 0..4 {
+                let mut transaction = begin(&node, &clients).await.unwrap();
+                let number = transaction.lock(&account(), None).await.unwrap();
+                assert_eq!(transaction.lock(&account(), None).await.unwrap(), number);
+                // Read and written apart: only the lock keeps others out in between.
+                for (client, change) in clients.iter().zip([-5, 5]) {
+                    let row = client.query_one("select total from account where id = 1", &[]).await.unwrap();
+                    let total = row.get::<_, i32>(0) + change;
+                    let sql = format!("update account set total = {total} where id = 1");
+                    client.batch_execute(&sql).await.unwrap();
+                }
+                assert!(transaction.commit().await.unwrap().is_applied);
+                numbers.push(number);
+            }
+            assert!(numbers.is_sorted(), "{numbers:?}");
+            numbers
+        }));
+    }
+    let mut numbers = Vec::new();
+    for worker in working {
+        numbers.extend(worker.await.unwrap());
+    }
+    assert_eq!(place.totals().await, [100 - 16 * 5, 100 + 16 * 5]);
+    numbers.sort_unstable();
+    numbers.dedup();
+    assert_eq!(numbers.len(), 16, "a number was handed out twice");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_transaction_holds_a_lock_at_a_time_in_a_file() {
+    one_holds_it_at_a_time(Log::File).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_transaction_holds_a_lock_at_a_time_in_zookeeper() {
+    one_holds_it_at_a_time(Log::Zookeeper).await;
+}
+
+/// A node that has moved money under a lock, and dies behind the decision: nothing is applied.
+fn die_with_a_lock(place: &Place) -> TransactionId {
+    let runtime = Runtime::new().unwrap();
+    let left = runtime.block_on(async {
+        let (node, clients) = (place.node(), place.clients().await);
+        let mut dialogue = node.begin(&names(), Options::default()).unwrap();
+        drive(&mut dialogue, &clients, |_| false).await;
+        dialogue.lock(&account(), None).await.unwrap();
+        move_money(&clients).await;
+        dialogue.commit();
+        let last = drive_to(&mut dialogue, &clients, Died::Decided).await;
+        assert!(matches!(last, Next::Work), "{last:?}");
+        assert_eq!(place.prepared().await, 2);
+        (node, dialogue)
+    });
+    runtime.shutdown_background();
+    left.1.id()
+}
+
+/// First only one of both databases can be settled: the lock stays until the other one is, too.
+fn a_lock_outlives_its_holder(log: Log) {
+    let runtime = Runtime::new().unwrap();
+    let place = runtime.block_on(Place::with_sessions_of(log, SHORT));
+    let id = die_with_a_lock(&place);
+    runtime.block_on(async {
+        let members = vec![member(NAMES[0], &place.urls[0], false)];
+        let half = place.node_of(members, place.decision_log());
+        until("one branch is settled", async || Ok(place.prepared().await), |prepared| *prepared == 1).await;
+        let clients = place.clients().await;
+        let orders = [(NAMES[0].parse().unwrap(), &clients[0])];
+        let mut early = half.transaction(&orders, Options::default()).await.unwrap();
+        let late = early.lock(&account(), Some(Duration::from_secs(1))).await.unwrap_err();
+        assert_eq!(late.kind(), ErrorKind::Conflict, "released before everything is applied: {late}");
+        early.roll_back().await.unwrap();
+        let session = lock_session(&place).await;
+        assert!(is_queued(&*session, id).await);
+
+        let node = place.node();
+        let mut next = begin(&node, &clients).await.unwrap();
+        next.lock(&account(), None).await.unwrap();
+        assert_eq!(
+            (place.totals().await, place.prepared().await),
+            ([90, 110], 0),
+            "the old balance was read"
+        );
+        next.commit().await.unwrap();
+        node.close().await;
+        half.close().await;
+    });
+}
+
+#[test]
+fn a_lock_in_a_file_outlives_its_holder_until_all_is_applied() {
+    a_lock_outlives_its_holder(Log::File);
+}
+
+#[test]
+fn a_lock_in_zookeeper_outlives_its_holder_until_all_is_applied() {
+    a_lock_outlives_its_holder(Log::Zookeeper);
+}
+
+/// It is not given up while a branch is not applied, also by a holder that lives.
+async fn a_lock_stays_until_it_is_applied(log: Log) {
+    let place = Place::new(log).await;
+    let (node, clients) = (place.node(), place.clients().await);
+    let mut dialogue = node.begin(&names(), Options::default()).unwrap();
+    drive(&mut dialogue, &clients, |_| false).await;
+    dialogue.lock(&account(), None).await.unwrap();
+    move_money(&clients).await;
+    dialogue.commit();
+    drive_to(&mut dialogue, &clients, Died::Decided).await;
+    let (session, id) = (lock_session(&place).await, dialogue.id());
+    assert!(is_queued(&*session, id).await && place.prepared().await == 2);
+    drop(dialogue);
+    while is_queued(&*session, id).await {}
+    assert_eq!(
+        (place.prepared().await, place.totals().await),
+        (0, [90, 110]),
+        "released before it was applied"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lock_in_a_file_stays_until_all_is_applied() {
+    a_lock_stays_until_it_is_applied(Log::File).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lock_in_zookeeper_stays_until_all_is_applied() {
+    a_lock_stays_until_it_is_applied(Log::Zookeeper).await;
+}
+
+/// However a transaction ends, its lock is free behind it; and who held one alone wrote by two phases.
+async fn every_end_gives_it_up(log: Log) {
+    let place = Place::new(log).await;
+    let (node, clients) = (place.node(), place.clients().await);
+    let session = lock_session(&place).await;
+    let locked = async || {
+        let mut transaction = begin(&node, &clients).await.unwrap();
+        transaction.lock(&account(), None).await.unwrap();
+        transaction
+    };
+    let read_only = locked().await;
+    let id = read_only.id();
+    assert_eq!(read_only.commit().await.unwrap().protocol, Protocol::ReadOnly);
+    assert!(!is_queued(&*session, id).await, "behind a transaction that only read");
+
+    let one_writer = locked().await;
+    clients[0].batch_execute("update account set total = 1 where id = 2").await.unwrap();
+    let id = one_writer.id();
+    assert_eq!(one_writer.commit().await.unwrap().protocol, Protocol::TwoPhase);
+    assert!(!is_queued(&*session, id).await, "behind a commit");
+
+    let rolled_back = locked().await;
+    move_money(&clients).await;
+    let id = rolled_back.id();
+    rolled_back.roll_back().await.unwrap();
+    assert!(!is_queued(&*session, id).await, "behind a roll back");
+
+    let dropped = locked().await;
+    let id = dropped.id();
+    drop(dropped);
+    until("it is left", async || Ok(is_queued(&*session, id).await), |is_queued| !is_queued).await;
+    locked().await.roll_back().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_end_of_a_transaction_gives_up_its_lock_in_a_file() {
+    every_end_gives_it_up(Log::File).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_end_of_a_transaction_gives_up_its_lock_in_zookeeper() {
+    every_end_gives_it_up(Log::Zookeeper).await;
+}
+
+/// Two transactions of two nodes that take two locks crosswise.
+async fn a_deadlock_is_told(log: Log) {
+    let place = Place::new(log).await;
+    let nodes = [place.node(), place.node()];
+    let clients = [place.clients().await, place.clients().await];
+    let mut first = begin(&nodes[0], &clients[0]).await.unwrap();
+    let mut second = begin(&nodes[1], &clients[1]).await.unwrap();
+    first.lock(&name("a"), None).await.unwrap();
+    second.lock(&name("b"), None).await.unwrap();
+    let one = async {
+        let locked = first.lock(&name("b"), None).await;
+        // Whoever is told runs again, and so gives up what the other one waits for.
+        first.roll_back().await.unwrap();
+        locked
+    };
+    let other = async {
+        let locked = second.lock(&name("a"), None).await;
+        second.roll_back().await.unwrap();
+        locked
+    };
+    let told: Vec<_> = <[_; 2]>::from(tokio::join!(one, other)).into_iter().filter_map(Result::err).collect();
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert_eq!(told[0].kind(), ErrorKind::Conflict, "{}", told[0]);
+    assert!(told[0].to_string().contains("a deadlock"), "{}", told[0]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deadlock_of_two_transactions_is_told_to_one_in_a_file() {
+    a_deadlock_is_told(Log::File).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deadlock_of_two_transactions_is_told_to_one_in_zookeeper() {
+    a_deadlock_is_told(Log::Zookeeper).await;
+}
+
+/// A node that reaches ZooKeeper through a proxy.
+fn node_through(place: &Place, proxy: &Proxy) -> Node {
+    let servers = proxy.address.clone();
+    let settings_of_zookeeper = ZookeeperSettings { servers, ..place.zookeeper() };
+    let (namespace, incarnation) = (place.namespace.clone(), place.incarnation);
+    let log = ZookeeperDecisionLog::new(settings_of_zookeeper.clone(), &namespace, incarnation).unwrap();
+    let locks = ZookeeperLocks::new(settings_of_zookeeper, &namespace, incarnation).unwrap();
+    Node::open(namespace, incarnation, place.members(), Arc::new(log), Arc::new(locks), settings())
+}
+
+async fn cut_off() -> (Place, Proxy, Node) {
+    let place = Place::with_sessions_of(Log::Zookeeper, SHORT).await;
+    let proxy = Proxy::start(&place.zookeeper().servers).await;
+    let node = node_through(&place, &proxy);
+    (place, proxy, node)
+}
+
+/// Its lock is given to the next one as soon as its coordinator is recovered: so it must not commit any more, also
+/// where it has written to one database only.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_taken_for_dead_commits_and_locks_nothing_more() {
+    let (place, proxy, node) = cut_off().await;
+    let (clients, others) = (place.clients().await, place.clients().await);
+    let mut paused = begin(&node, &clients).await.unwrap();
+    let before = paused.lock(&account(), None).await.unwrap();
+    clients[0].batch_execute("update account set total = total - 10 where id = 2").await.unwrap();
+    proxy.open.send_replace(false);
+
+    let other = place.node();
+    let mut next = begin(&other, &others).await.unwrap();
+    assert!(next.lock(&account(), None).await.unwrap() > before);
+    proxy.open.send_replace(true);
+    let locked = answered(async || match paused.lock(&name("another"), None).await {
+        Err(error) if error.kind() == ErrorKind::Fenced => Ok(error),
+        Err(error) if error.is_retriable() => Err(error),
+        locked => panic!("{locked:?}"),
+    });
+    locked.await;
+    let refused = paused.commit().await.unwrap_err();
+    assert!(!matches!(refused.kind(), ErrorKind::InDoubt), "{refused}");
+    let sql = "select total from account where id = 2";
+    assert_eq!(others[0].query_one(sql, &[]).await.unwrap().get::<_, i32>(0), 100);
+    next.commit().await.unwrap();
+}
+
+/// The decision is on its way, and its answer never comes: whoever recovers the coordinator has the word, and until
+/// then the lock stays.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lock_in_doubt_is_not_given_up_by_its_holder() {
+    let (place, proxy, node) = cut_off().await;
+    let clients = place.clients().await;
+    let mut dialogue = node.begin(&names(), Options::default()).unwrap();
+    drive(&mut dialogue, &clients, |_| false).await;
+    dialogue.lock(&account(), None).await.unwrap();
+    move_money(&clients).await;
+    dialogue.commit();
+    drive_to(&mut dialogue, &clients, Died::Undecided).await;
+    proxy.swallows_answers.send_replace(true);
+    let ended = drive(&mut dialogue, &clients, |_| false).await;
+    let Next::Ended(Err(doubt)) = ended else { panic!("{ended:?}") };
+    assert_eq!(doubt.kind(), ErrorKind::InDoubt, "{doubt}");
+    proxy.cut().await;
+    proxy.swallows_answers.send_replace(false);
+    let (session, id) = (lock_session(&place).await, dialogue.id());
+    drop(dialogue);
+    // Its node goes on, and could give it up by now.
+    let goes_on = async || {
+        let mut transaction = begin(&node, &clients).await?;
+        transaction.lock(&name("another"), None).await?;
+        transaction.roll_back().await
+    };
+    answered(goes_on).await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert!(is_queued(&*session, id).await, "given up without knowing how it ended");
+    place.settled().await;
+    let mut next = begin(&node, &clients).await.unwrap();
+    next.lock(&account(), None).await.unwrap();
+    let totals = place.totals().await;
+    assert!(totals == [100, 100] || totals == [90, 110], "{totals:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lock_of_a_process_and_one_of_a_transaction_are_the_same() {
+    for log in [Log::File, Log::Zookeeper] {
+        let place = Place::new(log).await;
+        let (node, clients) = (place.node(), place.clients().await);
+        let held = node.lock(&account(), Some(LIMIT)).await.unwrap();
+        assert!(held.is_held());
+        let mut transaction = begin(&node, &clients).await.unwrap();
+        let limit = Some(Duration::from_millis(100));
+        assert_eq!(transaction.lock(&account(), limit).await.unwrap_err().kind(), ErrorKind::Conflict);
+        let before = held.number();
+        held.release().await.unwrap();
+        assert!(transaction.lock(&account(), None).await.unwrap() > before);
+        assert_eq!(node.lock(&account(), limit).await.err().unwrap().kind(), ErrorKind::Conflict);
+        node.lead(&account(), limit).await.unwrap().release().await.unwrap();
+        transaction.commit().await.unwrap();
+        drop(node.lock(&account(), Some(LIMIT)).await.unwrap());
+        node.lock(&account(), Some(LIMIT)).await.unwrap();
+    }
+}
+
+async fn is_told(held: &HeldLock) {
+    tokio::time::timeout(LIMIT, held.lost()).await.expect("nobody was told");
+    assert!(!held.is_held());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_has_lost_the_session_is_told_before_another_one_holds_the_lock() {
+    let (place, proxy, node) = cut_off().await;
+    let other = place.node();
+    let held = node.lock(&account(), Some(LIMIT)).await.unwrap();
+    proxy.open.send_replace(false);
+    let next = other.lock(&account(), Some(LIMIT)).await.unwrap();
+    assert!(!held.is_held(), "two claim it");
+    is_told(&held).await;
+    assert!(next.number() > held.number());
+    proxy.open.send_replace(true);
+    assert_eq!(held.release().await.unwrap_err().kind(), ErrorKind::Fenced);
+    next.release().await.unwrap();
+    // The node goes on in another session.
+    assert!(node.lock(&account(), Some(LIMIT)).await.unwrap().is_held());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_that_has_lost_its_session_is_told_and_succeeded() {
+    let (place, proxy, node) = cut_off().await;
+    let other = place.node();
+    let billing = name("billing");
+    let leader = node.lead(&billing, None).await.unwrap();
+    let limit = Some(Duration::from_millis(100));
+    assert_eq!(other.lead(&billing, limit).await.err().unwrap().kind(), ErrorKind::Conflict);
+    proxy.open.send_replace(false);
+    let next = other.lead(&billing, None).await.unwrap();
+    assert!(!leader.is_held(), "two lead");
+    is_told(&leader).await;
+    assert!(next.number() > leader.number());
+    proxy.open.send_replace(true);
+    // It stands again, and is elected where the next one resigns.
+    let (again, resigned) = tokio::join!(node.lead(&billing, None), next.release());
+    resigned.unwrap();
+    assert!(again.unwrap().is_held());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lock_that_was_deleted_by_hand_is_lost() {
+    let place = Place::with_sessions_of(Log::File, SHORT).await;
+    let node = place.node();
+    let held = node.lock(&account(), Some(LIMIT)).await.unwrap();
+    let file = rusqlite::Connection::open(place.directory.join("decisions.db")).unwrap();
+    file.execute("delete from lock_entry", ()).unwrap();
+    is_told(&held).await;
+}
