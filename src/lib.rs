@@ -28,6 +28,8 @@ pub mod decision_log;
 #[cfg(feature = "relay")]
 pub mod delivery;
 #[cfg(feature = "relay")]
+pub mod group;
+#[cfg(feature = "relay")]
 pub mod lease;
 #[cfg(feature = "relay")]
 pub mod lock;

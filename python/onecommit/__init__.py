@@ -19,6 +19,7 @@ from ._errors import (
     UnclearError,
     UnreachableError,
 )
+from ._group import AsyncGroup, Group, GroupView, Member
 from ._message import Encoder, Headers, Message, MessageId, ReceivedMessage
 from ._open import AsyncOnecommit, Onecommit, open, open_async  # noqa: A004
 from ._outbox import AsyncOutbox, Outbox
@@ -26,6 +27,7 @@ from ._read import Messages, read
 from ._transaction import AsyncTransaction, Transaction
 
 __all__ = [
+    "AsyncGroup",
     "AsyncOnecommit",
     "AsyncOutbox",
     "AsyncTransaction",
@@ -35,9 +37,12 @@ __all__ = [
     "Error",
     "FailedError",
     "FencedError",
+    "Group",
+    "GroupView",
     "Headers",
     "InDoubt",
     "InvalidError",
+    "Member",
     "Message",
     "MessageId",
     "Messages",

@@ -12,6 +12,7 @@ mod doctor;
 mod init;
 mod interrupt;
 mod live_line;
+mod nodes;
 mod output;
 mod relay;
 mod remove;
@@ -58,6 +59,8 @@ enum Command {
     /// See transactions over several databases that are not at their end, and how one has ended; settle what a
     /// dead program left, or give it up.
     Transaction(transaction::TransactionArguments),
+    /// Show who is alive, what each holds, and what is left of the dead.
+    Nodes(nodes::NodesArguments),
     /// See and change settings while everything runs: batch sizes, pauses, what happens with messages that can't
     /// be delivered, the log's level.
     Settings(settings::SettingsArguments),
@@ -127,6 +130,7 @@ fn run(program: &[OsString], arguments: Arguments, output: Output) -> Result<i32
         Command::DeadLetter(dead_letter) => dead_letter::run(&config()?, &dead_letter, output),
         Command::Status(status) => status::run(&config()?, &status, output),
         Command::Transaction(transaction) => transaction::run(&config()?, &transaction, output),
+        Command::Nodes(nodes) => nodes::run(&config()?, &nodes, output),
         Command::Settings(settings) => settings::run(&config()?, &settings, output),
         Command::Doctor => doctor::run(&config()?, output),
         Command::Adopt(adopt) => adopt::run(&config()?, &adopt, output),

@@ -9,6 +9,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, watch};
 
 use super::decider::Decider;
+use super::holdings::Holdings;
 use super::registration::{Again, Registration};
 use super::settings::CoordinatorSettings;
 use super::settle::{Branch, Settler};
@@ -27,6 +28,8 @@ pub(super) struct Scope {
     pub(super) places: Arc<Semaphore>,
     pub(super) settings: Followed<CoordinatorSettings>,
     pub(super) settler: Settler,
+    /// For whoever shows it.
+    pub(super) holdings: Arc<Holdings>,
     /// Where what nobody waits for any more goes on: a transaction may be dropped on any thread.
     pub(super) runtime: Handle,
 }
@@ -54,7 +57,8 @@ impl Scope {
         let (retry, most) = (settings.now().retry, settings.now().in_flight_max);
         let settler = Settler { retry, settings: settings.clone(), closed };
         let (places, runtime) = (Arc::new(Semaphore::new(most)), Handle::current());
-        Scope { namespace, incarnation, log, places, settings, settler, runtime }
+        let holdings = Arc::default();
+        Scope { namespace, incarnation, log, places, settings, settler, holdings, runtime }
     }
 }
 
@@ -93,6 +97,7 @@ impl Coordinator {
         let Scope { log, settings, .. } = &*self.scope;
         let retry = settings.now().retry;
         let registration = Arc::new(Registration::new(&**log, self.id, retry).await?);
+        self.scope.holdings.registered(self.id);
         let decider = Decider::start(Arc::clone(&registration), retry);
         tokio::spawn(renew(Arc::clone(&self.scope), Arc::clone(&registration), decider.clone(), self.id));
         let new = Registered { registration, decider };
@@ -130,6 +135,7 @@ async fn renew(scope: Arc<Scope>, registration: Arc<Registration>, decider: Deci
             decider.delete(deletable);
         }
     }
+    scope.holdings.ended(id);
 }
 
 /// Commits decided branches again, in participants of which another instance answers.

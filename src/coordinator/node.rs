@@ -9,6 +9,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use super::dialogue::{Dialogue, Options};
+use super::holdings::Holdings;
 use super::identity::{Coordinator, Scope};
 use super::locks::Locks;
 use super::member::Member;
@@ -37,6 +38,8 @@ pub struct Node {
     closing: watch::Sender<bool>,
     recoverer: JoinHandle<()>,
     recovery: Arc<RecoveryTally>,
+    /// What ends with it.
+    companions: Vec<JoinHandle<()>>,
     /// A forked child has the parent's sockets and none of its threads.
     pid: u32,
 }
@@ -63,12 +66,38 @@ impl Node {
         let recoverer = tokio::spawn(recoverer.run());
         let coordinator = Mutex::new(Arc::new(Coordinator::new(Arc::clone(&scope))));
         let (files, pid) = (BTreeSet::new(), std::process::id());
-        Node { scope, members, files, coordinator, locks, closing, recoverer, recovery, pid }
+        Node {
+            scope,
+            members,
+            files,
+            coordinator,
+            locks,
+            closing,
+            recoverer,
+            recovery,
+            companions: Vec::new(),
+            pid,
+        }
     }
 
     /// What its recovery of dead coordinators does, in numbers.
     pub fn recovery(&self) -> Arc<RecoveryTally> {
         Arc::clone(&self.recovery)
+    }
+
+    /// Which coordinators it has a hand on.
+    pub fn holdings(&self) -> Arc<Holdings> {
+        Arc::clone(&self.scope.holdings)
+    }
+
+    /// The same, with something beside it that ends when it is told so, by what `start` is given: true once this node
+    /// is closed. Its end is waited for.
+    pub(crate) fn with_companion(
+        mut self,
+        start: impl FnOnce(watch::Receiver<bool>) -> JoinHandle<()>,
+    ) -> Self {
+        self.companions.push(start(self.closing.subscribe()));
+        self
     }
 
     /// The same, knowing which further participants are SQLite files: who names one is told why it can't
@@ -91,6 +120,9 @@ impl Node {
     pub async fn close(self) {
         self.closing.send_replace(true);
         let _ = self.recoverer.await;
+        for companion in self.companions {
+            let _ = companion.await;
+        }
     }
 
     pub(super) fn expect_own_process(&self, operation: &'static str) -> Result<()> {

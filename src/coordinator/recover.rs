@@ -104,6 +104,7 @@ impl Recoverer {
         }
         let Some(session) = self.session.take() else { return Ok(()) };
         let swept = self.sweep_in(&*session).await;
+        self.scope.holdings.recovers(self.held.keys().copied());
         self.session = Some(session);
         swept
     }

@@ -6,6 +6,7 @@
 //! starts no thread.
 
 mod error;
+mod group;
 mod logging;
 mod main;
 mod message;
@@ -17,8 +18,9 @@ use pyo3::prelude::*;
 
 type Fill = fn(&Bound<'_, PyModule>) -> PyResult<()>;
 
-const SUBMODULES: [(&str, Fill); 6] = [
+const SUBMODULES: [(&str, Fill); 7] = [
     ("error", error::fill),
+    ("group", group::fill),
     ("main", main::fill),
     ("message", message::fill),
     ("read", read::fill),

@@ -13,6 +13,7 @@ use tokio::runtime::Runtime;
 use tokio::time::Instant;
 
 use super::error::{attached, detached, to_python};
+use super::group::Group;
 use super::logging;
 use crate::config::Config;
 use crate::coordinator::{self, Ack, Answer, Dialogue as Running, Failure, Finished, Next, Options};
@@ -40,6 +41,7 @@ struct Node {
 }
 
 struct Open {
+    config: Config,
     runtime: Runtime,
     node: coordinator::Node,
     tellings: Sender<Telling>,
@@ -78,7 +80,7 @@ impl Node {
             let runtime = threads.worker_threads(THREADS).thread_name("onecommit").enable_all().build();
             let runtime = runtime.map_err(no_threads)?;
             let node = runtime.block_on(service::open_node(&config))?;
-            Ok(Open { runtime, node, tellings: start_telling()? })
+            Ok(Open { config, runtime, node, tellings: start_telling()? })
         })?;
         Ok(Node { open: Mutex::new(Some(open)) })
     }
@@ -94,7 +96,7 @@ impl Node {
     ) -> PyResult<Dialogue> {
         attached(py, BEGIN, || {
             let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-            let Some(Open { runtime, node, tellings }) = &*open else {
+            let Some(Open { runtime, node, tellings, .. }) = &*open else {
                 return Err(Error::new(ErrorKind::Invalid, BEGIN, "it is closed: open it again"));
             };
             let names =
@@ -109,6 +111,20 @@ impl Node {
             let id = running.id().to_string();
             let (handle, tellings) = (runtime.handle().clone(), tellings.clone());
             Ok(Dialogue { id, handle, tellings, running: Arc::new(tokio::sync::Mutex::new(running)) })
+        })
+    }
+
+    /// Joins a group.
+    fn group(&self, py: Python<'_>, name: &str, member: &str, data: &[u8]) -> PyResult<Group> {
+        detached(py, "join group", || {
+            let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+            let Some(Open { config, runtime, .. }) = &*open else {
+                return Err(Error::new(ErrorKind::Invalid, "join group", "it is closed: open it again"));
+            };
+            let (config, handle) = (config.clone(), runtime.handle().clone());
+            // Who joins may have to wait, and must keep nobody from beginning a transaction.
+            drop(open);
+            Group::join(&config, handle, (name, member, data))
         })
     }
 

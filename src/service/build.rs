@@ -9,6 +9,9 @@ use crate::delivery::kafka::{self, KafkaDelivery};
 use crate::delivery::topic_log::TopicLogDelivery;
 use crate::delivery::{Delivery, DeliveryScope};
 use crate::error::{Error, ErrorKind, Result};
+use crate::group::file::FileGroup;
+use crate::group::zookeeper::ZookeeperGroup;
+use crate::group::{Group, GroupOf};
 use crate::id::{Incarnation, ParticipantName, RelayId};
 use crate::lease::Lease;
 use crate::lease::file::FileLease;
@@ -115,6 +118,14 @@ pub(super) fn settings_store(config: &Config) -> Result<Box<dyn SettingsStore>> 
     Ok(match zookeeper(config) {
         Some(settings) => Box::new(ZookeeperSettingsStore::new(settings, &config.namespace)?),
         None => Box::new(FileSettingsStore::new(config.data_dir.join("settings.db"))),
+    })
+}
+
+/// Groups are kept in ZooKeeper where it is configured, otherwise in a file.
+pub(super) fn group(config: &Config, of: &GroupOf) -> Result<Box<dyn Group>> {
+    Ok(match zookeeper(config) {
+        Some(settings) => Box::new(ZookeeperGroup::new(settings, &config.namespace, of)?),
+        None => Box::new(FileGroup::new(&config.data_dir, of)),
     })
 }
 

@@ -1,13 +1,14 @@
 //! Opens this process's part in transactions over several databases.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, SystemTime};
 
 use super::build;
 use super::follow::Follower;
 use super::installed::installed;
 use super::limits::coordinator_settings;
+use super::presence::Presence;
 use crate::config::{Config, DatabaseUrl, Followed, PostgresUrl};
 use crate::coordinator::{Caretaker, CoordinatorSettings, Member, Node};
 use crate::decision_log::DecisionLog;
@@ -35,11 +36,15 @@ pub(super) struct Opened {
 /// Opens a node in the tokio runtime that this is called in. The databases have to answer; ZooKeeper need
 /// not, until something is to be decided there.
 pub async fn open_node(config: &Config) -> Result<Node> {
-    let (follower, changing) = Follower::new(config, Arc::default())?;
+    let following = Arc::default();
+    let (follower, changing) = Follower::new(config, Arc::clone(&following))?;
     let node = open_following(config, changing.coordinator).await?;
     // In the background: nothing waits for ZooKeeper until something is to be decided there.
     tokio::spawn(follower.run());
-    Ok(node)
+    let holdings = Arc::new(OnceLock::from(node.holdings()));
+    let presence =
+        Presence { config: config.clone(), started: SystemTime::now(), relay: None, holdings, following };
+    Ok(node.with_companion(|closed| presence.spawn(closed)))
 }
 
 /// The same, with settings that somebody follows already.

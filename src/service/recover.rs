@@ -7,7 +7,7 @@ use tokio::sync::watch;
 
 use super::node::{has_transactions, open_following};
 use crate::config::{Config, Followed};
-use crate::coordinator::{CoordinatorSettings, Node, RecoveryTally};
+use crate::coordinator::{CoordinatorSettings, Holdings, Node, RecoveryTally};
 use crate::error::Result;
 use crate::protocol::retry::Backoff;
 use crate::relay::stopped;
@@ -18,6 +18,7 @@ pub(super) async fn run(
     settings: Followed<CoordinatorSettings>,
     retry: Backoff,
     observed: Arc<OnceLock<Arc<RecoveryTally>>>,
+    holdings: Arc<OnceLock<Arc<Holdings>>>,
     mut stop: watch::Receiver<bool>,
 ) {
     let (mut failures, mut told) = (0, false);
@@ -27,6 +28,7 @@ pub(super) async fn run(
             Ok(None) => return,
             Ok(Some(node)) => {
                 let _ = observed.set(node.recovery());
+                let _ = holdings.set(node.holdings());
                 stopped(&mut stop).await;
                 return node.close().await;
             }

@@ -9,6 +9,7 @@ use tracing::Instrument as _;
 use super::follow::Follower;
 use super::installed::installed;
 use super::limits::relay_settings;
+use super::presence::Presence;
 use super::relay_id::OwnId;
 use super::{Observed, build, look, recover};
 use crate::config::{Config, Followed, Participant};
@@ -52,11 +53,21 @@ pub async fn run_observed(config: &Config, observed: &Observed, stop: watch::Rec
         relays.spawn(run.instrument(span));
     }
     let settings = relay_settings(config);
+    let holdings = Arc::default();
+    let presence = Presence {
+        config: config.clone(),
+        started: observed.started,
+        relay: Some((Arc::clone(&observed.id), observed.participants.clone())),
+        holdings: Arc::clone(&holdings),
+        following: Arc::clone(&observed.settings),
+    };
+    let present = presence.spawn(stop.clone());
     let mut recovering = tokio::spawn(recover::run(
         config.clone(),
         changing.coordinator,
         settings.retry,
         Arc::clone(&observed.recovery),
+        Arc::clone(&holdings),
         stop.clone(),
     ));
     let mut failed = None;
@@ -73,6 +84,11 @@ pub async fn run_observed(config: &Config, observed: &Observed, stop: watch::Rec
         let _ = tokio::time::timeout(settings.shutdown_limit, &mut recovering).await;
     }
     recovering.abort();
+    if *stop.borrow() {
+        let _ = present.await;
+    } else {
+        present.abort();
+    }
     failed.map_or(Ok(()), Err)
 }
 

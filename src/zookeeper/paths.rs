@@ -4,7 +4,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::connection::ZookeeperSettings;
 use crate::error::{Error, ErrorKind, Result};
-use crate::id::{CoordinatorId, Namespace, ParticipantName, RelayId, ShardIndex, TransactionId};
+use crate::id::{CoordinatorId, GroupName, Namespace, ParticipantName, RelayId, ShardIndex, TransactionId};
 use crate::protocol::lock::{Owner, Purpose, Queue};
 
 /// What a lock's name has as it is; all else would be a path, or no name of a node.
@@ -111,6 +111,19 @@ impl Paths {
     /// Of this transaction and later ones of its coordinator.
     pub(crate) fn outcomes(&self, first: TransactionId) -> String {
         format!("{}/outcomes/{}:{:020}", self.root, first.coordinator, first.number)
+    }
+
+    pub(crate) fn nodes(&self) -> String {
+        format!("{}/nodes", self.root)
+    }
+
+    /// What has to be there before a group is made.
+    pub(crate) fn groups(&self) -> String {
+        format!("{}/groups", self.root)
+    }
+
+    pub(crate) fn group(&self, name: &GroupName) -> String {
+        format!("{}/groups/{}", self.root, utf8_percent_encode(name.as_str(), PLAIN))
     }
 
     /// What has to be there before anything is locked.

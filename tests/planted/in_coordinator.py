@@ -39,6 +39,13 @@ FORGOTTEN = rust(f"{BY_HAND}a_forgotten_participants_decisions_are_kept_with_the
 
 BUGS = [
     Bug(
+        "member-sure-of-itself-while-cut-off",
+        "Who has no connection is told that it may be no member, before others are told so.",
+        rust("groups::who_loses_the_session_is_told_first_that_it_may_be_gone_and_then_that_it_is"),
+        "called `Result::unwrap()` on an `Err` value",
+        [Edit("src/group/zookeeper.rs", "if waited {", "if waited || seen.is_current {")],
+    ),
+    Bug(
         "settings-stored-unchecked",
         "What is set at run time is checked, as the file would be, before it is stored.",
         e2e("test_settings.py::test_what_could_not_be_in_the_file_is_not_stored[file]"),

@@ -7,6 +7,7 @@ mod access_zookeeper;
 mod combinations;
 mod conformance_decision_log;
 mod conformance_delivery;
+mod conformance_group;
 mod conformance_lease;
 mod conformance_lock;
 mod conformance_outbox;
@@ -21,6 +22,8 @@ mod decision_log_file;
 mod decision_log_zookeeper;
 #[cfg(feature = "kafka")]
 mod delivery_kafka;
+#[cfg(feature = "service")]
+mod groups;
 #[cfg(feature = "kafka")]
 mod kafka_reader;
 #[cfg(feature = "postgres")]

@@ -5,6 +5,8 @@ from concurrent.futures import Future
 from os import PathLike
 from typing import TypeAlias, final
 
+from .group import Group
+
 __all__ = ["Dialogue", "Node"]
 
 _Next: TypeAlias = list[tuple[int, str]] | tuple[str, bool] | tuple[()] | None
@@ -22,6 +24,7 @@ class Node:
         ack: str,
         deadline_ms: int | None,
     ) -> Dialogue: ...
+    def group(self, name: str, member: str, data: bytes) -> Group: ...
     def close(self) -> None: ...
 
 @final
