@@ -20,6 +20,7 @@ from ._errors import (
     UnreachableError,
 )
 from ._group import AsyncGroup, Group, GroupView, Member
+from ._lock import AsyncLock, Lock
 from ._message import Encoder, Headers, Message, MessageId, ReceivedMessage
 from ._open import AsyncOnecommit, Onecommit, open, open_async  # noqa: A004
 from ._outbox import AsyncOutbox, Outbox
@@ -28,6 +29,7 @@ from ._transaction import AsyncTransaction, Transaction
 
 __all__ = [
     "AsyncGroup",
+    "AsyncLock",
     "AsyncOnecommit",
     "AsyncOutbox",
     "AsyncTransaction",
@@ -42,6 +44,7 @@ __all__ = [
     "Headers",
     "InDoubt",
     "InvalidError",
+    "Lock",
     "Member",
     "Message",
     "MessageId",

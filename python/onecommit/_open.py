@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from ._errors import ConflictError, InvalidError
 from ._group import AsyncGroup, Group
+from ._lock import AsyncLock, Lock
 from ._message import Encoder
 from ._native.transaction import Node
 from ._transaction import AsyncTransaction, Transaction, begin
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 ATTEMPTS = 5
+LOCK_TIMEOUT_S = 30.0
 # Between two attempts; it doubles.
 _FIRST_PAUSE_S = 0.05
 _LONGEST_PAUSE_S = 2.0
@@ -140,6 +142,32 @@ class Onecommit(_Opened):
         """
         return Group(self._node, name, member, data)
 
+    def lock(self, name: str, *, timeout: float = LOCK_TIMEOUT_S) -> Lock:
+        """A lock for the length of a block, held by this process; `timeout` is in seconds.
+
+        It is the same lock as a transaction's of this name, and the same for all programs of the
+        installation.
+
+        >>> with onecommit.open(config) as oc, oc.lock("nightly report", timeout=10) as lock:
+        ...     lock.is_held
+        True
+        >>> lock.is_held
+        False
+        """
+        return Lock(self._node, name, False, timeout)
+
+    def leader(self, name: str, *, timeout: float | None = None) -> Lock:
+        """The leadership in an election of this name, for the length of a block.
+
+        Entering waits to be elected, for as long as it takes where no `timeout` is given. `number`
+        is the term. Work in it while `is_held`; leaving the block resigns.
+
+        >>> with onecommit.open(config) as oc, oc.leader("billing") as leader:
+        ...     leader.is_held and not leader.wait_lost(0.01)
+        True
+        """
+        return Lock(self._node, name, True, timeout)
+
 
 class AsyncOnecommit(_Opened):
     """The same for asyncio; made by `open_async`."""
@@ -203,6 +231,14 @@ class AsyncOnecommit(_Opened):
     def group(self, name: str, *, member: str = "", data: bytes = b"") -> AsyncGroup:
         """As `Onecommit.group`, for `async with`."""
         return AsyncGroup(self._node, name, member, data)
+
+    def lock(self, name: str, *, timeout: float = LOCK_TIMEOUT_S) -> AsyncLock:
+        """As `Onecommit.lock`, for `async with`."""
+        return AsyncLock(self._node, name, False, timeout)
+
+    def leader(self, name: str, *, timeout: float | None = None) -> AsyncLock:
+        """As `Onecommit.leader`, for `async with`."""
+        return AsyncLock(self._node, name, True, timeout)
 
 
 def _checked(attempts: int) -> int:

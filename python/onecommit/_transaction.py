@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ._drivers import is_psycopg, is_sqlite
 from ._errors import Error, InvalidError
+from ._lock import LOCK, checked, milliseconds, wait, wait_async
 from ._message import Encoder, Headers, Message, MessageId, to_row
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     import psycopg
 
+    from ._native.lock import Wait
     from ._native.transaction import Dialogue, Node
 
     Connection: TypeAlias = psycopg.Connection[Any]
@@ -85,6 +87,12 @@ class _Transaction:
         )
         return MessageId(told)
 
+    def _lock(self, name: str, timeout: float | None) -> Callable[[Future[int]], Wait]:
+        if not self._is_begun:
+            raise InvalidError("it has not begun: use it as a block, with `with`", LOCK)
+        named = checked(name, LOCK)
+        return partial(self._dialogue.lock, named, milliseconds(timeout))
+
     def _steps(self, first: _Call) -> _Steps:
         told = yield first
         while isinstance(told, list):
@@ -144,6 +152,23 @@ class Transaction(_Transaction):
         """Commits; or rolls back, after an exception."""
         self._run(self._end(error))
 
+    def lock(self, name: str, *, timeout: float | None = None) -> int:
+        """Takes a lock for the length of the transaction, and returns its fencing number.
+
+        It waits for it, until the transaction's deadline, or for `timeout` seconds where that is
+        sooner. Raises ConflictError where it was not free in time, or where a deadlock was found:
+        the transaction may be run again. The same lock again has the same number.
+
+        It is held until every branch is at its end, also where this program dies before: whoever
+        gets it next reads what this transaction wrote.
+
+        >>> with onecommit.open(config) as oc, oc.transaction(orders=orders, billing=billing) as tx:
+        ...     number = tx.lock("order/42")
+        ...     _ = orders.execute("update orders set paid = true where id = 42")
+        ...     _ = billing.execute("insert into payments values (42, 100)")
+        """
+        return wait(self._lock(name, timeout))
+
     def _run(self, steps: _Steps) -> None:
         from ._drivers.exchange import exchange
 
@@ -181,6 +206,10 @@ class AsyncTransaction(_Transaction):
     ) -> None:
         """Commits; or rolls back, after an exception."""
         await self._run(self._end(error))
+
+    async def lock(self, name: str, *, timeout: float | None = None) -> int:
+        """As `Transaction.lock`."""
+        return await wait_async(self._lock(name, timeout))
 
     async def _run(self, steps: _Steps) -> None:
         import asyncio
@@ -232,5 +261,4 @@ def begin(
             raise
     if len({id(conn) for conn in connections.values()}) < len(connections):
         raise InvalidError("two participants have the same connection", BEGIN)
-    deadline_ms = None if deadline is None else max(0, round(deadline * 1000))
-    return node.begin(list(connections), isolation, ack, deadline_ms)
+    return node.begin(list(connections), isolation, ack, milliseconds(deadline))

@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use super::locks::Place;
+use super::locks::{Locks, Place};
 use super::node::Node;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::LockName;
@@ -30,14 +30,14 @@ const LIMITLESS: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 /// # async fn report(node: &onecommit::coordinator::Node) -> onecommit::Result<()> {
 /// use std::time::Duration;
 ///
-/// let lock = node.lock(&"nightly report".parse()?, Some(Duration::from_secs(10))).await?;
+/// let lock = node.lock(&"nightly report".parse()?, Duration::from_secs(10)).await?;
 /// println!("held, with the number {}", lock.number());
 /// lock.release().await
 /// # }
 /// ```
 pub struct HeldLock {
     place: Arc<Place>,
-    state: watch::Receiver<State>,
+    state: Arc<watch::Sender<State>>,
     watching: JoinHandle<()>,
 }
 
@@ -50,44 +50,66 @@ struct State {
 }
 
 impl Node {
-    /// Takes a lock for this process, and waits for it, without a limit where none is given. `Conflict` where it
-    /// was not free in time. A transaction's lock of the same name is the same lock.
-    pub async fn lock(&self, name: &LockName, timeout: Option<Duration>) -> Result<HeldLock> {
-        self.hold("lock", Purpose::Lock, name, timeout).await
+    /// Takes a lock for this process, and waits for it. `Conflict` where it was not free in time. A transaction's
+    /// lock of the same name is the same lock.
+    pub fn lock(
+        &self,
+        name: &LockName,
+        timeout: Duration,
+    ) -> impl Future<Output = Result<HeldLock>> + Send + use<> {
+        self.hold("lock", Purpose::Lock, name, timeout)
     }
 
-    /// Stands for election, and waits to be elected. The number of what is held is the term: each leader's is
-    /// higher than those before it. Given up by its release, which is to resign.
-    pub async fn lead(&self, name: &LockName, timeout: Option<Duration>) -> Result<HeldLock> {
-        self.hold("stand for election", Purpose::Leader, name, timeout).await
+    /// Stands for election, and waits to be elected, for as long as it takes where no limit is given. The number of
+    /// what is held is the term: each leader's is higher than those before it. Its release is to resign.
+    pub fn lead(
+        &self,
+        name: &LockName,
+        timeout: Option<Duration>,
+    ) -> impl Future<Output = Result<HeldLock>> + Send + use<> {
+        self.hold("stand for election", Purpose::Leader, name, timeout.unwrap_or(LIMITLESS))
     }
 
-    async fn hold(
+    /// Without the node: who waits does not keep it from being closed.
+    fn hold(
         &self,
         operation: &'static str,
         purpose: Purpose,
         name: &LockName,
-        timeout: Option<Duration>,
-    ) -> Result<HeldLock> {
-        self.expect_own_process(operation)?;
-        let queue = Queue { purpose, name: name.clone() };
-        let until = Instant::now() + timeout.unwrap_or(LIMITLESS).min(LIMITLESS);
-        loop {
-            let place = Arc::new(self.locks.hold(&queue, until).await?);
-            let asked = Instant::now();
-            match place.is_there().await {
-                Ok(true) => return Ok(HeldLock::watched(place, asked)),
-                Err(error) if !error.is_retriable() || Instant::now() >= until => return Err(error),
-                Ok(false) | Err(_) => {}
+        timeout: Duration,
+    ) -> impl Future<Output = Result<HeldLock>> + Send + use<> {
+        let is_own = self.expect_own_process(operation);
+        let (locks, queue) = (Arc::clone(&self.locks), Queue { purpose, name: name.clone() });
+        let mut closed = self.closed();
+        async move {
+            is_own?;
+            tokio::select! {
+                held = hold(&locks, &queue, Instant::now() + timeout.min(LIMITLESS)) => held,
+                _ = closed.wait_for(|closed| *closed) => {
+                    let error = Error::new(ErrorKind::Invalid, operation, "it was closed meanwhile: open it again");
+                    Err(error.with("name", &queue.name))
+                }
             }
+        }
+    }
+}
+
+async fn hold(locks: &Arc<Locks>, queue: &Queue, until: Instant) -> Result<HeldLock> {
+    loop {
+        let place = Arc::new(locks.hold(queue, until).await?);
+        let asked = Instant::now();
+        match place.is_there().await {
+            Ok(true) => return Ok(HeldLock::watched(place, asked)),
+            Err(error) if !error.is_retriable() || Instant::now() >= until => return Err(error),
+            Ok(false) | Err(_) => {}
         }
     }
 }
 
 impl HeldLock {
     fn watched(place: Arc<Place>, proved: Instant) -> Self {
-        let (told, state) = watch::channel(State { is_lost: false, proved });
-        let watching = tokio::spawn(watch_over(Arc::clone(&place), told));
+        let state = Arc::new(watch::Sender::new(State { is_lost: false, proved }));
+        let watching = tokio::spawn(watch_over(Arc::clone(&place), Arc::clone(&state)));
         HeldLock { place, state, watching }
     }
 
@@ -105,7 +127,7 @@ impl HeldLock {
 
     /// Waits until it is not held for certain any more.
     pub async fn lost(&self) {
-        let mut changes = self.state.clone();
+        let mut changes = self.state.subscribe();
         while self.is_held() {
             let state = *changes.borrow_and_update();
             let uncertain = async {
@@ -123,8 +145,14 @@ impl HeldLock {
 
     /// Gives it up. `Fenced` where it was lost before: somebody else may have held it at the same time.
     pub async fn release(self) -> Result<()> {
+        self.give_up().await
+    }
+
+    /// The same for one that is shared.
+    pub(crate) async fn give_up(&self) -> Result<()> {
         let was_held = self.is_held();
         self.watching.abort();
+        self.state.send_modify(|state| state.is_lost = true);
         self.place.leave().await;
         if was_held {
             return Ok(());
@@ -148,7 +176,7 @@ impl Drop for HeldLock {
 }
 
 /// Asks the store again and again, until it is lost.
-async fn watch_over(place: Arc<Place>, told: watch::Sender<State>) {
+async fn watch_over(place: Arc<Place>, told: Arc<watch::Sender<State>>) {
     let timeout = place.session.timeout();
     let interval = timeout.map_or(LOOK_INTERVAL, |timeout| timeout / LOOKS_PER_TIMEOUT);
     loop {

@@ -1,47 +1,108 @@
 //! A node's sessions with the store of locks: one at a time, opened with the first lock and again where one is over.
 //!
-//! Promises that whoever gives up waiting, in whatever way, leaves the queue as soon as the store answers.
+//! Promises that whoever gives up waiting, in whatever way, leaves the queue as soon as the store answers; and that
+//! nothing is locked where the participants know higher numbers than the store, which was restored then: what was
+//! handed out before would come again.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
+use futures_util::future::join_all;
 use tokio::runtime::Handle;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
+use super::held::Members;
 use crate::error::{Error, ErrorKind, Result};
-use crate::id::{HolderId, TransactionId};
+use crate::id::{HolderId, ParticipantName, TransactionId};
 use crate::lock::{self, Entrant, LockSession, LockStore};
 use crate::protocol::decision::Fence;
 use crate::protocol::lock::{Entry, Owner, Queue};
 use crate::protocol::retry::Backoff;
 
+const OPERATION: &str = "lock";
 /// How often leaving is tried. What a session's end or a coordinator's does not end, waits for the next start.
 const LEAVE_TRIES: u32 = 100;
+
+/// How long what was compared with the participants holds, within one session.
+const FLOOR_INTERVAL: Duration = Duration::from_secs(10);
 
 /// See the module.
 pub(super) struct Locks {
     store: Arc<dyn LockStore>,
-    session: Mutex<Option<Arc<dyn LockSession>>>,
+    members: Members,
+    session: Mutex<Option<Opened>>,
     pub(super) retry: Backoff,
     runtime: Handle,
 }
 
+#[derive(Clone)]
+struct Opened {
+    session: Arc<dyn LockSession>,
+    /// When its numbers were found to be above those that the participants know.
+    compared: Arc<Mutex<Option<Instant>>>,
+}
+
 impl Locks {
     /// In the tokio runtime that this is called in.
-    pub(super) fn new(store: Arc<dyn LockStore>, retry: Backoff) -> Self {
-        Locks { store, session: Mutex::default(), retry, runtime: Handle::current() }
+    pub(super) fn new(store: Arc<dyn LockStore>, members: Members, retry: Backoff) -> Self {
+        Locks { store, members, session: Mutex::default(), retry, runtime: Handle::current() }
     }
 
     /// The session that is open, or a new one.
-    async fn session(&self) -> Result<Arc<dyn LockSession>> {
+    async fn opened(&self) -> Result<Opened> {
         let mut session = self.session.lock().await;
-        if let Some(open) = session.as_ref().filter(|open| !open.is_over()) {
-            return Ok(Arc::clone(open));
+        if let Some(open) = session.as_ref().filter(|open| !open.session.is_over()) {
+            return Ok(open.clone());
         }
-        let opened: Arc<dyn LockSession> = Arc::from(self.store.open().await?);
-        *session = Some(Arc::clone(&opened));
+        let opened = Opened { session: Arc::from(self.store.open().await?), compared: Arc::default() };
+        *session = Some(opened.clone());
         Ok(opened)
+    }
+
+    /// The same, to lock something: compared with the participants not long ago.
+    async fn session_to_lock(&self, until: Instant) -> Result<Arc<dyn LockSession>> {
+        let opened = self.opened().await?;
+        let compared = tokio::time::timeout_at(until, self.compare(&opened)).await;
+        compared.unwrap_or_else(|_| {
+            let why = "the participants did not answer in time, and nothing is locked without what they know";
+            Err(Error::new(ErrorKind::Unreachable, OPERATION, why))
+        })?;
+        Ok(opened.session)
+    }
+
+    /// One participant has to answer. Their numbers are read before the store's, which goes on meanwhile.
+    async fn compare(&self, opened: &Opened) -> Result<()> {
+        let mut compared = opened.compared.lock().await;
+        if self.members.is_empty() || compared.is_some_and(|at| at.elapsed() < FLOOR_INTERVAL) {
+            return Ok(());
+        }
+        let began = Instant::now();
+        let members = || self.members.values().cloned();
+        let floors = members().map(|member| async move { member.port.lock_floor().await });
+        let floors = self.one_at_least(join_all(floors).await)?;
+        let position = opened.session.position().await?;
+        if let Some((name, floor)) = floors.iter().find(|(_, floor)| **floor > position) {
+            return Err(restored(name, *floor, position));
+        }
+        let raised = members().map(|member| async move { member.port.raise_lock_floor(position).await });
+        self.one_at_least(join_all(raised).await)?;
+        *compared = Some(began);
+        Ok(())
+    }
+
+    /// What the participants answered, in their order; an error where none did.
+    fn one_at_least<T>(&self, asked: Vec<Result<T>>) -> Result<BTreeMap<ParticipantName, T>> {
+        let (mut answers, mut failed) = (BTreeMap::new(), None);
+        for (name, answer) in self.members.keys().zip(asked) {
+            match answer {
+                Ok(answer) => drop(answers.insert(name.clone(), answer)),
+                Err(error) => failed = Some(error.with("participant", name)),
+            }
+        }
+        failed.filter(|_| answers.is_empty()).map_or(Ok(answers), Err)
     }
 
     /// Waits for a lock of a transaction. Its entry outlives the session, so that another one goes on waiting in
@@ -56,7 +117,7 @@ impl Locks {
         let mut failures = 0;
         loop {
             let asked = async {
-                let session = self.session().await?;
+                let session = self.session_to_lock(until).await?;
                 lock::acquire(&*session, queue, Entrant::Transaction(transaction, fence), until, self.retry)
                     .await
             };
@@ -87,7 +148,7 @@ impl Locks {
     }
 
     async fn try_to_hold(self: &Arc<Self>, queue: &Queue, until: Instant) -> Result<Place> {
-        let session = self.session().await?;
+        let session = self.session_to_lock(until).await?;
         let owner = HolderId::random();
         let (locks, queue) = (Arc::clone(self), queue.clone());
         let mut place = Place { number: 0, queue, owner, is_left: AtomicBool::new(false), session, locks };
@@ -119,7 +180,7 @@ impl Locks {
     }
 
     async fn try_to_release(&self, transaction: TransactionId, queues: &[Queue]) -> Result<()> {
-        let session = self.session().await?;
+        let session = self.opened().await?.session;
         for queue in queues {
             session.leave(queue, Owner::Transaction(transaction)).await?;
         }
@@ -128,12 +189,21 @@ impl Locks {
 
     /// Removes what counts for nothing any more, if anything was ever locked here.
     pub(super) async fn clean(&self) -> Result<()> {
-        let session = self.session.lock().await.clone();
-        match session.filter(|session| !session.is_over()) {
-            Some(session) => session.discard_leftovers().await.map(drop),
+        let opened = self.session.lock().await.clone();
+        match opened.filter(|opened| !opened.session.is_over()) {
+            Some(opened) => opened.session.discard_leftovers().await.map(drop),
             None => Ok(()),
         }
     }
+}
+
+fn restored(name: &ParticipantName, floor: i64, position: i64) -> Error {
+    let why = "the store of the locks (ZooKeeper, or decisions.db) is older than numbers of locks that were handed out: \
+               it was restored or replaced, and fencing numbers would come again. Nothing is locked. See that nobody \
+               relies on a number from before; then run this in each participant: delete from onecommit.coordinator \
+               where id = '00000000-0000-0000-0000-000000000000'";
+    let error = Error::new(ErrorKind::Refused, OPERATION, why).with("participant", name);
+    error.with("known", floor).with("found", position)
 }
 
 fn is_unanswered(error: &Error) -> bool {

@@ -58,7 +58,7 @@ impl Node {
         let members: BTreeMap<_, _> =
             members.into_iter().map(|member| (member.name.clone(), Arc::new(member))).collect();
         let settings = settings.into();
-        let locks = Arc::new(Locks::new(locks, settings.now().retry));
+        let locks = Arc::new(Locks::new(locks, members.clone(), settings.now().retry));
         let scope = Arc::new(Scope::new(namespace, incarnation, log, settings, closed));
         let recovery = Arc::new(RecoveryTally::default());
         let recoverer =
@@ -123,6 +123,11 @@ impl Node {
         for companion in self.companions {
             let _ = companion.await;
         }
+    }
+
+    /// Turns true where it is closed.
+    pub(super) fn closed(&self) -> watch::Receiver<bool> {
+        self.closing.subscribe()
     }
 
     pub(super) fn expect_own_process(&self, operation: &'static str) -> Result<()> {

@@ -76,6 +76,10 @@ pub trait LockSession: Send + Sync {
     /// and only take room. Returns how many.
     async fn discard_leftovers(&self) -> Result<u64>;
 
+    /// A number that is not below any that this store has handed out. Where it is below one that was seen before,
+    /// the store is an older copy.
+    async fn position(&self) -> Result<i64>;
+
     /// Whether the session is over, and with it the entries of its holders.
     fn is_over(&self) -> bool;
 

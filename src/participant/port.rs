@@ -126,4 +126,10 @@ pub trait Participant: Send + Sync {
 
     /// Removes closed history rows that are older than this many days; returns how many.
     async fn forget_histories(&self, days: u32) -> Result<u64>;
+
+    /// The highest number of locks that was noted here; 0 where none was.
+    async fn lock_floor(&self) -> Result<i64>;
+
+    /// Notes that locks had this number, where it is higher than what is noted.
+    async fn raise_lock_floor(&self, number: i64) -> Result<()>;
 }

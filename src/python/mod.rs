@@ -7,20 +7,23 @@
 
 mod error;
 mod group;
+mod lock;
 mod logging;
 mod main;
 mod message;
 mod read;
 mod sqlite;
+mod telling;
 mod transaction;
 
 use pyo3::prelude::*;
 
 type Fill = fn(&Bound<'_, PyModule>) -> PyResult<()>;
 
-const SUBMODULES: [(&str, Fill); 7] = [
+const SUBMODULES: [(&str, Fill); 8] = [
     ("error", error::fill),
     ("group", group::fill),
+    ("lock", lock::fill),
     ("main", main::fill),
     ("message", message::fill),
     ("read", read::fill),

@@ -3,7 +3,7 @@
 //! and told by a `concurrent.futures.Future`, which blocking and asynchronous callers can wait for.
 
 use std::path::PathBuf;
-use std::sync::mpsc::{Sender, channel};
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -14,17 +14,23 @@ use tokio::time::Instant;
 
 use super::error::{attached, detached, to_python};
 use super::group::Group;
+use super::lock::Held;
 use super::logging;
+use super::telling::{Tellings, Wait, no_threads};
 use crate::config::Config;
 use crate::coordinator::{self, Ack, Answer, Dialogue as Running, Failure, Finished, Next, Options};
 use crate::error::{Error, ErrorKind, Result};
-use crate::id::ParticipantName;
+use crate::id::{LockName, ParticipantName};
 use crate::message::{Header, Message};
 use crate::protocol::transaction::Protocol;
 use crate::service;
 
 const OPEN: &str = "open";
 const BEGIN: &str = "begin transaction";
+const LOCK: &str = "lock";
+const ELECT: &str = "stand for election";
+/// Where Python gives none.
+const LOCK_LIMIT: Duration = Duration::from_secs(30);
 /// Threads that speak to servers; the calls themselves never block one.
 const THREADS: usize = 2;
 
@@ -44,28 +50,7 @@ struct Open {
     config: Config,
     runtime: Runtime,
     node: coordinator::Node,
-    tellings: Sender<Telling>,
-}
-
-/// A future, and what it is told.
-type Telling = (Py<PyAny>, Next);
-
-/// Begins to tell futures what came, on a thread of its own: whoever waits for the GIL beside busy Python
-/// threads does nothing else meanwhile, and so no decision waits with it. The thread ends with the last
-/// sender.
-fn start_telling() -> Result<Sender<Telling>> {
-    let (tellings, received) = channel::<Telling>();
-    let work = move || {
-        while let Ok((future, next)) = received.recv() {
-            tell(&future, next);
-        }
-    };
-    let started = std::thread::Builder::new().name("onecommit-tell".to_string()).spawn(work);
-    started.map(|_| tellings).map_err(no_threads)
-}
-
-fn no_threads(error: std::io::Error) -> Error {
-    Error::new(ErrorKind::Failed, OPEN, "no threads could be started").caused_by(error)
+    tellings: Tellings,
 }
 
 #[pymethods]
@@ -75,12 +60,12 @@ impl Node {
     fn new(py: Python<'_>, config: Option<PathBuf>) -> PyResult<Self> {
         let open = detached(py, OPEN, || {
             let config = Config::load(config.as_deref())?;
-            logging::start().map_err(no_threads)?;
+            logging::start().map_err(|error| no_threads(OPEN, error))?;
             let mut threads = tokio::runtime::Builder::new_multi_thread();
             let runtime = threads.worker_threads(THREADS).thread_name("onecommit").enable_all().build();
-            let runtime = runtime.map_err(no_threads)?;
+            let runtime = runtime.map_err(|error| no_threads(OPEN, error))?;
             let node = runtime.block_on(service::open_node(&config))?;
-            Ok(Open { config, runtime, node, tellings: start_telling()? })
+            Ok(Open { config, runtime, node, tellings: Tellings::start(OPEN)? })
         })?;
         Ok(Node { open: Mutex::new(Some(open)) })
     }
@@ -97,7 +82,7 @@ impl Node {
         attached(py, BEGIN, || {
             let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
             let Some(Open { runtime, node, tellings, .. }) = &*open else {
-                return Err(Error::new(ErrorKind::Invalid, BEGIN, "it is closed: open it again"));
+                return Err(closed(BEGIN));
             };
             let names =
                 participants.iter().map(|name| name.parse()).collect::<Result<Vec<ParticipantName>>>()?;
@@ -119,12 +104,43 @@ impl Node {
         detached(py, "join group", || {
             let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
             let Some(Open { config, runtime, .. }) = &*open else {
-                return Err(Error::new(ErrorKind::Invalid, "join group", "it is closed: open it again"));
+                return Err(closed("join group"));
             };
             let (config, handle) = (config.clone(), runtime.handle().clone());
             // Who joins may have to wait, and must keep nobody from beginning a transaction.
             drop(open);
             Group::join(&config, handle, (name, member, data))
+        })
+    }
+
+    /// Waits for a lock, or (`leads`) for being elected; `future` is told what is held.
+    fn lock(
+        &self,
+        py: Python<'_>,
+        name: &str,
+        leads: bool,
+        timeout_ms: Option<u64>,
+        future: Py<PyAny>,
+    ) -> PyResult<Wait> {
+        let operation = if leads { ELECT } else { LOCK };
+        attached(py, operation, || {
+            let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+            let Some(Open { runtime, node, tellings, .. }) = &*open else { return Err(closed(operation)) };
+            let (name, timeout) = (name.parse::<LockName>()?, timeout_ms.map(Duration::from_millis));
+            let (tellings, handle) = (tellings.clone(), runtime.handle().clone());
+            let waiting: Pin<Box<dyn Future<Output = _> + Send>> = match leads {
+                true => Box::pin(node.lead(&name, timeout)),
+                false => Box::pin(node.lock(&name, timeout.unwrap_or(LOCK_LIMIT))),
+            };
+            let waiting = runtime.spawn(async move {
+                let held = waiting.await;
+                let telling = tellings.clone();
+                tellings.tell(future, move |py| match held {
+                    Ok(held) => Ok(Py::new(py, Held::new(held, handle, telling))?.into_any()),
+                    Err(error) => Err(to_python(py, error)),
+                });
+            });
+            Ok(Wait(waiting.abort_handle()))
         })
     }
 
@@ -134,6 +150,7 @@ impl Node {
             let open = self.open.lock().unwrap_or_else(PoisonError::into_inner).take();
             if let Some(Open { runtime, node, .. }) = open {
                 runtime.block_on(node.close());
+                // Whoever waits for a lock waits no more, either.
                 runtime.shutdown_background();
             }
             Ok(())
@@ -158,7 +175,7 @@ struct Dialogue {
     #[pyo3(get)]
     id: String,
     handle: tokio::runtime::Handle,
-    tellings: Sender<Telling>,
+    tellings: Tellings,
     running: Arc<tokio::sync::Mutex<Running>>,
 }
 
@@ -192,6 +209,22 @@ impl Dialogue {
                 return Err(Error::new(ErrorKind::Invalid, "publish", "the transaction is being ended"));
             };
             running.publish(message, outbox.as_ref()).map(|id| id.to_string())
+        })
+    }
+
+    /// Takes a lock, and waits for it; `future` is told its number.
+    fn lock(&self, py: Python<'_>, name: &str, timeout_ms: Option<u64>, future: Py<PyAny>) -> PyResult<Wait> {
+        attached(py, LOCK, || {
+            let (name, timeout) = (name.parse::<LockName>()?, timeout_ms.map(Duration::from_millis));
+            let (running, tellings) = (Arc::clone(&self.running), self.tellings.clone());
+            let waiting = self.handle.spawn(async move {
+                let locked = running.lock().await.lock(&name, timeout).await;
+                tellings.tell(future, move |py| match locked {
+                    Ok(number) => Ok(number.into_pyobject(py)?.into_any().unbind()),
+                    Err(error) => Err(to_python(py, error)),
+                });
+            });
+            Ok(Wait(waiting.abort_handle()))
         })
     }
 
@@ -253,8 +286,7 @@ impl Dialogue {
                 }
             };
             drop(running);
-            // An error only where nobody tells any more.
-            let _ = tellings.send((future, next));
+            tellings.tell(future, |py| told(py, next));
         });
     }
 }
@@ -268,25 +300,24 @@ impl From<Answered> for Answer {
     }
 }
 
-/// Sets the future's result: what is to be sent (a list), nothing (None: the caller's own statements), or
-/// how it ended (a tuple of the protocol and whether it is applied; an empty one where it was rolled back).
-fn tell(future: &Py<PyAny>, next: Next) {
-    // None while the interpreter ends: nobody waits any more.
-    Python::try_attach(|py| {
-        let told = match next {
-            Next::Send(messages) => {
-                let messages: Vec<_> =
-                    messages.into_iter().map(|message| (message.branch, message.sql)).collect();
-                future.call_method1(py, "set_result", (messages,))
-            }
-            Next::Open | Next::Work => future.call_method1(py, "set_result", (py.None(),)),
-            Next::Ended(Ok(Some(finished))) => future.call_method1(py, "set_result", (ended(&finished),)),
-            Next::Ended(Ok(None)) => future.call_method1(py, "set_result", (PyTuple::empty(py),)),
-            Next::Ended(Err(error)) => future.call_method1(py, "set_exception", (to_python(py, error),)),
-        };
-        // Cancelled by the one who waited.
-        drop(told);
-    });
+/// What a future is told: what is to be sent (a list), nothing (None: the caller's own statements), or how it ended
+/// (a tuple of the protocol and whether it is applied; an empty one where it was rolled back).
+fn told(py: Python<'_>, next: Next) -> PyResult<Py<PyAny>> {
+    match next {
+        Next::Send(messages) => {
+            let messages: Vec<_> =
+                messages.into_iter().map(|message| (message.branch, message.sql)).collect();
+            Ok(messages.into_pyobject(py)?.into_any().unbind())
+        }
+        Next::Open | Next::Work => Ok(py.None()),
+        Next::Ended(Ok(Some(finished))) => Ok(ended(&finished).into_pyobject(py)?.into_any().unbind()),
+        Next::Ended(Ok(None)) => Ok(PyTuple::empty(py).into_any().unbind()),
+        Next::Ended(Err(error)) => Err(to_python(py, error)),
+    }
+}
+
+fn closed(operation: &'static str) -> Error {
+    Error::new(ErrorKind::Invalid, operation, "it is closed: open it again")
 }
 
 fn ended(finished: &Finished) -> (&'static str, bool) {

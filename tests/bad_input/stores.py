@@ -219,4 +219,15 @@ STORES = [
         e2e("test_clock_jumps.py::test_a_relay_that_waits_for_kafka_goes_on"),
         unit("lease::beats::tests::a_slow_answer_kills_nobody"),
     ),
+    proved(
+        "a ZooKeeper, or a decisions.db, that was restored from a backup, under those who lock",
+        "RefusedError, with both numbers and what a person runs to confirm it",
+        rust(
+            "coordinator::locks::a_file_that_was_restored_locks_nothing_until_a_person_has_confirmed_it"
+        ),
+        rust(
+            "coordinator::locks::a_zookeeper_that_is_older_than_a_participant_knows_locks_nothing"
+        ),
+        says=["is older than numbers of locks that were handed out"],
+    ),
 ]

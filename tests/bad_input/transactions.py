@@ -199,4 +199,41 @@ TRANSACTIONS = [
         python("test_transaction.py::test_a_caller_that_is_cancelled_leaves_nothing"),
         python(f"{MISTAKES}::test_a_caller_that_is_cancelled_while_it_prepares_leaves_nothing"),
     ),
+    proved(
+        "a lock's name that is empty, too long, no text, or no Unicode",
+        "InvalidError, with the name",
+        python("test_lock.py::test_mistakes_are_told"),
+        says=["a lock's name has 1 to … bytes", "a lock's name is a str"],
+    ),
+    proved(
+        "a lock outside of its block, twice in one, or of one that is closed",
+        "InvalidError",
+        python("test_lock.py::test_mistakes_are_told"),
+        python("test_lock.py::test_nothing_is_locked_outside_of_its_block"),
+        says=[
+            "the transaction is not open: lock inside of it",
+            "it was never held",
+            "it was held already",
+        ],
+    ),
+    proved(
+        "a wait for a lock that is cancelled",
+        "CancelledError; nobody waits behind it",
+        python("test_lock.py::test_a_cancelled_wait_leaves_the_queue"),
+    ),
+    proved(
+        "two transactions that take two locks crosswise",
+        "ConflictError of one of them, at once",
+        python("test_lock.py::test_a_deadlock_is_run_again"),
+        rust("coordinator::locks::a_deadlock_of_two_transactions_is_told_to_one_in_zookeeper"),
+        says=["a deadlock: whoever holds this lock waits for one that this transaction holds"],
+    ),
+    proved(
+        "something of somebody else's in a lock's queue in ZooKeeper",
+        "RefusedError with the name of the lock and the node",
+        rust("lock_zookeeper::what_this_release_does_not_know_is_nobodys_lock"),
+        says=[
+            "there is something in this lock's queue that this release of onecommit does not know"
+        ],
+    ),
 ]

@@ -7,6 +7,7 @@ import json
 import re
 import runpy
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from tests.e2e.installation import PostgresInstallation
 from .document import README, Block, blocks, python_of, text_of
 from .follower import Follower
 
-TRANSACTIONS, SECURITY = "docs/transactions.md", "docs/security.md"
+TRANSACTIONS, SECURITY, LOCKS = "docs/transactions.md", "docs/security.md", "docs/locks.md"
 STEPS, TOLD, ISOLATION = "## Step by step", "## What you are told", "## Isolation"
 TWO_DATABASES = "## Several databases and Kafka in one transaction"
 RIGHTS = "## Give each role its least rights in PostgreSQL"
@@ -194,6 +195,28 @@ def test_who_locks_what_it_reads_is_waited_for(
         first["billing"].execute("update savings set total = total - 150")
     assert tx.protocol == "two-phase", "also a branch that only locked keeps its locks until then"
     assert defined["total"](**second, lock=lock) == 50
+
+
+def test_who_takes_a_lock_sees_what_the_one_before_has_left(
+    oc: onecommit.Onecommit,
+    connect: Any,
+    two: Mapping[str, str],
+    urls: Mapping[str, str],
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "locks.py"
+    file.write_text(python_of(blocks(LOCKS, "# Locks and leader election", two)))
+    program = runpy.run_path(str(file))
+    at_once = [(connect(), database) for database in ("orders", "billing")]
+    with ThreadPoolExecutor(len(at_once)) as pool:
+        withdrawn = [
+            pool.submit(program["withdraw"], oc, conns, database, 150)
+            for conns, database in at_once
+        ]
+        assert sorted(one.result(NO_LIMIT_S) for one in withdrawn) == [False, True]
+    assert sum(numbers(urls, "select total from savings")) == 50
+    assert program["report"](oc) < program["report"](oc)
+    assert program["lead"](oc, 3) < program["lead"](oc, 3)
 
 
 def test_read_uncommitted_is_read_committed(oc: onecommit.Onecommit, connect: Any) -> None:

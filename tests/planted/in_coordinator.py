@@ -139,8 +139,8 @@ BUGS = [
         [
             Edit(
                 TRANSACTION,
-                "[writer] => Turn::To(Ending::OnePhase(OnePhase::Committing(writer))),",
-                "[writer] => Turn::Release { commits: true, then: "
+                "=> Turn::To(Ending::OnePhase(OnePhase::Committing(writer))),",
+                "=> Turn::Release { commits: true, then: "
                 "Box::new(Turn::To(Ending::OnePhase(OnePhase::Committing(writer)))) },",
             )
         ],

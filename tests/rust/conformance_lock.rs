@@ -33,6 +33,7 @@ pub async fn suite(fresh: impl AsyncFn() -> Stores) {
     who_comes_first_is_served_first(&fresh().await).await;
     who_enters_again_keeps_the_place(&fresh().await).await;
     numbers_grow_over_an_empty_queue(&fresh().await).await;
+    the_position_is_above_all_numbers(&fresh().await).await;
     queues_have_nothing_to_do_with_each_other(&fresh().await).await;
     a_holders_entry_ends_with_its_session(&fresh().await).await;
     a_transactions_entry_stays_until_its_coordinators_record_is_gone(&fresh().await).await;
@@ -104,6 +105,19 @@ async fn numbers_grow_over_an_empty_queue(stores: &Stores) {
     }
 }
 
+async fn the_position_is_above_all_numbers(stores: &Stores) {
+    let (session, other) = (open(stores).await, open(stores).await);
+    let mut last = session.position().await.unwrap();
+    for name in ["a", "b", "a"] {
+        let entrant = holder();
+        let number = held(&session, &lock(name), entrant).await;
+        answered(async || session.leave(&lock(name), entrant.owner()).await).await;
+        let position = other.position().await.unwrap();
+        assert!(number > last && position >= number, "{last} {number} {position}");
+        last = position;
+    }
+}
+
 async fn queues_have_nothing_to_do_with_each_other(stores: &Stores) {
     let session = open(stores).await;
     let long = "x".repeat(200);
@@ -129,9 +143,9 @@ async fn a_transactions_entry_stays_until_its_coordinators_record_is_gone(stores
     let (session, other, queue) = (open(stores).await, open(stores).await, lock("a"));
     let (owner, fence) = registered(stores).await;
     let first = held(&session, &queue, transaction(fence, 1)).await;
-    drop(session);
     let waiting = begin(&other, &queue, holder());
     until("both are there", async || other.entries(&queue).await, |all| all.len() == 2).await;
+    drop(session);
     owner.let_go(fence.coordinator).await.unwrap();
     let recoverer = answered(async || stores.log.open().await).await;
     let legacy = taken(&recoverer, fence.coordinator).await;

@@ -43,6 +43,7 @@ pub async fn suite(fresh: impl AsyncFn() -> Box<dyn Place>) {
     a_closed_row_takes_no_mark(&*fresh().await).await;
     what_another_life_answers_is_told(&*fresh().await).await;
     closed_rows_are_forgotten_in_time(&*fresh().await).await;
+    the_lock_floor_only_rises(&*fresh().await).await;
 }
 
 /// A coordinator's branch with that number.
@@ -254,4 +255,17 @@ async fn closed_rows_are_forgotten_in_time(place: &dyn Place) {
     assert_eq!(forget(1).await, 1);
     assert_eq!(row(participant, old).await, None);
     assert!(row(participant, young).await.is_some() && row(participant, open).await.is_some());
+}
+
+async fn the_lock_floor_only_rises(place: &dyn Place) {
+    let participant = place.participant();
+    let floor = async || answered(async || participant.lock_floor().await).await;
+    assert_eq!(floor().await, 0);
+    for (raised, expected) in [(7, 7), (3, 7), (7, 7), (i64::MAX, i64::MAX)] {
+        answered(async || participant.raise_lock_floor(raised).await).await;
+        assert_eq!(floor().await, expected);
+    }
+    place.age_histories().await;
+    answered(async || participant.forget_histories(0).await).await;
+    assert_eq!(floor().await, i64::MAX, "it is no coordinator's history");
 }

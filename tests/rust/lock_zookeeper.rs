@@ -113,6 +113,10 @@ impl LockSession for Counted {
         self.session.discard_leftovers().await
     }
 
+    async fn position(&self) -> Result<i64> {
+        self.session.position().await
+    }
+
     fn is_over(&self) -> bool {
         self.session.is_over()
     }

@@ -106,6 +106,10 @@ impl LockSession for Session {
         self.call("look for entries of the dead", Rows::discard_leftovers).await
     }
 
+    async fn position(&self) -> Result<i64> {
+        self.call("look at the numbers of locks", |rows| rows.position()).await
+    }
+
     fn is_over(&self) -> bool {
         self.place.check(ErrorKind::Unclear, "look at locks").is_err()
     }

@@ -184,6 +184,13 @@ impl Rows {
         failpoint!("file_lock.forget_wait.after_commit")
     }
 
+    pub(super) fn position(&self) -> Result<i64> {
+        let sql = "select seq from sqlite_sequence where name = 'lock_entry'";
+        let found = self.connection.query_row(sql, (), |row| row.get(0)).optional();
+        let found = found.map_err(|error| from_sqlite("look at the numbers of locks", error))?;
+        Ok(found.unwrap_or(0))
+    }
+
     pub(super) fn discard_leftovers(&mut self) -> Result<u64> {
         const OPERATION: &str = "look for entries of the dead";
         let failed = |error| from_sqlite(OPERATION, error);

@@ -157,6 +157,17 @@ impl LockSession for Session {
         Ok(discarded)
     }
 
+    async fn position(&self) -> Result<i64> {
+        let path = self.paths.all_queues(Purpose::Lock);
+        failpoint!("zookeeper_lock.position.before_commit")?;
+        let written = self.connection.call(self.connection.client().set_data(&path, &[], None)).await;
+        let written = written.map_err(|error| {
+            self.connection.error("look at the numbers of locks", Effect::Possible, error).with("path", path)
+        })?;
+        failpoint!("zookeeper_lock.position.after_commit")?;
+        Ok(written.mzxid)
+    }
+
     fn is_over(&self) -> bool {
         self.connection.is_over()
     }

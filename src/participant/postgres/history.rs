@@ -8,6 +8,9 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::participant::{Instance, Marked};
 use crate::protocol::history::Row;
 
+/// An id that no coordinator has, as theirs are random.
+const LOCKS: uuid::Uuid = uuid::Uuid::nil();
+
 /// Makes a row, unless there is one.
 pub(super) fn open(schema: &str) -> String {
     format!("insert into {schema}.coordinator (id) values ($1) on conflict do nothing returning id")
@@ -54,6 +57,19 @@ pub(super) fn forget(schema: &str) -> String {
     format!(
         "delete from {schema}.coordinator where closed and now() - closed_at > make_interval(days => $1)
          returning id"
+    )
+}
+
+/// Reads how high numbers of locks were: the mark of a row that is no coordinator's, and is never closed.
+pub(super) fn lock_floor(schema: &str) -> String {
+    format!("select mark from {schema}.coordinator where id = '{LOCKS}'")
+}
+
+/// Raises it to `$1`.
+pub(super) fn raise_lock_floor(schema: &str) -> String {
+    format!(
+        "insert into {schema}.coordinator as r (id, mark) values ('{LOCKS}', $1)
+         on conflict (id) do update set mark = greatest(r.mark, excluded.mark) returning id"
     )
 }
 

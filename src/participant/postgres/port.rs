@@ -272,6 +272,20 @@ impl Participant for PostgresParticipant {
         failpoint!("participant.forget_histories.after_commit")?;
         Ok(gone)
     }
+
+    async fn lock_floor(&self) -> Result<i64> {
+        const OPERATION: &str = "read lock floor";
+        let decode = |rows: Vec<Found>| rows.first().map_or(Ok(0), |row| get(OPERATION, row, 0));
+        self.read(OPERATION, &history::lock_floor(&self.schema), &[], decode).await
+    }
+
+    async fn raise_lock_floor(&self, number: i64) -> Result<()> {
+        const OPERATION: &str = "raise lock floor";
+        let parameters: [Parameter<'_>; 1] = [(&number, Type::INT8)];
+        failpoint!("participant.raise_lock_floor.before_commit")?;
+        self.write(OPERATION, &history::raise_lock_floor(&self.schema), &parameters, |_| Ok(())).await?;
+        failpoint!("participant.raise_lock_floor.after_commit")
+    }
 }
 
 /// What can only be waited for is told as such.

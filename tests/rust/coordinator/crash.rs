@@ -50,6 +50,8 @@ enum Way {
     Forget,
     /// It takes over what it may not settle, and is closed.
     LetGo,
+    /// It makes transactions that take the same lock.
+    Lock,
 }
 
 /// The steps of both decision logs, without its name before them.
@@ -65,7 +67,12 @@ const LOG_STEPS: [(Way, &str); 9] = [
     (Way::Forget, "forget_outcomes"),
 ];
 const ZOOKEEPER_STEPS: [(Way, &str); 2] = [(Way::Forget, "discard"), (Way::LetGo, "let_go")];
-const PARTICIPANT_STEPS: [(Way, &str); 6] = [
+/// Of locks, without the store's name before them.
+const LOCK_STEPS: [&str; 5] = ["enter", "leave", "note_wait", "forget_wait", "discard"];
+const FILE_LOCK_STEPS: [&str; 1] = ["open"];
+const ZOOKEEPER_LOCK_STEPS: [&str; 1] = ["position"];
+const PARTICIPANT_STEPS: [(Way, &str); 7] = [
+    (Way::Lock, "raise_lock_floor"),
     (Way::Work, "open_history"),
     (Way::Work, "mark"),
     (Way::Work, "end"),
@@ -78,15 +85,19 @@ async fn every_step(log: Log, way: Way) {
     let room = if log == Log::File { "file_log" } else { "zookeeper_log" };
     let only: &[(Way, &str)] = if log == Log::File { &[] } else { &ZOOKEEPER_STEPS };
     let of_log = LOG_STEPS.iter().chain(only).map(|(way, step)| (*way, format!("{room}.{step}")));
+    let lock_room = if log == Log::File { "file_lock" } else { "zookeeper_lock" };
+    let only = if log == Log::File { &FILE_LOCK_STEPS } else { &ZOOKEEPER_LOCK_STEPS };
+    let of_locks = LOCK_STEPS.iter().chain(only).map(|step| (Way::Lock, format!("{lock_room}.{step}")));
     let of_participant = PARTICIPANT_STEPS.iter().map(|(way, step)| (*way, format!("participant.{step}")));
-    for (_, step) in of_log.chain(of_participant).filter(|(of, _)| *of == way) {
+    for (_, step) in of_log.chain(of_participant).chain(of_locks).filter(|(of, _)| *of == way) {
         for point in ["before_commit=kill", "after_commit=kill", "after_commit=error"] {
             // The first of many is often a special one.
-            let hit = if way == Way::Work && !step.ends_with("register") && !step.ends_with("open_history") {
-                3
-            } else {
-                1
+            let is_of_many = match way {
+                Way::Work => !step.ends_with("register") && !step.ends_with("open_history"),
+                Way::Lock => ["enter", "leave", "wait"].iter().any(|end| step.ends_with(end)),
+                _ => false,
             };
+            let hit = if is_of_many { 3 } else { 1 };
             goes_through(log, way, &format!("{step}.{point}@{hit}")).await;
         }
     }
@@ -116,6 +127,7 @@ async fn goes_through(log: Log, way: Way, failpoint: &str) {
     // It all works, whatever was left.
     let clients = place.clients().await;
     let mut transaction = begin(&node, &clients).await.unwrap();
+    transaction.lock(&process::account(), None).await.unwrap();
     write(&clients, -1).await;
     transaction.publish(message(&place, -1), None).unwrap();
     transaction.commit().await.unwrap();
@@ -132,7 +144,7 @@ async fn goes_through(log: Log, way: Way, failpoint: &str) {
 /// What the process will find; returns how the transactions that are left have to end.
 async fn leave_work(place: &Place, way: Way) -> Vec<(TransactionId, Outcome)> {
     match way {
-        Way::Work | Way::Open | Way::Doubt => {}
+        Way::Work | Way::Open | Way::Doubt | Way::Lock => {}
         Way::Recover => {
             // A runtime of its own is stopped in it.
             let left = place.copy();
@@ -159,7 +171,7 @@ async fn meet(place: &Place, way: Way, failpoint: &str) -> BTreeSet<i32> {
     let is_killed = failpoint.contains("=kill");
     let mut process = start(place, way, failpoint);
     let told = match (way, is_killed) {
-        (Way::Work | Way::Doubt, _) => told(&mut process),
+        (Way::Work | Way::Doubt | Way::Lock, _) => told(&mut process),
         (_, true) => BTreeSet::new(),
         (_, false) => {
             until("it goes on by itself", async || Ok(has_hit(place, failpoint)), |has_hit| *has_hit).await;
@@ -172,7 +184,7 @@ async fn meet(place: &Place, way: Way, failpoint: &str) -> BTreeSet<i32> {
     };
     let status = ended(&mut process).await;
     assert!(has_hit(place, failpoint), "{failpoint} was never reached: {status}");
-    if is_killed || !matches!(way, Way::Work | Way::Doubt) {
+    if is_killed || !matches!(way, Way::Work | Way::Doubt | Way::Lock) {
         assert_eq!(status.signal(), Some(SIGKILL), "{failpoint}");
     } else {
         assert!(status.success(), "{failpoint}: {status}");
@@ -356,6 +368,43 @@ async fn every_step_of_giving_up_in_zookeeper() {
     every_step(Log::Zookeeper, Way::LetGo).await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn every_step_of_a_lock_in_a_file() {
+    every_step(Log::File, Way::Lock).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_step_of_a_lock_in_zookeeper() {
+    every_step(Log::Zookeeper, Way::Lock).await;
+}
+
+/// A process is killed between the decision and its application, with a lock: whoever gets that next finds all of it
+/// applied, in both databases.
+async fn the_next_one_reads_what_a_killed_holder_decided(log: Log) {
+    let place = Place::with_sessions_of(log, SHORT).await;
+    let room = if log == Log::File { "file_log" } else { "zookeeper_log" };
+    let failpoint = format!("{room}.decide.after_commit=kill@3");
+    let told = meet(&place, Way::Lock, &failpoint).await;
+    assert_eq!((told.len(), place.prepared().await), (2, 2), "killed elsewhere");
+    let (node, clients) = (place.node(), place.clients().await);
+    let mut next = begin(&node, &clients).await.unwrap();
+    next.lock(&process::account(), None).await.unwrap();
+    assert_eq!(place.prepared().await, 0, "locked before all was applied");
+    assert_eq!(agrees(&place, &told, &failpoint).await.len(), 3, "the decided one is not there");
+    next.commit().await.unwrap();
+    node.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lock_of_a_killed_holder_is_free_once_all_is_applied_with_the_log_in_a_file() {
+    the_next_one_reads_what_a_killed_holder_decided(Log::File).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lock_of_a_killed_holder_is_free_once_all_is_applied_with_the_log_in_zookeeper() {
+    the_next_one_reads_what_a_killed_holder_decided(Log::Zookeeper).await;
+}
+
 /// Of the undecided transaction only one branch was prepared, and the recoverer dies behind its end: nothing
 /// tells of it any more but what was kept before.
 async fn keeps_what_a_dead_recoverer_rolled_back(log: Log) {
@@ -398,10 +447,15 @@ fn no_step_is_missing_here() {
             known.extend(["file_log", "zookeeper_log"].map(|room| format!("{room}.{step}.{side}")));
         }
         known.extend(PARTICIPANT_STEPS.iter().map(|(_, step)| format!("participant.{step}.{side}")));
+        for step in LOCK_STEPS {
+            known.extend(["file_lock", "zookeeper_lock"].map(|room| format!("{room}.{step}.{side}")));
+        }
+        known.extend(ZOOKEEPER_LOCK_STEPS.iter().map(|step| format!("zookeeper_lock.{step}.{side}")));
+        known.extend(FILE_LOCK_STEPS.iter().map(|step| format!("file_lock.{step}.{side}")));
         known.extend(ZOOKEEPER_STEPS.iter().map(|(_, step)| format!("zookeeper_log.{step}.{side}")));
     }
     let mut found = BTreeSet::new();
-    for room in ["participant", "decision_log", "coordinator"] {
+    for room in ["participant", "decision_log", "lock", "coordinator"] {
         names_in(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src").join(room), &mut found);
     }
     assert_eq!(known, found);

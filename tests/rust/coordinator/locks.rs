@@ -149,10 +149,15 @@ fn a_lock_in_zookeeper_outlives_its_holder_until_all_is_applied() {
     a_lock_outlives_its_holder(Log::Zookeeper);
 }
 
-/// It is not given up while a branch is not applied, also by a holder that lives.
+/// It is not given up while a branch is not applied, also by a holder that lives: the way to one database is cut
+/// behind the decision.
 async fn a_lock_stays_until_it_is_applied(log: Log) {
     let place = Place::new(log).await;
-    let (node, clients) = (place.node(), place.clients().await);
+    let server = place.urls[1].rsplit_once('/').unwrap().0.rsplit_once('@').unwrap().1;
+    let proxy = Proxy::start(server).await;
+    let through = place.urls[1].replace(server, &proxy.address);
+    let members = vec![member(NAMES[0], &place.urls[0], true), member(NAMES[1], &through, false)];
+    let (node, clients) = (place.node_of(members, place.decision_log()), place.clients().await);
     let mut dialogue = node.begin(&names(), Options::default()).unwrap();
     drive(&mut dialogue, &clients, |_| false).await;
     dialogue.lock(&account(), None).await.unwrap();
@@ -160,14 +165,14 @@ async fn a_lock_stays_until_it_is_applied(log: Log) {
     dialogue.commit();
     drive_to(&mut dialogue, &clients, Died::Decided).await;
     let (session, id) = (lock_session(&place).await, dialogue.id());
-    assert!(is_queued(&*session, id).await && place.prepared().await == 2);
+    proxy.open.send_replace(false);
     drop(dialogue);
-    while is_queued(&*session, id).await {}
-    assert_eq!(
-        (place.prepared().await, place.totals().await),
-        (0, [90, 110]),
-        "released before it was applied"
-    );
+    until("one branch is applied", async || Ok(place.prepared().await), |prepared| *prepared == 1).await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert!(is_queued(&*session, id).await, "released before it was applied");
+    proxy.open.send_replace(true);
+    until("it is left", async || Ok(is_queued(&*session, id).await), |is_queued| !is_queued).await;
+    assert_eq!((place.prepared().await, place.totals().await), (0, [90, 110]));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -233,21 +238,24 @@ async fn a_deadlock_is_told(log: Log) {
     let mut second = begin(&nodes[1], &clients[1]).await.unwrap();
     first.lock(&name("a"), None).await.unwrap();
     second.lock(&name("b"), None).await.unwrap();
+    let limit = Some(LIMIT / 4);
     let one = async {
-        let locked = first.lock(&name("b"), None).await;
+        let locked = first.lock(&name("b"), limit).await;
         // Whoever is told runs again, and so gives up what the other one waits for.
         first.roll_back().await.unwrap();
         locked
     };
     let other = async {
-        let locked = second.lock(&name("a"), None).await;
+        let locked = second.lock(&name("a"), limit).await;
         second.roll_back().await.unwrap();
         locked
     };
     let told: Vec<_> = <[_; 2]>::from(tokio::join!(one, other)).into_iter().filter_map(Result::err).collect();
+    for error in &told {
+        assert!(error.to_string().contains("a deadlock"), "{error}");
+        assert_eq!(error.kind(), ErrorKind::Conflict);
+    }
     assert_eq!(told.len(), 1, "{told:?}");
-    assert_eq!(told[0].kind(), ErrorKind::Conflict, "{}", told[0]);
-    assert!(told[0].to_string().contains("a deadlock"), "{}", told[0]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -346,19 +354,19 @@ async fn a_lock_of_a_process_and_one_of_a_transaction_are_the_same() {
     for log in [Log::File, Log::Zookeeper] {
         let place = Place::new(log).await;
         let (node, clients) = (place.node(), place.clients().await);
-        let held = node.lock(&account(), Some(LIMIT)).await.unwrap();
+        let held = node.lock(&account(), LIMIT).await.unwrap();
         assert!(held.is_held());
         let mut transaction = begin(&node, &clients).await.unwrap();
-        let limit = Some(Duration::from_millis(100));
-        assert_eq!(transaction.lock(&account(), limit).await.unwrap_err().kind(), ErrorKind::Conflict);
+        let limit = Duration::from_millis(100);
+        assert_eq!(transaction.lock(&account(), Some(limit)).await.unwrap_err().kind(), ErrorKind::Conflict);
         let before = held.number();
         held.release().await.unwrap();
         assert!(transaction.lock(&account(), None).await.unwrap() > before);
         assert_eq!(node.lock(&account(), limit).await.err().unwrap().kind(), ErrorKind::Conflict);
-        node.lead(&account(), limit).await.unwrap().release().await.unwrap();
+        node.lead(&account(), Some(limit)).await.unwrap().release().await.unwrap();
         transaction.commit().await.unwrap();
-        drop(node.lock(&account(), Some(LIMIT)).await.unwrap());
-        node.lock(&account(), Some(LIMIT)).await.unwrap();
+        drop(node.lock(&account(), LIMIT).await.unwrap());
+        node.lock(&account(), LIMIT).await.unwrap();
     }
 }
 
@@ -371,9 +379,9 @@ async fn is_told(held: &HeldLock) {
 async fn who_has_lost_the_session_is_told_before_another_one_holds_the_lock() {
     let (place, proxy, node) = cut_off().await;
     let other = place.node();
-    let held = node.lock(&account(), Some(LIMIT)).await.unwrap();
+    let held = node.lock(&account(), LIMIT).await.unwrap();
     proxy.open.send_replace(false);
-    let next = other.lock(&account(), Some(LIMIT)).await.unwrap();
+    let next = other.lock(&account(), LIMIT).await.unwrap();
     assert!(!held.is_held(), "two claim it");
     is_told(&held).await;
     assert!(next.number() > held.number());
@@ -381,7 +389,7 @@ async fn who_has_lost_the_session_is_told_before_another_one_holds_the_lock() {
     assert_eq!(held.release().await.unwrap_err().kind(), ErrorKind::Fenced);
     next.release().await.unwrap();
     // The node goes on in another session.
-    assert!(node.lock(&account(), Some(LIMIT)).await.unwrap().is_held());
+    assert!(node.lock(&account(), LIMIT).await.unwrap().is_held());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -408,8 +416,63 @@ async fn a_leader_that_has_lost_its_session_is_told_and_succeeded() {
 async fn a_lock_that_was_deleted_by_hand_is_lost() {
     let place = Place::with_sessions_of(Log::File, SHORT).await;
     let node = place.node();
-    let held = node.lock(&account(), Some(LIMIT)).await.unwrap();
+    let held = node.lock(&account(), LIMIT).await.unwrap();
     let file = rusqlite::Connection::open(place.directory.join("decisions.db")).unwrap();
     file.execute("delete from lock_entry", ()).unwrap();
     is_told(&held).await;
+}
+
+/// What a person runs who has looked after whoever stored a number.
+const CONFIRM: &str = "delete from onecommit.coordinator where id = '00000000-0000-0000-0000-000000000000'";
+
+async fn is_refused(place: &Place) {
+    let (node, clients) = (place.node(), place.clients().await);
+    let refused = node.lock(&account(), LIMIT).await.err().unwrap();
+    assert_eq!(refused.kind(), ErrorKind::Refused, "{refused}");
+    assert!(refused.to_string().contains(CONFIRM), "{refused}");
+    let mut transaction = begin(&node, &clients).await.unwrap();
+    let refused = transaction.lock(&account(), None).await.unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Refused, "{refused}");
+    transaction.roll_back().await.unwrap();
+    for client in &clients {
+        client.batch_execute(CONFIRM).await.unwrap();
+    }
+    node.lock(&account(), LIMIT).await.unwrap().release().await.unwrap();
+    node.close().await;
+}
+
+async fn take_locks(place: &Place, times: usize) {
+    let node = place.node();
+    for _ in 0..times {
+        node.lock(&account(), LIMIT).await.unwrap().release().await.unwrap();
+    }
+    node.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_was_restored_locks_nothing_until_a_person_has_confirmed_it() {
+    let place = Place::new(Log::File).await;
+    take_locks(&place, 2).await;
+    let (file, copy) = (place.directory.join("decisions.db"), place.directory.join("copy.db"));
+    let sql = format!("vacuum into '{}'", copy.display());
+    rusqlite::Connection::open(&file).unwrap().execute(&sql, ()).unwrap();
+    take_locks(&place, 2).await;
+    // What a node notes when it opens is what was handed out before.
+    take_locks(&place, 1).await;
+    for ending in ["-wal", "-shm"] {
+        let _ = std::fs::remove_file(place.directory.join(format!("decisions.db{ending}")));
+    }
+    std::fs::rename(&copy, &file).unwrap();
+    is_refused(&place).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_zookeeper_that_is_older_than_a_participant_knows_locks_nothing() {
+    let place = Place::new(Log::Zookeeper).await;
+    take_locks(&place, 1).await;
+    let billing = &place.clients().await[1];
+    let sql = "update onecommit.coordinator set mark = mark + 4294967296 \
+               where id = '00000000-0000-0000-0000-000000000000'";
+    assert_eq!(billing.execute(sql, &[]).await.unwrap(), 1);
+    is_refused(&place).await;
 }

@@ -1,16 +1,21 @@
 //! The process that is killed, and what it does until then.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use onecommit::Message;
 use onecommit::coordinator::{CoordinatorSettings, Node, Options};
+use onecommit::id::{CoordinatorId, LockName, TransactionId};
+use onecommit::lock::Entrant;
+use onecommit::protocol::decision::Record;
+use onecommit::protocol::lock::{Purpose, Queue};
 use tokio_postgres::Client;
 
 use super::{FAILPOINTS_LOG, Way, says_hit};
 use crate::coordinator::recovery::{Died, drive_to};
 use crate::coordinator::{Place, begin, drive, names, settings};
-use crate::patience::{LIMIT, until};
+use crate::patience::{LIMIT, answered, until};
 
 pub(super) const PLACE: &str = "ONECOMMIT_TEST_PLACE";
 pub(super) const WAY: &str = "ONECOMMIT_TEST_WAY";
@@ -73,6 +78,52 @@ async fn make_doubtful_transactions(node: &Node, place: &Place) {
     }
 }
 
+/// The lock that all of them take.
+pub(in crate::coordinator) fn account() -> LockName {
+    "account/1".parse().unwrap()
+}
+
+/// Two at a time, so that one waits for the other; each reads what the ones before have written.
+async fn make_locked_transactions(node: &Node, place: &Place) {
+    leave_an_entry(place).await;
+    let make = async |first: i32| {
+        let clients = place.clients().await;
+        for number in numbers() {
+            let number = first + number;
+            let mut transaction = begin(node, &clients).await.unwrap();
+            if let Err(error) = transaction.lock(&account(), None).await {
+                println!("{number}: {error}");
+                continue;
+            }
+            write(&clients, number).await;
+            match transaction.commit().await {
+                Ok(_) => println!("{TOLD}{number}"),
+                Err(error) => println!("{number}: {error}"),
+            }
+        }
+    };
+    tokio::join!(make(0), make(1_000_000));
+}
+
+/// Of a coordinator that has no record any more; it is found, and counts for nothing.
+async fn leave_an_entry(place: &Place) {
+    let (log, store) = (place.session().await, place.locks());
+    // An error is the step's that this process is to meet.
+    let locks = match store.open().await {
+        Ok(locks) => locks,
+        Err(_) => answered(async || store.open().await).await,
+    };
+    let coordinator = CoordinatorId::random();
+    let (host, participants) = (String::new(), BTreeMap::new());
+    let record = Record { host, pid: 0, is_orphan: false, participants };
+    let fence = answered(async || log.register(coordinator, &record).await).await;
+    let queue = Queue { purpose: Purpose::Lock, name: account() };
+    let left = Entrant::Transaction(TransactionId { coordinator, number: 1 }, fence);
+    let _ = locks.enter(&queue, &left).await;
+    answered(async || log.remove(fence, &[], &[]).await).await;
+    let _ = locks.discard_leftovers().await;
+}
+
 /// Not a test of its own: what the test has done by another process.
 #[tokio::test(flavor = "multi_thread")]
 async fn another_process() {
@@ -83,6 +134,10 @@ async fn another_process() {
     let node = place.node_as(CoordinatorSettings { outcomes_max, ..settings() });
     if is(Way::Work) {
         make_transactions(&node, &place).await;
+        return node.close().await;
+    }
+    if is(Way::Lock) {
+        make_locked_transactions(&node, &place).await;
         return node.close().await;
     }
     if is(Way::Doubt) {

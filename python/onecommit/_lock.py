@@ -1,0 +1,182 @@
+"""Locks and elections outside of transactions: held for the length of a block, and told when lost.
+
+What waits does so in Rust; here blocking callers and those of asyncio wait for the same futures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar
+
+from ._errors import InvalidError
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from ._native.lock import Held, Wait
+    from ._native.transaction import Node
+
+T = TypeVar("T")
+
+LOCK = "lock"
+ELECT = "stand for election"
+# Beyond its own limit a wait is looked after for so long: whoever closes `onecommit.open` ends it.
+_MORE_S = 1.0
+
+
+def checked(name: object, operation: str) -> str:
+    """A name that Rust can take; how long it may be is said there."""
+    if not isinstance(name, str):
+        why = "a lock's name is a str"
+        raise InvalidError(why, operation, {"name": repr(name)[:60]})
+    try:
+        name.encode()
+    except UnicodeEncodeError as error:
+        why = "a lock's name can't hold half of a surrogate pair"
+        raise InvalidError(why, operation, {"name": repr(name)[:60]}) from error
+    return name
+
+
+def milliseconds(seconds: float | None) -> int | None:
+    """A limit as Rust takes it."""
+    return None if seconds is None else max(0, round(seconds * 1000))
+
+
+def wait(begin: Callable[[Future[T]], Wait]) -> T:
+    """Waits for what is begun; Ctrl-C gives it up."""
+    future: Future[T] = Future()
+    waiting = begin(future)
+    try:
+        return future.result()
+    except BaseException as error:
+        if not isinstance(error, Exception):
+            waiting.cancel()
+        raise
+
+
+async def wait_async(begin: Callable[[Future[T]], Wait]) -> T:
+    """Waits for what is begun; a cancelled task gives it up."""
+    import asyncio
+
+    future: Future[T] = Future()
+    waiting = begin(future)
+    try:
+        return await asyncio.wrap_future(future)
+    except BaseException as error:
+        if not isinstance(error, Exception):
+            waiting.cancel()
+        raise
+
+
+class _Lock:
+    """What both kinds of lock are made of."""
+
+    name: str
+    """What it is called."""
+
+    def __init__(self, node: Node | None, name: str, leads: bool, timeout: float | None) -> None:
+        """Made by `Onecommit.lock` and `Onecommit.leader`."""
+        self._operation = ELECT if leads else LOCK
+        self.name = checked(name, self._operation)
+        self._node = node
+        self._leads = leads
+        self._timeout = timeout
+        self._held: Held | None = None
+
+    @property
+    def number(self) -> int:
+        """The fencing number, or the leader's term; those of one name only grow.
+
+        Store it beside what you write, and refuse what comes with a lower one.
+        """
+        return self._get().number
+
+    @property
+    def is_held(self) -> bool:
+        """Whether it is held for certain, at this moment. Once it is lost it stays so."""
+        return self._held is not None and self._held.is_held()
+
+    def _get(self) -> Held:
+        if self._held is None:
+            why = "it was never held: use it as a block, with `with`"
+            raise InvalidError(why, self._operation, {"name": self.name})
+        return self._held
+
+    def _begin(self, future: Future[Held]) -> Wait:
+        if self._node is None:
+            raise InvalidError("it is not open: use it inside of its `with` block", self._operation)
+        if self._held is not None:
+            why = "it was held already: each block needs one of its own"
+            raise InvalidError(why, self._operation, {"name": self.name})
+        return self._node.lock(self.name, self._leads, milliseconds(self._timeout), future)
+
+    def _release(self) -> Future[None]:
+        future: Future[None] = Future()
+        self._get().release(future)
+        return future
+
+
+class Lock(_Lock):
+    """A lock, or the leadership in an election, held for the length of a block.
+
+    Entering waits for it, and raises ConflictError where it was not free in time. Leaving gives it
+    up, and raises FencedError where it was lost meanwhile, unless the block raised something else.
+    """
+
+    def __enter__(self) -> Lock:
+        """Waits for it."""
+        self._held = wait(self._begin)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Gives it up."""
+        released = self._release()
+        if error is None:
+            released.result()
+
+    def wait_lost(self, timeout: float) -> bool:
+        """Waits until it is lost, for so many seconds at most; whether it is."""
+        held = self._get()
+        limit = milliseconds(timeout) or 0
+        future: Future[bool] = Future()
+        waiting = held.lost(limit, future)
+        try:
+            return future.result(limit / 1000 + _MORE_S)
+        except FutureTimeoutError:
+            return not held.is_held()
+        finally:
+            waiting.cancel()
+
+
+class AsyncLock(_Lock):
+    """The same for asyncio, with `async with`."""
+
+    async def __aenter__(self) -> AsyncLock:
+        """Waits for it."""
+        self._held = await wait_async(self._begin)
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Gives it up."""
+        import asyncio
+
+        released = self._release()
+        if error is None:
+            await asyncio.wrap_future(released)
+
+    async def wait_lost(self, timeout: float) -> bool:
+        """As `Lock.wait_lost`."""
+        return await wait_async(partial(self._get().lost, milliseconds(timeout) or 0))

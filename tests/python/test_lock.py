@@ -1,0 +1,200 @@
+"""Locks: of transactions and of processes, in blocks of `with` and `async with`."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import onecommit
+import psycopg
+import pytest
+
+from .two_databases import NAMES, TwoDatabases
+
+ADD = "update payments set total = {} where id = 1"
+LIMIT_S = 120.0
+
+
+@pytest.fixture
+def payments(two_databases: TwoDatabases) -> TwoDatabases:
+    """One payment, which everybody changes."""
+    with two_databases.connect("billing") as conn:
+        conn.execute("insert into payments values (1, 0)")
+    return two_databases
+
+
+def add(oc: onecommit.Onecommit, payments: TwoDatabases, times: int) -> list[int]:
+    """Reads and writes apart, so that only the lock keeps others out in between."""
+    numbers = []
+    with payments.connect("orders") as orders, payments.connect("billing") as billing:
+        orders.autocommit = billing.autocommit = True
+        for _ in range(times):
+            with oc.transaction(orders=orders, billing=billing) as tx:
+                numbers.append(tx.lock("payment/1"))
+                assert tx.lock("payment/1") == numbers[-1]
+                row = billing.execute("select total from payments where id = 1").fetchone()
+                assert row is not None
+                billing.execute(ADD.format(row[0] + 1).encode())
+            assert tx.protocol == "two-phase"
+    return numbers
+
+
+def test_one_transaction_holds_a_lock_at_a_time(
+    oc: onecommit.Onecommit, payments: TwoDatabases
+) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        futures = [pool.submit(add, oc, payments, 5) for _ in range(4)]
+        numbers = [number for future in futures for number in future.result(LIMIT_S)]
+    assert payments.number("billing", "select total from payments where id = 1") == 20
+    assert len(set(numbers)) == 20
+
+
+def test_a_lock_that_is_not_free_in_time_is_a_conflict(
+    oc: onecommit.Onecommit, conns: dict[str, Any]
+) -> None:
+    with oc.lock("payment/1") as held, oc.transaction(**conns) as tx:
+        with pytest.raises(onecommit.ConflictError, match="held the lock for as long"):
+            tx.lock("payment/1", timeout=0.05)
+        # It goes on without.
+        assert tx.lock("payment/2") > held.number
+        with pytest.raises(onecommit.ConflictError), oc.lock("payment/2", timeout=0.05):
+            pass
+    assert not held.is_held
+    with oc.lock("payment/2", timeout=LIMIT_S) as after:
+        assert after.number > held.number
+
+
+def test_a_deadlock_is_run_again(oc: onecommit.Onecommit, two_databases: TwoDatabases) -> None:
+    together = threading.Barrier(2)
+    runs = []
+
+    def work(first: str, second: str) -> None:
+        conns = {name: two_databases.connect(name, autocommit=True) for name in NAMES}
+
+        def body(tx: onecommit.Transaction) -> None:
+            runs.append(first)
+            tx.lock(first)
+            if runs.count(first) == 1:
+                together.wait(LIMIT_S)
+            tx.lock(second)
+
+        try:
+            oc.run(body, **conns)
+        finally:
+            for conn in conns.values():
+                conn.close()
+
+    with ThreadPoolExecutor(2) as pool:
+        for done in [pool.submit(work, "a", "b"), pool.submit(work, "b", "a")]:
+            done.result(LIMIT_S)
+    assert len(runs) > 2, "nobody was told"
+
+
+def test_an_election_has_one_leader(oc: onecommit.Onecommit) -> None:
+    with oc.leader("billing") as leader, oc.lock("billing") as lock:
+        assert leader.is_held and lock.is_held and not leader.wait_lost(0.01)
+        with pytest.raises(onecommit.ConflictError), oc.leader("billing", timeout=0.05):
+            pass
+    assert not leader.is_held
+    with oc.leader("billing", timeout=LIMIT_S) as after:
+        assert after.number > leader.number
+
+
+def test_mistakes_are_told(oc: onecommit.Onecommit, conns: dict[str, Any]) -> None:
+    for name in ("", "x" * 201, 7, None, "\ud800"):
+        with pytest.raises(onecommit.InvalidError, match="lock's name"), oc.lock(name):  # type: ignore[arg-type]
+            pass
+        with oc.transaction(**conns) as tx, pytest.raises(onecommit.InvalidError, match="name"):
+            tx.lock(name)  # type: ignore[arg-type]
+    begun = oc.transaction(**conns)
+    with pytest.raises(onecommit.InvalidError, match="has not begun"):
+        begun.lock("a")
+    with oc.transaction(**conns) as over:
+        pass
+    with pytest.raises(onecommit.InvalidError, match="not open"):
+        over.lock("a")
+    lock = oc.lock("a")
+    assert not lock.is_held
+    with pytest.raises(onecommit.InvalidError, match="never held"):
+        _ = lock.number
+    with lock:
+        pass
+    with pytest.raises(onecommit.InvalidError, match="held already"), lock:
+        pass
+
+
+def test_nothing_is_locked_outside_of_its_block(two_databases: TwoDatabases) -> None:
+    oc = onecommit.open(two_databases.config)
+    with pytest.raises(onecommit.InvalidError, match="not open"), oc.lock("a"):
+        pass
+    with oc:
+        lock = oc.lock("a")
+    with pytest.raises(onecommit.InvalidError, match="closed"), lock:
+        pass
+
+
+def test_the_error_of_the_block_passes_through(oc: onecommit.Onecommit) -> None:
+    with pytest.raises(KeyError, match="mine"), oc.lock("a"):
+        raise KeyError("mine")
+    with oc.lock("a", timeout=LIMIT_S):
+        pass
+
+
+async def test_all_of_it_with_asyncio(payments: TwoDatabases) -> None:
+    async def add_async(oc: onecommit.AsyncOnecommit) -> int:
+        conns = {name: await payments.connect_async(name) for name in NAMES}
+        async with oc.transaction(**conns) as tx:
+            number = await tx.lock("payment/1")
+            found = await conns["billing"].execute("select total from payments where id = 1")
+            row = await found.fetchone()
+            assert row is not None
+            await conns["billing"].execute(ADD.format(row[0] + 1).encode())
+        for conn in conns.values():
+            await conn.close()
+        return number
+
+    async with onecommit.open_async(payments.config) as oc:
+        numbers = await asyncio.gather(*(add_async(oc) for _ in range(6)))
+        assert len(set(numbers)) == 6
+        assert payments.number("billing", "select total from payments where id = 1") == 6
+        async with oc.lock("payment/1") as held, oc.leader("billing") as leader:
+            assert held.is_held and leader.is_held and held.number > max(numbers)
+            assert not await leader.wait_lost(0.01)
+        assert not held.is_held and not leader.is_held
+
+
+async def test_a_cancelled_wait_leaves_the_queue(two_databases: TwoDatabases) -> None:
+    conns = {name: await two_databases.connect_async(name) for name in NAMES}
+    async with onecommit.open_async(two_databases.config) as oc:
+
+        async def lock_in_vain() -> None:
+            async with oc.lock("a"):
+                raise AssertionError("it is not free")
+
+        async def transact_in_vain() -> None:
+            async with oc.transaction(**conns) as tx:
+                await tx.lock("a")
+
+        async with oc.lock("a"):
+            for waits in (lock_in_vain, transact_in_vain):
+                task = asyncio.create_task(waits())
+                await asyncio.sleep(0.2)
+                task.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await task
+        async with oc.lock("a", timeout=LIMIT_S) as held:
+            assert held.is_held
+    for conn in conns.values():
+        await conn.close()
+
+
+def test_a_connection_error_gives_the_lock_up(
+    oc: onecommit.Onecommit, conns: dict[str, Any]
+) -> None:
+    with pytest.raises(psycopg.errors.DivisionByZero), oc.transaction(**conns) as tx:
+        tx.lock("a")
+        conns["orders"].execute("select 1 / 0")
+    with oc.lock("a", timeout=LIMIT_S):
+        pass
