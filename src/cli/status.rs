@@ -174,7 +174,6 @@ fn lines(found: &Found) -> Vec<String> {
         lines.extend(participant.errors.iter().map(|error| format!("{name}: {error}")));
         participant.shards.iter().for_each(|shard| add_shard(&mut lines, name, shard));
     }
-    lines.extend(surveyed::lines(&found.transactions));
     match &found.exposed {
         Ok(exposed) => {
             let warning = exposed.as_ref().and_then(Exposed::warning);
@@ -184,6 +183,7 @@ fn lines(found: &Found) -> Vec<String> {
         }
         Err(error) => lines.push(format!("ZooKeeper: {error}")),
     }
+    lines.extend(surveyed::lines(&found.transactions));
     lines
 }
 

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -58,12 +59,14 @@ impl Group for FileGroup {
         let (data_dir, band) = (self.data_dir.clone(), self.band.clone());
         let open = move |_: &mut ()| Rows::open(&data_dir, band);
         let rows = Blocking::new(()).call("open group", open).await?;
-        Ok(Box::new(Session { rows: Blocking::new(rows) }))
+        let place = Arc::clone(&rows.place);
+        Ok(Box::new(Session { rows: Blocking::new(rows), place }))
     }
 }
 
 struct Session {
     rows: Blocking<Rows>,
+    place: Arc<Place>,
 }
 
 #[async_trait]
@@ -90,11 +93,15 @@ impl GroupSession for Session {
             tokio::time::sleep(PAUSE).await;
         }
     }
+
+    fn is_over(&self) -> bool {
+        self.place.check(ErrorKind::Fenced, "look at group").is_err()
+    }
 }
 
 struct Rows {
     connection: Connection,
-    place: Place,
+    place: Arc<Place>,
     file: PathBuf,
     band: String,
     liveness: Liveness,
@@ -109,7 +116,7 @@ impl Rows {
         let open = || open_own(&file, &FILE, BUSY, OPERATION, |_| Ok(()));
         // Made first, so that there is a file to be known again.
         drop(open()?);
-        let place = Place::of(&file);
+        let place = Arc::new(Place::of(&file));
         let connection = open()?;
         let liveness = Liveness::open(data_dir.join("members"))?;
         Ok(Rows { connection, place, file, band, liveness, lives: BTreeMap::new() })

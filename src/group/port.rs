@@ -63,4 +63,7 @@ pub trait GroupSession: Send {
     /// Waits, for as long as it takes, until something else is to be seen than what was: members, or whether the
     /// store answers. It may be called again after any error but `Fenced`.
     async fn changed(&mut self, seen: &GroupSeen) -> Result<GroupSeen>;
+
+    /// Whether the session is over, as far as is known here; nobody is asked.
+    fn is_over(&self) -> bool;
 }

@@ -203,6 +203,10 @@ impl GroupSession for Session {
             seen => seen,
         }
     }
+
+    fn is_over(&self) -> bool {
+        self.connection.is_over()
+    }
 }
 
 /// A version, the length of the name in two bytes, the name, and the data.

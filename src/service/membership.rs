@@ -16,6 +16,8 @@ use crate::protocol::retry::Backoff;
 
 const OPERATION: &str = "join group";
 const RETRY: Backoff = Backoff { first: Duration::from_millis(50), limit: Duration::from_secs(5) };
+/// Between two looks at the session of one who does not watch.
+const LOOK_PAUSE: Duration = Duration::from_millis(500);
 /// Who leaves waits so long for the store at most.
 const LEAVE_LIMIT: Duration = Duration::from_secs(5);
 
@@ -63,7 +65,7 @@ impl Membership {
         let first = GroupView { me: Some(member.id), members };
         let (view, views) = watch::channel(first);
         let (says, data) = watch::channel(member.data.clone());
-        let keeper = Keeper { group, member, data, view, tells: true };
+        let keeper = Keeper { group, member, data, view, watches: true };
         let keeping = tokio::spawn(keeper.keep(Some(session)));
         Ok(Membership { view: views, data: Some(says), keeping })
     }
@@ -142,8 +144,9 @@ pub(super) struct Keeper {
     pub(super) member: Member,
     pub(super) data: watch::Receiver<Vec<u8>>,
     pub(super) view: watch::Sender<GroupView>,
-    /// Whether it says in the log that the store is away.
-    pub(super) tells: bool,
+    /// Whether it tells who else is there, and, in the log, that the store is away. Of hundreds who all watched, each
+    /// would list hundreds whenever one comes.
+    pub(super) watches: bool,
 }
 
 impl Keeper {
@@ -160,7 +163,7 @@ impl Keeper {
                         session
                     }
                     Err(error) => {
-                        if self.tells {
+                        if self.watches {
                             tell(&error, &mut told);
                         }
                         failures += 1;
@@ -193,7 +196,7 @@ impl Keeper {
         let mut seen = GroupSeen { members: self.view.borrow().members.clone(), is_current: true };
         loop {
             tokio::select! {
-                changed = session.changed(&seen) => match changed {
+                changed = next(session, &seen, self.watches) => match changed {
                     Ok(now) => {
                         let is_there = now.members.iter().any(|member| member.id == self.member.id);
                         // Somebody has removed it.
@@ -222,6 +225,17 @@ impl Keeper {
             }
         }
     }
+}
+
+/// What is to be seen next; where nobody watches, only that the session is over.
+async fn next(session: &mut dyn GroupSession, seen: &GroupSeen, watches: bool) -> Result<GroupSeen> {
+    if watches {
+        return session.changed(seen).await;
+    }
+    while !session.is_over() {
+        tokio::time::sleep(LOOK_PAUSE).await;
+    }
+    Err(Error::new(ErrorKind::Fenced, "keep member", "the session with the store is over"))
 }
 
 /// Once, and not at each attempt.

@@ -84,13 +84,19 @@ impl Presence {
     }
 
     async fn run(self, mut stop: watch::Receiver<bool>) -> Result<()> {
+        // Whoever has nothing set up makes nothing, either.
+        while self.config.zookeeper.is_none() && !self.config.data_dir.exists() {
+            tokio::select! {
+                () = tokio::time::sleep(PAUSE) => {}
+                () = stopped(&mut stop) => return Ok(()),
+            }
+        }
         let group = build::group(&self.config, &GroupOf::Nodes)?;
         let mut facts = self.facts();
         let (says, data) = watch::channel(encode(&facts));
         let (view, _views) = watch::channel(GroupView::default());
         let member = Member { id: MemberId::random(), name: String::new(), data: Vec::new() };
-        // While its store is away that is told of by whoever needs it.
-        let keeper = Keeper { group, member, data, view, tells: false };
+        let keeper = Keeper { group, member, data, view, watches: false };
         let mut keeping = tokio::spawn(keeper.keep(None));
         loop {
             tokio::select! {
