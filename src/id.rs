@@ -206,6 +206,43 @@ uuid_id!(
     HolderId
 );
 
+uuid_id!(
+    /// One member of a group, from its joining on; never used again.
+    MemberId
+);
+
+/// What an application's group is called: any text of 1 to 200 bytes.
+///
+/// ```
+/// use onecommit::id::GroupName;
+/// assert!("workers/eu".parse::<GroupName>().is_ok());
+/// assert!("".parse::<GroupName>().is_err());
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct GroupName(String);
+
+impl GroupName {
+    /// The longest one. In ZooKeeper a byte takes up to three characters of a node's name.
+    pub const MAX_BYTES: usize = 200;
+
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::str::FromStr for GroupName {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        if (1..=Self::MAX_BYTES).contains(&text.len()) {
+            return Ok(GroupName(text.to_string()));
+        }
+        let rule = format!("a group's name has 1 to {} bytes", Self::MAX_BYTES);
+        Err(Error::invalid("parse group", rule).with("bytes", text.len()))
+    }
+}
+
 /// What a lock, or an election, is called: any text of 1 to 200 bytes.
 ///
 /// ```

@@ -28,6 +28,8 @@ pub mod decision_log;
 #[cfg(feature = "relay")]
 pub mod delivery;
 #[cfg(feature = "relay")]
+pub mod group;
+#[cfg(feature = "relay")]
 pub mod lease;
 #[cfg(feature = "relay")]
 pub mod lock;
@@ -44,6 +46,8 @@ mod python;
 pub mod relay;
 #[cfg(feature = "service")]
 pub mod service;
+#[cfg(feature = "relay")]
+pub mod settings;
 #[cfg(feature = "sqlite")]
 mod sqlite;
 #[cfg(feature = "zookeeper")]

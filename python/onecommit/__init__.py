@@ -19,6 +19,7 @@ from ._errors import (
     UnclearError,
     UnreachableError,
 )
+from ._group import AsyncGroup, Group, GroupView, Member
 from ._lock import AsyncLock, Lock
 from ._message import Encoder, Headers, Message, MessageId, ReceivedMessage
 from ._open import AsyncOnecommit, Onecommit, open, open_async  # noqa: A004
@@ -27,6 +28,7 @@ from ._read import Messages, read
 from ._transaction import AsyncTransaction, Transaction
 
 __all__ = [
+    "AsyncGroup",
     "AsyncLock",
     "AsyncOnecommit",
     "AsyncOutbox",
@@ -37,10 +39,13 @@ __all__ = [
     "Error",
     "FailedError",
     "FencedError",
+    "Group",
+    "GroupView",
     "Headers",
     "InDoubt",
     "InvalidError",
     "Lock",
+    "Member",
     "Message",
     "MessageId",
     "Messages",

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, TypeVar
 
 from ._errors import ConflictError, InvalidError
+from ._group import AsyncGroup, Group
 from ._lock import AsyncLock, Lock
 from ._message import Encoder
 from ._native.transaction import Node
@@ -129,6 +130,18 @@ class Onecommit(_Opened):
             time.sleep(_pause(attempt))
         raise AssertionError("the last attempt returns or raises")
 
+    def group(self, name: str, *, member: str = "", data: bytes = b"") -> Group:
+        """A group of this name, whose members know who is there; for the length of a block.
+
+        It is the same for all programs of the installation. `member` is what this one is called,
+        and `data` what it says of itself, 16 KiB at most.
+
+        >>> with onecommit.open(config) as oc, oc.group("workers", member="worker 1") as group:
+        ...     [member.name for member in group.view().members]
+        ['worker 1']
+        """
+        return Group(self._node, name, member, data)
+
     def lock(self, name: str, *, timeout: float = LOCK_TIMEOUT_S) -> Lock:
         """A lock for the length of a block, held by this process; `timeout` is in seconds.
 
@@ -214,6 +227,10 @@ class AsyncOnecommit(_Opened):
                     raise
             await asyncio.sleep(_pause(attempt))
         raise AssertionError("the last attempt returns or raises")
+
+    def group(self, name: str, *, member: str = "", data: bytes = b"") -> AsyncGroup:
+        """As `Onecommit.group`, for `async with`."""
+        return AsyncGroup(self._node, name, member, data)
 
     def lock(self, name: str, *, timeout: float = LOCK_TIMEOUT_S) -> AsyncLock:
         """As `Onecommit.lock`, for `async with`."""

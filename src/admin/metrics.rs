@@ -48,7 +48,7 @@ macro_rules! metric {
     };
 }
 
-pub(super) static METRICS: [Entry; 30] = [
+pub(super) static METRICS: [Entry; 32] = [
     metric!(
         "onecommit_relay_info",
         Gauge,
@@ -239,6 +239,22 @@ pub(super) static METRICS: [Entry; 30] = [
         &[],
         "For how long the oldest of these is prepared, 0 where there is none.",
         Source::Recovery(|recovery| recovery.oldest_in_doubt().as_secs_f64())
+    ),
+    metric!(
+        "onecommit_settings_revision",
+        Gauge,
+        &[],
+        "The revision of the settings that change at run time, as this relay works with them; 0 where nothing was ever \
+         set.",
+        Source::Process(|observed| Some(observed.settings.revision() as f64))
+    ),
+    metric!(
+        "onecommit_settings_refused",
+        Gauge,
+        &[],
+        "1 where it does not work with what is stored now, as it is not understood or does not fit its configuration, \
+         otherwise 0.",
+        Source::Process(|observed| Some(flag(observed.settings.refused().is_some())))
     ),
     metric!(
         "onecommit_stuck",

@@ -83,7 +83,7 @@ fn as_json(report: &InitReport) -> serde_json::Value {
         report.topics.iter().map(|(topic, made)| json!({"topic": topic, "made": made})).collect();
     json!({
         "incarnation": report.incarnation.to_string(), "born": report.born,
-        "participants": participants, "topics": topics,
+        "participants": participants, "topics": topics, "guarded_nodes": report.guarded_nodes,
     })
 }
 
@@ -99,6 +99,10 @@ fn print(report: &InitReport, output: Output) -> Result<()> {
     }
     for (topic, made) in &report.topics {
         output.line(&format!("topic {topic}: {}", word(*made)))?;
+    }
+    if report.guarded_nodes > 0 {
+        let nodes = report.guarded_nodes;
+        output.line(&format!("ZooKeeper: {nodes} nodes that anybody could change are this user's now"))?;
     }
     output.line(&format!(
         "incarnation {}: {}",

@@ -12,10 +12,12 @@ mod doctor;
 mod init;
 mod interrupt;
 mod live_line;
+mod nodes;
 mod output;
 mod relay;
 mod remove;
 mod screen;
+mod settings;
 mod status;
 mod surveyed;
 mod transaction;
@@ -25,9 +27,10 @@ use std::io::IsTerminal as _;
 use std::path::PathBuf;
 
 use self::output::{Output, exit_code, is_closed_pipe, report};
-use crate::config::Config;
+use crate::config::{Config, LogLevel};
 use crate::error::Result;
 use clap::{Parser, Subcommand};
+use tracing_subscriber::EnvFilter;
 
 /// One commit for your databases and Kafka.
 #[derive(Parser)]
@@ -56,6 +59,11 @@ enum Command {
     /// See transactions over several databases that are not at their end, and how one has ended; settle what a
     /// dead program left, or give it up.
     Transaction(transaction::TransactionArguments),
+    /// Show who is alive, what each holds, and what is left of the dead.
+    Nodes(nodes::NodesArguments),
+    /// See and change settings while everything runs: batch sizes, pauses, what happens with messages that can't
+    /// be delivered, the log's level.
+    Settings(settings::SettingsArguments),
     /// Look for what goes wrong in time: clocks, settings, rights, bloat, long transactions, topics.
     /// Says for each finding what to do; exits with 1 where something has to be corrected.
     Doctor,
@@ -122,6 +130,8 @@ fn run(program: &[OsString], arguments: Arguments, output: Output) -> Result<i32
         Command::DeadLetter(dead_letter) => dead_letter::run(&config()?, &dead_letter, output),
         Command::Status(status) => status::run(&config()?, &status, output),
         Command::Transaction(transaction) => transaction::run(&config()?, &transaction, output),
+        Command::Nodes(nodes) => nodes::run(&config()?, &nodes, output),
+        Command::Settings(settings) => settings::run(&config()?, &settings, output),
         Command::Doctor => doctor::run(&config()?, output),
         Command::Adopt(adopt) => adopt::run(&config()?, &adopt, output),
         Command::Consume(consume) => consume::run(&config()?, &consume, output),
@@ -135,17 +145,29 @@ fn run(program: &[OsString], arguments: Arguments, output: Output) -> Result<i32
 /// Log lines go to standard error, so that output stays what was asked for. `ONECOMMIT_LOG` takes
 /// tracing's directives (`debug`, `onecommit=debug,librdkafka=debug`).
 fn log_to_stderr(json: bool) {
-    let filter = tracing_subscriber::EnvFilter::try_from_env("ONECOMMIT_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
     let lines = tracing_subscriber::fmt()
-        .with_env_filter(filter)
+        .with_env_filter(log_filter(None))
         .with_writer(std::io::stderr)
         .with_target(false)
         .with_ansi(!json && std::io::stderr().is_terminal());
     // In a process that has a subscriber already, its own stays.
     let _ = if json {
-        lines.json().flatten_event(true).with_span_list(false).try_init()
+        let lines = lines.json().flatten_event(true).with_span_list(false).with_filter_reloading();
+        let handle = lines.reload_handle();
+        LogLevel::on_change(Box::new(move |level| drop(handle.reload(log_filter(level)))));
+        lines.try_init()
     } else {
+        let lines = lines.with_filter_reloading();
+        let handle = lines.reload_handle();
+        LogLevel::on_change(Box::new(move |level| drop(handle.reload(log_filter(level)))));
         lines.try_init()
     };
+}
+
+/// None is the level that the process began with.
+fn log_filter(level: Option<LogLevel>) -> EnvFilter {
+    match level {
+        Some(level) => EnvFilter::new(level.as_str()),
+        None => EnvFilter::try_from_env("ONECOMMIT_LOG").unwrap_or_else(|_| EnvFilter::new("info")),
+    }
 }

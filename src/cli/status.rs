@@ -16,7 +16,7 @@ use crate::coordinator::Survey;
 use crate::error::{Error, Result};
 use crate::id::ParticipantName;
 use crate::outbox::{AsideCounts, Backlog, HeldTopic};
-use crate::service::{self, ParticipantStatus, ShardStatus};
+use crate::service::{self, Exposed, ParticipantStatus, ShardStatus};
 
 #[derive(Args)]
 pub(super) struct StatusArguments {
@@ -47,6 +47,7 @@ pub(super) fn run(config: &Config, arguments: &StatusArguments, output: Output) 
 struct Found {
     participants: Vec<ParticipantStatus>,
     transactions: Result<Option<Survey>>,
+    exposed: Result<Option<Exposed>>,
 }
 
 impl Found {
@@ -56,13 +57,14 @@ impl Found {
             Ok(survey) => survey.as_ref().and_then(|survey| survey.errors.first()),
             Err(error) => Some(error),
         };
-        of_participants.or(of_transactions)
+        of_participants.or(of_transactions).or(self.exposed.as_ref().err())
     }
 }
 
 async fn look(config: &Config) -> Result<Found> {
     let participants = service::status(config).await?;
-    Ok(Found { participants, transactions: service::survey(config).await })
+    let (transactions, exposed) = (service::survey(config).await, service::exposed(config).await);
+    Ok(Found { participants, transactions, exposed })
 }
 
 fn watch(config: &Config, interval: Duration, output: Output) -> Result<i32> {
@@ -110,7 +112,19 @@ fn whole(found: &Found) -> Value {
     json!({
         "at_ms": u64::try_from(since_1970().as_millis()).ok(), "participants": participants,
         "transactions": surveyed::as_json(&found.transactions),
+        "zookeeper": exposed_as_json(&found.exposed),
     })
+}
+
+/// Null where nothing is kept in ZooKeeper.
+fn exposed_as_json(found: &Result<Option<Exposed>>) -> Value {
+    match found {
+        Ok(None) => Value::Null,
+        Ok(Some(Exposed { nodes, examples })) => {
+            json!({"exposed_nodes": nodes, "exposed_examples": examples, "error": null})
+        }
+        Err(error) => json!({"error": error.to_string()}),
+    }
 }
 
 fn as_json(participant: &ParticipantStatus) -> Value {
@@ -159,6 +173,15 @@ fn lines(found: &Found) -> Vec<String> {
         let name = &participant.participant;
         lines.extend(participant.errors.iter().map(|error| format!("{name}: {error}")));
         participant.shards.iter().for_each(|shard| add_shard(&mut lines, name, shard));
+    }
+    match &found.exposed {
+        Ok(exposed) => {
+            let warning = exposed.as_ref().and_then(Exposed::warning);
+            lines.extend(
+                warning.map(|what| format!("warning: ZooKeeper: {what}. What to do: {}", Exposed::TODO)),
+            );
+        }
+        Err(error) => lines.push(format!("ZooKeeper: {error}")),
     }
     lines.extend(surveyed::lines(&found.transactions));
     lines

@@ -20,10 +20,13 @@ mod coordinator;
 mod database_url;
 mod document;
 mod environment;
+mod followed;
 mod kafka;
+mod log_level;
 mod postgres_url;
 mod reference;
 mod relay;
+mod run_time;
 mod settings;
 #[cfg(test)]
 mod tests;
@@ -34,15 +37,19 @@ mod zookeeper;
 pub use admin::Admin;
 pub use coordinator::Coordinator;
 pub use database_url::DatabaseUrl;
+pub use followed::Followed;
 pub use kafka::KafkaProperties;
 pub(crate) use kafka::TOKEN_COMMAND;
+pub use log_level::LogLevel;
 pub use postgres_url::{PostgresUrl, Roots, SslMode, Tls};
 pub use reference::reference;
 pub use relay::Relay;
+pub use run_time::{RunTimeKey, RunTimeSettings, RunTimeValue, ValueSource};
 pub use topic::{OnPoison, Topic};
 pub use zookeeper::{Secret, Zookeeper, ZookeeperTls};
 
 use document::Document;
+use run_time::Given;
 use settings::SHARDS_MAX;
 use value::{Origin, Section};
 
@@ -95,7 +102,11 @@ pub struct Config {
     pub topics: BTreeMap<String, Topic>,
     /// Where a relay answers over HTTP.
     pub admin: Admin,
+    /// How much is logged, where that is set at run time.
+    pub log_level: Option<LogLevel>,
     kafka_prefix: Option<String>,
+    /// What settings at run time are laid over.
+    given: Given,
 }
 
 /// One database that can take part.
@@ -147,8 +158,14 @@ impl Config {
             coordinator: Coordinator::build(&document.coordinator)?,
             topics: Topic::build_all(&document.topics)?,
             admin: Admin::build(&document.admin)?,
+            log_level: None,
             participants,
             data_dir,
+            given: Given {
+                relay: document.relay,
+                coordinator: document.coordinator,
+                topics: document.topics,
+            },
         })
     }
 

@@ -35,6 +35,10 @@ file). One that fits no setting is an error too, but for those that are no setti
 `ONECOMMIT_LOG`, `ONECOMMIT_FAILPOINTS`, `ONECOMMIT_FAILPOINTS_LOG`, `ONECOMMIT_TEST_*`, and those
 that Kubernetes makes from the names of services (`*_SERVICE_HOST`, `*_PORT_*`).
 
+Settings marked ↻ may also be changed while everything runs, for all processes at once: `onecommit settings set
+relay.batch_messages 1000` ([Operation](operation.md#settings-at-run-time)). What is set so wins over the environment
+and the file. All others take a restart. One setting there is only at run time: `log_level`.
+
 Passwords are never shown, neither in errors nor in logs. A password inside a URL has its special
 characters percent-encoded (`%40` for `@`, `%2F` for `/`). How each server is reached by TLS, and which rights each
 command needs there: [Security](security.md).
@@ -58,10 +62,11 @@ fn add_table(page: &mut String, table: &Table) {
     let title = if table.name.is_empty() { "Top level".to_string() } else { format!("`[{}]`", table.name) };
     line(page, &format!("\n## {title}\n\n{}\n", table.meaning));
     line(page, "| key | type | default | meaning | environment |\n|---|---|---|---|---|");
-    for Setting { key, kind, default, meaning } in table.settings {
+    for Setting { key, kind, default, meaning, at_run_time } in table.settings {
         let (kind, default) = (show_kind(kind), show_default(default));
         let variable = name_of(table, key, "NAME");
-        line(page, &format!("| `{key}` | {kind} | {default} | {meaning} | `{variable}` |"));
+        let key = if *at_run_time { format!("`{key}` ↻") } else { format!("`{key}`") };
+        line(page, &format!("| {key} | {kind} | {default} | {meaning} | `{variable}` |"));
     }
 }
 

@@ -10,6 +10,8 @@ pub(super) struct Table {
     pub name: &'static str,
     /// For the reference.
     pub meaning: &'static str,
+    /// Why those of its settings take a restart that do.
+    pub at_restart: &'static str,
     pub settings: &'static [Setting],
 }
 
@@ -19,6 +21,14 @@ pub(super) struct Setting {
     pub kind: Kind,
     pub default: DefaultValue,
     pub meaning: &'static str,
+    /// Whether it may change while everything runs: each use reads it anew.
+    pub at_run_time: bool,
+}
+
+impl Setting {
+    const fn at_run_time(self) -> Setting {
+        Setting { at_run_time: true, ..self }
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -41,11 +51,17 @@ pub(super) enum DefaultValue {
 }
 
 const fn text(key: &'static str, default: DefaultValue, meaning: &'static str) -> Setting {
-    Setting { key, kind: Kind::Text, default, meaning }
+    Setting { key, kind: Kind::Text, default, meaning, at_run_time: false }
 }
 
 const fn number(key: &'static str, default: u64, (min, max): (u64, u64), meaning: &'static str) -> Setting {
-    Setting { key, kind: Kind::Number { min, max }, default: DefaultValue::Number(default), meaning }
+    Setting {
+        key,
+        kind: Kind::Number { min, max },
+        default: DefaultValue::Number(default),
+        meaning,
+        at_run_time: false,
+    }
 }
 
 const MIB: u64 = 1024 * 1024;
@@ -55,6 +71,7 @@ const REQUIRED: DefaultValue = DefaultValue::Words("required");
 pub(super) static ROOT: Table = Table {
     name: "",
     meaning: "Keys above all tables.",
+    at_restart: "what is stored has its name or its place from it",
     settings: &[
         text(
             "namespace",
@@ -89,6 +106,7 @@ pub(super) static PARTICIPANT: Table = Table {
     meaning: "A database that can take part. NAME begins with a small letter and has a-z, 0-9 and `_` \
               (no `__`), 40 characters at most. Without any participant there is one, `main`: the SQLite file \
               `main.db` in `data_dir`, with `outbox = true`.",
+    at_restart: "connections are opened by it, and what `init` made is fixed",
     settings: &[
         text(
             "url",
@@ -101,6 +119,7 @@ pub(super) static PARTICIPANT: Table = Table {
             kind: Kind::Flag,
             default: DefaultValue::Flag(false),
             meaning: "Messages published through this participant wait in it, and a relay delivers them.",
+            at_run_time: false,
         },
         Setting {
             key: "shards",
@@ -108,6 +127,7 @@ pub(super) static PARTICIPANT: Table = Table {
             default: DefaultValue::Words("2 for PostgreSQL, 1 for SQLite"),
             meaning: "Into how many shards the outbox is divided; each is delivered by one relay at a time. \
                       SQLite has one. It is fixed by `onecommit init`.",
+            at_run_time: false,
         },
     ],
 };
@@ -116,6 +136,7 @@ pub(super) static ZOOKEEPER: Table = Table {
     name: "zookeeper",
     meaning: "Where relays share out their shards. Without this table they do so in the database beside the \
               outbox.",
+    at_restart: "sessions are opened by it",
     settings: &[
         text("servers", REQUIRED, "`host:port` of each server, separated by commas."),
         text("chroot", NONE, "The path below which everything is kept, beginning with `/`."),
@@ -127,6 +148,14 @@ pub(super) static ZOOKEEPER: Table = Table {
         ),
         text("user", NONE, "User for ZooKeeper's digest authentication; `password` goes with it."),
         text("password", NONE, "Its password: better in the environment than in the file."),
+        Setting {
+            key: "require_acl",
+            kind: Kind::Flag,
+            default: DefaultValue::Flag(false),
+            meaning: "Refuse to use nodes that anybody may change; `user` and `password` go with it. Without it \
+                      `onecommit status` and `doctor` warn of them. See [Security](security.md).",
+            at_run_time: false,
+        },
         text(
             "tls_ca",
             NONE,
@@ -146,6 +175,7 @@ pub(super) static ZOOKEEPER: Table = Table {
 pub(super) static RELAY: Table = Table {
     name: "relay",
     meaning: "How a relay works. The defaults are meant to stay; change one with a measurement at hand.",
+    at_restart: "it is what a relay's buffers, connections and limits were made with, or what other relays count by",
     settings: &[
         number(
             "lease_timeout_ms",
@@ -153,17 +183,22 @@ pub(super) static RELAY: Table = Table {
             (500, 60_000),
             "Without `[zookeeper]`: after this long without a sign of life a relay counts as dead.",
         ),
-        number("batch_messages", 5_000, (1, 100_000), "Most messages in one Kafka transaction."),
-        number("batch_bytes", 8 * MIB, (1_024, 256 * MIB), "Most bytes in one Kafka transaction."),
-        number("poll_busy_ms", 5, (1, 1_000), "Pause between two looks at the outbox while messages come."),
-        number("poll_idle_ms", 40, (1, 10_000), "Pause between two looks at the outbox while none come."),
+        number("batch_messages", 5_000, (1, 100_000), "Most messages in one Kafka transaction.")
+            .at_run_time(),
+        number("batch_bytes", 8 * MIB, (1_024, 256 * MIB), "Most bytes in one Kafka transaction.")
+            .at_run_time(),
+        number("poll_busy_ms", 5, (1, 1_000), "Pause between two looks at the outbox while messages come.")
+            .at_run_time(),
+        number("poll_idle_ms", 40, (1, 10_000), "Pause between two looks at the outbox while none come.")
+            .at_run_time(),
         number(
             "buffer_bytes",
             16 * MIB,
             (MIB, 1_024 * MIB),
             "Most bytes read and not yet delivered, over all shards of one relay together.",
         ),
-        number("prune_messages", 10_000, (1, 1_000_000), "Delivered messages removed in one piece."),
+        number("prune_messages", 10_000, (1, 1_000_000), "Delivered messages removed in one piece.")
+            .at_run_time(),
         number(
             "truncate_bytes",
             64 * MIB,
@@ -183,7 +218,8 @@ pub(super) static RELAY: Table = Table {
             (1, 10_000_000),
             "Most messages set aside in one shard: dead letters and what waits behind them or for a topic on \
              hold. Above it the shard stops, and says so.",
-        ),
+        )
+        .at_run_time(),
         number("retry_first_ms", 100, (1, 60_000), "Longest wait before the first retry; it doubles."),
         number("retry_limit_ms", 5_000, (1, 600_000), "Longest wait before any retry."),
         number(
@@ -205,6 +241,7 @@ pub(super) static COORDINATOR: Table = Table {
     name: "coordinator",
     meaning: "How transactions over several databases are run. The defaults are meant to stay; change one with a \
               measurement at hand.",
+    at_restart: "it is what places, connections and retries were made with",
     settings: &[
         number(
             "deadline_ms",
@@ -213,14 +250,14 @@ pub(super) static COORDINATOR: Table = Table {
             "How long a transaction may take, from its begin until its caller is told. What it waits for in a \
              database ends by then, too: two transactions that wait for each other in two databases are seen by \
              neither. A relay leaves their messages in the outbox for so long, as proofs.",
-        ),
+        ).at_run_time(),
         number(
             "home_wait_ms",
             1_000,
             (0, 60_000),
             "How long the other branches of a decided transaction wait for the one with the messages to be \
              committed first, so that cause and effect are in order.",
-        ),
+        ).at_run_time(),
         number(
             "in_flight_max",
             1_000,
@@ -233,9 +270,9 @@ pub(super) static COORDINATOR: Table = Table {
             (1, 1_000),
             "Most connections of our own to one participant, by which prepared branches are ended.",
         ),
-        number("sweep_interval_ms", 1_000, (50, 600_000), "Pause between two looks for dead coordinators."),
-        number("keep_days", 7, (1, 365), "How many days outcomes are kept, for whoever asks."),
-        number("outcomes_max", 100_000, (1, 10_000_000), "Most outcomes that are kept; the oldest go first."),
+        number("sweep_interval_ms", 1_000, (50, 600_000), "Pause between two looks for dead coordinators.").at_run_time(),
+        number("keep_days", 7, (1, 365), "How many days outcomes are kept, for whoever asks.").at_run_time(),
+        number("outcomes_max", 100_000, (1, 10_000_000), "Most outcomes that are kept; the oldest go first.").at_run_time(),
         number("retry_first_ms", 50, (1, 60_000), "Longest wait before the first retry; it doubles."),
         number("retry_limit_ms", 5_000, (1, 600_000), "Longest wait before any retry."),
         number(
@@ -251,23 +288,39 @@ pub(super) static TOPIC: Table = Table {
     name: "topics.NAME",
     meaning: "A topic that messages are delivered to, its name in quotes: `[topics.\"order.paid\"]`. Only in \
               the file: names of variables can't tell topics apart.",
+    at_restart: "it belongs to the topic",
     settings: &[text(
         "on_poison",
         DefaultValue::Text("park"),
         "What happens with a message that can't be delivered. `park`: it becomes a dead letter, and later \
          messages of its key wait behind it. `pass`: later messages of its key go on. `stop`: the shard stops.",
-    )],
+    )
+    .at_run_time()],
 };
 
 pub(super) static ADMIN: Table = Table {
     name: "admin",
     meaning: "Health and metrics of a relay, over HTTP: see [Operation](operation.md).",
+    at_restart: "the server listens there from its start",
     settings: &[text(
         "listen",
         DefaultValue::Words("none: no HTTP at all"),
         "The address and port at which `onecommit relay` answers `/metrics`, `/healthz` and `/readyz`: \
          `127.0.0.1:9090`. Whoever reaches it may read them: there is no password and no TLS.",
     )],
+};
+
+/// What stands in no file: the level of the log has a variable of its own.
+pub(super) static RUN_TIME: Table = Table {
+    name: "",
+    meaning: "Only at run time.",
+    at_restart: "",
+    settings: &[text(
+        "log_level",
+        DefaultValue::Words("what `ONECOMMIT_LOG` says, or `info`"),
+        "How much is logged: `error`, `warn`, `info`, `debug` or `trace`.",
+    )
+    .at_run_time()],
 };
 
 impl Table {

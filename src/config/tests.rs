@@ -42,6 +42,7 @@ fn sample(table: &Table, setting: &Setting) -> (&'static str, String) {
         ("zookeeper", "servers") => "",
         ("zookeeper", "user") => "servers = \"zk:1\"\npassword = \"p\"\n",
         ("zookeeper", "password") => "servers = \"zk:1\"\nuser = \"u\"\n",
+        ("zookeeper", "require_acl") => "servers = \"zk:1\"\nuser = \"u\"\npassword = \"p\"\n",
         ("zookeeper", "tls_cert") => "servers = \"zk:1\"\ntls_ca = \"c\"\ntls_key = \"k\"\n",
         ("zookeeper", "tls_key") => "servers = \"zk:1\"\ntls_ca = \"c\"\ntls_cert = \"c\"\n",
         ("zookeeper", _) => "servers = \"zk:1\"\n",

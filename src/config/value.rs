@@ -15,8 +15,14 @@ use crate::error::{Error, Result};
 /// Where a value came from.
 #[derive(Clone, Debug)]
 pub(super) enum Origin {
-    File { file: Arc<str>, line: usize, column: usize },
+    File {
+        file: Arc<str>,
+        line: usize,
+        column: usize,
+    },
     Environment(String),
+    /// Set at run time, under this key.
+    RunTime(String),
 }
 
 impl Origin {
@@ -27,11 +33,12 @@ impl Origin {
                 configuration(message).with("at", format!("{file}:{line}:{column}"))
             }
             Origin::Environment(name) => configuration(message).with("environment", name),
+            Origin::RunTime(key) => configuration(message).with("set_at_run_time", key),
         }
     }
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 enum Value {
     Text(String),
     Flag(bool),
@@ -113,6 +120,25 @@ pub(super) struct Section {
     values: BTreeMap<&'static str, (Value, Origin)>,
 }
 
+/// What was given, without the places.
+impl PartialEq for Section {
+    fn eq(&self, other: &Self) -> bool {
+        let values = |section: &Self| {
+            section.values.iter().map(|(key, (value, _))| (*key, value.clone())).collect::<Vec<_>>()
+        };
+        self.name == other.name && values(self) == values(other)
+    }
+}
+
+impl Eq for Section {}
+
+/// Never a value, which may be a secret.
+impl fmt::Debug for Section {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Section").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
 impl Section {
     pub fn new(table: &'static Table, name: impl Into<String>, origin: Option<Origin>) -> Self {
         Section { table, name: name.into(), origin, values: BTreeMap::new() }
@@ -175,6 +201,23 @@ impl Section {
             (Some((Value::Flag(flag), _)), _) | (None, DefaultValue::Flag(flag)) => *flag,
             _ => unreachable!("{key} is not a flag"),
         }
+    }
+
+    /// A value as a person would give it, and where it was given; its default where it was not.
+    pub fn shown(&self, setting: &Setting) -> (String, Option<&Origin>) {
+        match (self.values.get(setting.key), &setting.default) {
+            (Some((Value::Text(text), origin)), _) => (text.clone(), Some(origin)),
+            (Some((Value::Flag(flag), origin)), _) => (flag.to_string(), Some(origin)),
+            (Some((Value::Number(number), origin)), _) => (number.to_string(), Some(origin)),
+            (None, DefaultValue::Text(text) | DefaultValue::Words(text)) => (text.to_string(), None),
+            (None, DefaultValue::Flag(flag)) => (flag.to_string(), None),
+            (None, DefaultValue::Number(number)) => (number.to_string(), None),
+        }
+    }
+
+    /// Where a key was given, if it was.
+    pub fn given_at(&self, key: &str) -> Option<&Origin> {
+        self.values.get(self.setting(key).key).map(|(_, origin)| origin)
     }
 
     /// A text, if it was given, with its place.

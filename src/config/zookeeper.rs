@@ -20,6 +20,8 @@ pub struct Zookeeper {
     pub user: Option<String>,
     /// The user's password.
     pub password: Option<Secret>,
+    /// Whether nodes that anybody may change are refused; there is a user then.
+    pub require_acl: bool,
     /// None speaks without TLS.
     pub tls: Option<ZookeeperTls>,
 }
@@ -64,6 +66,12 @@ impl Zookeeper {
             }
         }
         let user = section.optional_text("user", check_user)?;
+        let require_acl = section.flag("require_acl");
+        if let (true, None, Some(origin)) = (require_acl, user, section.given_at("require_acl")) {
+            let why =
+                "user and password have to be given with it: without them anybody may change what is made";
+            return Err(section.refuse("require_acl", why, origin));
+        }
         let password = section.given_text("password").map(|(text, _)| Secret(text.to_string()));
         let file = |key| section.optional_text(key, check_file).map(|file| file.map(PathBuf::from));
         let identity = file("tls_cert")?.zip(file("tls_key")?);
@@ -75,6 +83,7 @@ impl Zookeeper {
             session_timeout_ms: section.number("session_timeout_ms"),
             user: user.map(str::to_string),
             password,
+            require_acl,
             tls,
         })
     }

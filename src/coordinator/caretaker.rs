@@ -109,14 +109,14 @@ impl Caretaker {
     ) -> Result<Self> {
         let session = log.open().await?;
         let (closing, closed) = watch::channel(false);
-        let scope = Arc::new(Scope::new(namespace, incarnation, log, settings, closed));
+        let scope = Arc::new(Scope::new(namespace, incarnation, log, settings.into(), closed));
         let members = members.into_iter().map(|member| (member.name.clone(), Arc::new(member))).collect();
         Ok(Caretaker { scope, members, away, session, _closing: closing })
     }
 
     /// For how many days outcomes are kept.
     pub fn keep_days(&self) -> u32 {
-        self.scope.settings.keep_days
+        self.scope.settings.now().keep_days
     }
 
     /// Every coordinator with a record.
@@ -147,7 +147,8 @@ impl Caretaker {
             if let Some(legacy) = self.session.take_over(id).await? {
                 return Ok(legacy);
             }
-            tokio::time::sleep(self.scope.settings.retry.wait(failures, 0.5)).await;
+            let wait = self.scope.settings.now().retry.wait(failures, 0.5);
+            tokio::time::sleep(wait).await;
         }
         Err(taken(operation, id))
     }

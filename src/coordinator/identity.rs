@@ -9,9 +9,11 @@ use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, watch};
 
 use super::decider::Decider;
+use super::holdings::Holdings;
 use super::registration::{Again, Registration};
 use super::settings::CoordinatorSettings;
 use super::settle::{Branch, Settler};
+use crate::config::Followed;
 use crate::decision_log::DecisionLog;
 use crate::error::Result;
 use crate::id::{CoordinatorId, Incarnation, Namespace, ParticipantName, TransactionId};
@@ -24,8 +26,10 @@ pub(super) struct Scope {
     pub(super) log: Arc<dyn DecisionLog>,
     /// For transactions that are not at their end yet.
     pub(super) places: Arc<Semaphore>,
-    pub(super) settings: CoordinatorSettings,
+    pub(super) settings: Followed<CoordinatorSettings>,
     pub(super) settler: Settler,
+    /// For whoever shows it.
+    pub(super) holdings: Arc<Holdings>,
     /// Where what nobody waits for any more goes on: a transaction may be dropped on any thread.
     pub(super) runtime: Handle,
 }
@@ -47,12 +51,14 @@ impl Scope {
         namespace: Namespace,
         incarnation: Incarnation,
         log: Arc<dyn DecisionLog>,
-        settings: CoordinatorSettings,
+        settings: Followed<CoordinatorSettings>,
         closed: watch::Receiver<bool>,
     ) -> Self {
-        let settler = Settler { retry: settings.retry, home_wait: settings.home_wait, closed };
-        let (places, runtime) = (Arc::new(Semaphore::new(settings.in_flight_max)), Handle::current());
-        Scope { namespace, incarnation, log, places, settings, settler, runtime }
+        let (retry, most) = (settings.now().retry, settings.now().in_flight_max);
+        let settler = Settler { retry, settings: settings.clone(), closed };
+        let (places, runtime) = (Arc::new(Semaphore::new(most)), Handle::current());
+        let holdings = Arc::default();
+        Scope { namespace, incarnation, log, places, settings, settler, holdings, runtime }
     }
 }
 
@@ -89,8 +95,10 @@ impl Coordinator {
             return Ok(registered.clone());
         }
         let Scope { log, settings, .. } = &*self.scope;
-        let registration = Arc::new(Registration::new(&**log, self.id, settings.retry).await?);
-        let decider = Decider::start(Arc::clone(&registration), settings.retry);
+        let retry = settings.now().retry;
+        let registration = Arc::new(Registration::new(&**log, self.id, retry).await?);
+        self.scope.holdings.registered(self.id);
+        let decider = Decider::start(Arc::clone(&registration), retry);
         tokio::spawn(renew(Arc::clone(&self.scope), Arc::clone(&registration), decider.clone(), self.id));
         let new = Registered { registration, decider };
         *registered = Some(new.clone());
@@ -110,8 +118,9 @@ impl Coordinator {
 async fn renew(scope: Arc<Scope>, registration: Arc<Registration>, decider: Decider, id: CoordinatorId) {
     let mut closed = scope.settler.closed.clone();
     while !registration.is_over() {
+        let interval = scope.settings.now().mark_interval;
         tokio::select! {
-            () = tokio::time::sleep(scope.settings.mark_interval) => {}
+            () = tokio::time::sleep(interval) => {}
             _ = closed.wait_for(|closed| *closed) => return,
         }
         if registration.batches() == 0 {
@@ -126,6 +135,7 @@ async fn renew(scope: Arc<Scope>, registration: Arc<Registration>, decider: Deci
             decider.delete(deletable);
         }
     }
+    scope.holdings.ended(id);
 }
 
 /// Commits decided branches again, in participants of which another instance answers.

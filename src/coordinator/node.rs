@@ -10,12 +10,14 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use super::dialogue::{Dialogue, Options};
+use super::holdings::Holdings;
 use super::identity::{Coordinator, Scope};
 use super::locks::Locks;
 use super::member::Member;
 use super::recover::Recoverer;
 use super::settings::CoordinatorSettings;
 use super::tally::RecoveryTally;
+use crate::config::Followed;
 use crate::decision_log::DecisionLog;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{Incarnation, Namespace, ParticipantName};
@@ -41,6 +43,8 @@ pub struct Node {
     locking: watch::Sender<bool>,
     recoverer: JoinHandle<()>,
     recovery: Arc<RecoveryTally>,
+    /// What ends with it.
+    companions: Vec<JoinHandle<()>>,
     /// A forked child has the parent's sockets and none of its threads.
     pid: u32,
 }
@@ -53,12 +57,13 @@ impl Node {
         members: Vec<Member>,
         log: Arc<dyn DecisionLog>,
         locks: Arc<dyn LockStore>,
-        settings: CoordinatorSettings,
+        settings: impl Into<Followed<CoordinatorSettings>>,
     ) -> Self {
         let (closing, closed) = watch::channel(false);
         let members: BTreeMap<_, _> =
             members.into_iter().map(|member| (member.name.clone(), Arc::new(member))).collect();
-        let locks = Arc::new(Locks::new(locks, members.clone(), settings.retry));
+        let settings = settings.into();
+        let locks = Arc::new(Locks::new(locks, members.clone(), settings.now().retry));
         let scope = Arc::new(Scope::new(namespace, incarnation, log, settings, closed));
         let recovery = Arc::new(RecoveryTally::default());
         let recoverer =
@@ -66,12 +71,39 @@ impl Node {
         let recoverer = tokio::spawn(recoverer.run());
         let coordinator = Mutex::new(Arc::new(Coordinator::new(Arc::clone(&scope))));
         let (files, pid, locking) = (BTreeSet::new(), std::process::id(), watch::Sender::new(false));
-        Node { scope, members, files, coordinator, locks, closing, locking, recoverer, recovery, pid }
+        Node {
+            scope,
+            members,
+            files,
+            coordinator,
+            locks,
+            closing,
+            locking,
+            recoverer,
+            recovery,
+            companions: Vec::new(),
+            pid,
+        }
     }
 
     /// What its recovery of dead coordinators does, in numbers.
     pub fn recovery(&self) -> Arc<RecoveryTally> {
         Arc::clone(&self.recovery)
+    }
+
+    /// Which coordinators it has a hand on.
+    pub fn holdings(&self) -> Arc<Holdings> {
+        Arc::clone(&self.scope.holdings)
+    }
+
+    /// The same, with something beside it that ends when it is told so, by what `start` is given: true once this node
+    /// is closed. Its end is waited for.
+    pub(crate) fn with_companion(
+        mut self,
+        start: impl FnOnce(watch::Receiver<bool>) -> JoinHandle<()>,
+    ) -> Self {
+        self.companions.push(start(self.closing.subscribe()));
+        self
     }
 
     /// The same, knowing which further participants are SQLite files: who names one is told why it can't
@@ -84,7 +116,8 @@ impl Node {
     pub fn begin(&self, participants: &[ParticipantName], options: Options) -> Result<Dialogue> {
         self.expect_own_process(OPERATION)?;
         let members = self.members_of(participants)?;
-        let deadline = tokio::time::Instant::now() + options.deadline.unwrap_or(self.scope.settings.deadline);
+        let deadline =
+            tokio::time::Instant::now() + options.deadline.unwrap_or(self.scope.settings.now().deadline);
         let (scope, locks) = (Arc::clone(&self.scope), Arc::clone(&self.locks));
         Ok(Dialogue::new(scope, self.coordinator(), locks, members, options, deadline))
     }
@@ -96,6 +129,9 @@ impl Node {
         self.locking.send_replace(true);
         let _ = tokio::time::timeout(TELL_LIMIT, self.locking.closed()).await;
         let _ = self.recoverer.await;
+        for companion in self.companions {
+            let _ = companion.await;
+        }
     }
 
     /// Turns true where it is closed.

@@ -80,8 +80,9 @@ impl Recoverer {
             if let Err(error) = self.sweep().await {
                 self.tell(&error);
             }
+            let interval = self.scope.settings.now().sweep_interval;
             tokio::select! {
-                () = tokio::time::sleep(self.scope.settings.sweep_interval) => {}
+                () = tokio::time::sleep(interval) => {}
                 _ = closed.wait_for(|closed| *closed) => {}
             }
         }
@@ -103,6 +104,7 @@ impl Recoverer {
         }
         let Some(session) = self.session.take() else { return Ok(()) };
         let swept = self.sweep_in(&*session).await;
+        self.scope.holdings.recovers(self.held.keys().copied());
         self.session = Some(session);
         swept
     }
@@ -146,7 +148,7 @@ impl Recoverer {
             self.cleaned = Some(Instant::now());
             self.clean(session).await?;
         }
-        let orphan_interval = self.scope.settings.orphan_interval;
+        let orphan_interval = self.scope.settings.now().orphan_interval;
         if self.looked_for_orphans.is_none_or(|at| at.elapsed() >= orphan_interval) {
             self.looked_for_orphans = Some(Instant::now());
             self.look_for_orphans(session).await?;
@@ -168,10 +170,13 @@ impl Recoverer {
 
     /// Forgets what nobody asks for any more.
     async fn clean(&self, session: &dyn LogSession) -> Result<()> {
-        let settings = &self.scope.settings;
-        session.forget_outcomes(settings.keep_days, settings.outcomes_max).await?;
+        let (keep_days, outcomes_max) = {
+            let settings = self.scope.settings.now();
+            (settings.keep_days, settings.outcomes_max)
+        };
+        session.forget_outcomes(keep_days, outcomes_max).await?;
         for member in self.members.values() {
-            member.port.forget_histories(settings.keep_days).await?;
+            member.port.forget_histories(keep_days).await?;
         }
         self.locks.clean().await
     }
@@ -226,7 +231,7 @@ impl Recoverer {
 
     /// Looked at again after a while only.
     fn is_waiting(&self, id: CoordinatorId) -> bool {
-        let interval = self.scope.settings.orphan_interval;
+        let interval = self.scope.settings.now().orphan_interval;
         self.waiting.get(&id).is_some_and(|waiting| waiting.since.elapsed() < interval)
     }
 

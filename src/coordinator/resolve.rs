@@ -126,7 +126,8 @@ impl Caretaker {
                 return Ok(pass);
             }
             failures += 1;
-            tokio::time::sleep(self.scope.settings.retry.wait(failures, 0.5)).await;
+            let wait = self.scope.settings.now().retry.wait(failures, 0.5);
+            tokio::time::sleep(wait).await;
         }
     }
 

@@ -7,7 +7,6 @@
 
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -15,6 +14,8 @@ use tokio::task::JoinSet;
 use super::member::Member;
 use super::missing;
 use super::registration::Registration;
+use super::settings::CoordinatorSettings;
+use crate::config::Followed;
 use crate::error::{ErrorKind, Result};
 use crate::id::TransactionId;
 use crate::participant::{End, Ended, Instance, PreparedBranch};
@@ -49,7 +50,7 @@ pub(super) enum Settled {
 #[derive(Clone)]
 pub(super) struct Settler {
     pub(super) retry: Backoff,
-    pub(super) home_wait: Duration,
+    pub(super) settings: Followed<CoordinatorSettings>,
     pub(super) closed: watch::Receiver<bool>,
 }
 
@@ -64,7 +65,8 @@ impl Settler {
     ) -> bool {
         let (homes, others): (Vec<_>, Vec<_>) = branches.into_iter().partition(|branch| branch.name.is_home);
         let mut at_home = pin!(are_all_settled(self.begin_commit(registration, batch, homes)));
-        let home_in_time = tokio::time::timeout(self.home_wait, &mut at_home).await.ok();
+        let home_wait = self.settings.now().home_wait;
+        let home_in_time = tokio::time::timeout(home_wait, &mut at_home).await.ok();
         if home_in_time.is_none() {
             tracing::warn!("the branch with the messages is not applied yet: the others are, before it");
         }

@@ -14,6 +14,9 @@ use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt as _};
+use tracing_subscriber::reload;
+
+use crate::config::LogLevel;
 
 const LOGGER: &str = "onecommit";
 /// As many lines may wait for Python.
@@ -39,14 +42,30 @@ pub(super) fn start() -> std::io::Result<()> {
         return Ok(());
     }
     let (sender, received) = sync_channel(LINES_MAX);
-    let layer = ToPython.with_filter(Targets::new().with_target("onecommit", Level::INFO));
+    let (reloaded, handle) = reload::Layer::new(filter(None));
+    let layer = ToPython.with_filter(reloaded);
     let is_first =
         tracing::subscriber::set_global_default(tracing_subscriber::registry().with(layer)).is_ok();
+    if is_first {
+        LogLevel::on_change(Box::new(move |level| drop(handle.reload(filter(level)))));
+    }
     if is_first || lines.is_some() {
         std::thread::Builder::new().name("onecommit-log".to_string()).spawn(move || hand_over(&received))?;
         *lines = Some((process, sender));
     }
     Ok(())
+}
+
+/// None is the level that a program begins with; Python's own levels hold beside it.
+fn filter(level: Option<LogLevel>) -> Targets {
+    let level = match level {
+        Some(LogLevel::Error) => Level::ERROR,
+        Some(LogLevel::Warn) => Level::WARN,
+        None | Some(LogLevel::Info) => Level::INFO,
+        Some(LogLevel::Debug) => Level::DEBUG,
+        Some(LogLevel::Trace) => Level::TRACE,
+    };
+    Targets::new().with_target("onecommit", level)
 }
 
 fn hand_over(received: &Receiver<Line>) {

@@ -6,6 +6,7 @@
 //! starts no thread.
 
 mod error;
+mod group;
 mod lock;
 mod logging;
 mod main;
@@ -19,8 +20,9 @@ use pyo3::prelude::*;
 
 type Fill = fn(&Bound<'_, PyModule>) -> PyResult<()>;
 
-const SUBMODULES: [(&str, Fill); 7] = [
+const SUBMODULES: [(&str, Fill); 8] = [
     ("error", error::fill),
+    ("group", group::fill),
     ("lock", lock::fill),
     ("main", main::fill),
     ("message", message::fill),

@@ -14,6 +14,7 @@ use tokio::runtime::Runtime;
 use tokio::time::Instant;
 
 use super::error::{attached, detached, to_python};
+use super::group::Group;
 use super::lock::Held;
 use super::logging;
 use super::telling::{Promise, Tellings, Wait, no_threads};
@@ -47,6 +48,7 @@ struct Node {
 }
 
 struct Open {
+    config: Config,
     runtime: Runtime,
     node: coordinator::Node,
     tellings: Tellings,
@@ -64,7 +66,7 @@ impl Node {
             let runtime = threads.worker_threads(THREADS).thread_name("onecommit").enable_all().build();
             let runtime = runtime.map_err(|error| no_threads(OPEN, error))?;
             let node = runtime.block_on(service::open_node(&config))?;
-            Ok(Open { runtime, node, tellings: Tellings::start(OPEN)? })
+            Ok(Open { config, runtime, node, tellings: Tellings::start(OPEN)? })
         })?;
         Ok(Node { open: Mutex::new(Some(open)) })
     }
@@ -80,7 +82,7 @@ impl Node {
     ) -> PyResult<Dialogue> {
         attached(py, BEGIN, || {
             let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-            let Some(Open { runtime, node, tellings }) = &*open else {
+            let Some(Open { runtime, node, tellings, .. }) = &*open else {
                 return Err(closed(BEGIN));
             };
             let names =
@@ -98,6 +100,20 @@ impl Node {
         })
     }
 
+    /// Joins a group.
+    fn group(&self, py: Python<'_>, name: &str, member: &str, data: &[u8]) -> PyResult<Group> {
+        detached(py, "join group", || {
+            let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+            let Some(Open { config, runtime, .. }) = &*open else {
+                return Err(closed("join group"));
+            };
+            let (config, handle) = (config.clone(), runtime.handle().clone());
+            // Who joins may have to wait, and must keep nobody from beginning a transaction.
+            drop(open);
+            Group::join(&config, handle, (name, member, data))
+        })
+    }
+
     /// Waits for a lock, or (`leads`) for being elected; `future` is told what is held.
     fn lock(
         &self,
@@ -110,7 +126,7 @@ impl Node {
         let operation = if leads { ELECT } else { LOCK };
         attached(py, operation, || {
             let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-            let Some(Open { runtime, node, tellings }) = &*open else { return Err(closed(operation)) };
+            let Some(Open { runtime, node, tellings, .. }) = &*open else { return Err(closed(operation)) };
             let (name, timeout) = (name.parse::<LockName>()?, timeout_ms.map(Duration::from_millis));
             let (tellings, handle) = (tellings.clone(), runtime.handle().clone());
             let promise = Promise::new(&tellings, operation, future);

@@ -10,7 +10,7 @@ use tokio::runtime::Handle;
 
 use super::settings::RelaySettings;
 use super::wait::chance;
-use crate::config::OnPoison;
+use crate::config::{Followed, OnPoison};
 use crate::delivery::{Fault, ShardDelivery};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{Epoch, MessageId, ShardIndex};
@@ -57,7 +57,7 @@ pub(super) struct Asides {
     dead: Vec<String>,
     source: Arc<dyn OutboxSource>,
     outbox: Option<Box<dyn Outbox>>,
-    settings: RelaySettings,
+    settings: Followed<RelaySettings>,
     runtime: Handle,
     next_look: Instant,
     /// Something may be due without anybody having asked: a key or a topic was set free.
@@ -70,7 +70,7 @@ impl Asides {
         (shard, epoch): (ShardIndex, Epoch),
         resumed: Resumed,
         source: Arc<dyn OutboxSource>,
-        settings: RelaySettings,
+        settings: Followed<RelaySettings>,
         runtime: Handle,
     ) -> Self {
         let Resumed { recorded, parked, held, mut dead, count, voucher: _ } = resumed;
@@ -127,7 +127,7 @@ impl Asides {
         };
         let topic = stored.message.topic();
         let (shard, message_id) = (self.shard, stored.message_id);
-        let on_poison = self.settings.on_poison.get(topic).copied().unwrap_or_default();
+        let on_poison = self.settings.now().on_poison.get(topic).copied().unwrap_or_default();
         let parks = match on_poison {
             OnPoison::Park => true,
             OnPoison::Pass => false,
@@ -152,7 +152,7 @@ impl Asides {
             tracing::warn!(%shard, topic, reason, "a topic on hold: its messages wait, others go on");
         }
         hold.failures += 1;
-        hold.until = now + self.settings.retry.wait(hold.failures, chance());
+        hold.until = now + self.settings.now().retry.wait(hold.failures, chance());
         hold.on_trial = false;
         self.sieve.hold(topic);
         self.unrecorded_holds.push(HeldTopic { topic: topic.to_string(), reason });
@@ -162,11 +162,11 @@ impl Asides {
     /// that, where there is nothing to record.
     pub(super) fn record(&mut self, asides: &[Aside]) -> Result<Voucher> {
         let wanted = self.sieve.count() + asides.len() as u64;
-        if !asides.is_empty() && wanted > self.settings.set_aside_max {
+        let most = self.settings.now().set_aside_max;
+        if !asides.is_empty() && wanted > most {
             let why = format!(
-                "{wanted} messages would be set aside, and `set_aside_max` allows {}: have them retried or \
-                 discarded with `onecommit dead-letter`, or bring back the topics on hold",
-                self.settings.set_aside_max
+                "{wanted} messages would be set aside, and `set_aside_max` allows {most}: have them retried or \
+                 discarded with `onecommit dead-letter`, or bring back the topics on hold"
             );
             return Err(Error::new(ErrorKind::Failed, "set messages aside", why));
         }
@@ -209,7 +209,7 @@ impl Asides {
             }
             if delivery.topic_fault(topic)?.is_some() {
                 hold.failures += 1;
-                hold.until = now + self.settings.retry.wait(hold.failures, chance());
+                hold.until = now + self.settings.now().retry.wait(hold.failures, chance());
             } else {
                 hold.on_trial = true;
                 self.sieve.release(topic);

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
 
 use super::proofs::Proofs;
 use super::unpruned::Unpruned;
@@ -10,6 +9,7 @@ use crate::id::ShardIndex;
 use crate::outbox::Delivered;
 
 /// What is known to be committed, by shard.
+#[derive(Default)]
 pub(super) struct Committed {
     shards: Mutex<BTreeMap<ShardIndex, Delivered>>,
     pub(super) unpruned: Unpruned,
@@ -17,11 +17,6 @@ pub(super) struct Committed {
 }
 
 impl Committed {
-    /// Nothing; messages of transactions will stay for `keep`.
-    pub(super) fn new(keep: Duration) -> Self {
-        Committed { shards: Mutex::default(), unpruned: Unpruned::default(), proofs: Proofs::new(keep) }
-    }
-
     pub(super) fn note(&self, delivered: Delivered) {
         if self.lock().insert(delivered.shard, delivered).is_none() {
             self.unpruned.add_unknown();

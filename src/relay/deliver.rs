@@ -15,6 +15,7 @@ use super::keeper::Seen;
 use super::read::{Flow, Queued};
 use super::settings::RelaySettings;
 use super::writer::{End, Sent, ShardWriter};
+use crate::config::Followed;
 use crate::delivery::Blame;
 use crate::error::{ErrorKind, Result};
 use crate::failpoint;
@@ -38,7 +39,7 @@ pub(super) struct Deliverer {
     pub(super) stop: Arc<AtomicBool>,
     pub(super) lease: watch::Receiver<Seen>,
     pub(super) flow: Arc<Flow>,
-    pub(super) settings: RelaySettings,
+    pub(super) settings: Followed<RelaySettings>,
     pub(super) runtime: Handle,
     pub(super) part_size: PartSize,
     pub(super) has_looked: bool,
@@ -163,9 +164,11 @@ impl Deliverer {
             load.push(queued);
             let chunk = &load[load.len() - 1].chunk;
             self.writer.send(&chunk.messages, false, &mut sent)?;
-            let full = messages >= self.settings.batch_messages
-                || bytes >= self.settings.batch_bytes
-                || began.elapsed() >= BATCH_LIMIT;
+            let (most, most_bytes) = {
+                let settings = self.settings.now();
+                (settings.batch_messages, settings.batch_bytes)
+            };
+            let full = messages >= most || bytes >= most_bytes || began.elapsed() >= BATCH_LIMIT;
             if !full {
                 next = self.next_chunk(began);
             }

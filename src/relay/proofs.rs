@@ -19,13 +19,12 @@ use crate::outbox::Chunk;
 const GRAIN: Duration = Duration::from_secs(1);
 
 /// Which rows have to stay, as far as the relay has seen them.
-pub(super) struct Proofs {
-    keep: Duration,
-    seen: Mutex<Seen>,
-}
+#[derive(Default)]
+pub(super) struct Proofs(Mutex<Seen>);
 
 #[derive(Default)]
 struct Seen {
+    keep: Duration,
     highest: VecDeque<Highest>,
     last_proof: Option<Instant>,
     /// How often a shard was taken whose former owner may have delivered some, and up to which of these
@@ -42,9 +41,9 @@ struct Highest {
 }
 
 impl Proofs {
-    /// Rows of transactions stay for `keep`, the longest that one may take.
-    pub(super) fn new(keep: Duration) -> Self {
-        Proofs { keep, seen: Mutex::default() }
+    /// Rows of transactions stay for `keep` from now on, the longest that one may take.
+    pub(super) fn keep_for(&self, keep: Duration) {
+        self.lock().keep = keep;
     }
 
     /// These were read, at this time.
@@ -75,15 +74,11 @@ impl Proofs {
         }
     }
 
-    /// How long they stay.
-    pub(super) fn keep(&self) -> Duration {
-        self.keep
-    }
-
     /// The id above which every row has to stay; None where none has to.
     pub(super) fn held_above(&self, now: Instant) -> Option<i64> {
         let mut seen = self.lock();
-        let is_old = |at: Instant| now.duration_since(at) >= self.keep;
+        let keep = seen.keep;
+        let is_old = |at: Instant| now.duration_since(at) >= keep;
         if seen.last_proof.is_none_or(is_old) && seen.unknown == seen.found_out {
             seen.last_proof = None;
             return None;
@@ -101,13 +96,14 @@ impl Proofs {
             Some(last) if now.duration_since(last.since) < GRAIN => (last.until, last.id) = (now, id),
             _ => seen.highest.push_back(Highest { since: now, until: now, id }),
         }
-        while seen.highest.get(1).is_some_and(|next| now.duration_since(next.until) >= self.keep) {
+        let keep = seen.keep;
+        while seen.highest.get(1).is_some_and(|next| now.duration_since(next.until) >= keep) {
             seen.highest.pop_front();
         }
     }
 
     fn lock(&self) -> MutexGuard<'_, Seen> {
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -117,9 +113,15 @@ mod tests {
 
     const KEEP: Duration = Duration::from_secs(30);
 
+    fn proofs() -> Proofs {
+        let proofs = Proofs::default();
+        proofs.keep_for(KEEP);
+        proofs
+    }
+
     #[test]
     fn nothing_stays_where_no_transaction_wrote() {
-        let (proofs, start) = (Proofs::new(KEEP), Instant::now());
+        let (proofs, start) = (proofs(), Instant::now());
         for second in 0..100 {
             proofs.note(second, false, start + Duration::from_secs(second as u64));
         }
@@ -129,7 +131,7 @@ mod tests {
 
     #[test]
     fn what_is_younger_than_that_stays_from_the_first_message_of_a_transaction_on() {
-        let (proofs, start) = (Proofs::new(KEEP), Instant::now());
+        let (proofs, start) = (proofs(), Instant::now());
         let at = |second: u64| start + Duration::from_secs(second);
         for second in 0..60 {
             proofs.note(10 * second as i64, second >= 40, at(second));
@@ -144,7 +146,7 @@ mod tests {
 
     #[test]
     fn an_id_counts_as_read_when_the_last_of_its_second_was() {
-        let (proofs, start) = (Proofs::new(KEEP), Instant::now());
+        let (proofs, start) = (proofs(), Instant::now());
         proofs.note(7, true, start);
         proofs.note(5, false, start + GRAIN / 2);
         assert_eq!(proofs.held_above(start + KEEP - GRAIN / 4), Some(0));
@@ -156,7 +158,7 @@ mod tests {
 
     #[test]
     fn what_a_former_owner_left_stays_until_it_is_found_out() {
-        let (proofs, now) = (Proofs::new(KEEP), Instant::now());
+        let (proofs, now) = (proofs(), Instant::now());
         assert_eq!((proofs.unknown(), proofs.held_above(now)), (None, None));
         proofs.add_unknown();
         let asked = proofs.unknown().unwrap();

@@ -8,6 +8,7 @@ use super::committed::Committed;
 use super::read::Flow;
 use super::settings::RelaySettings;
 use super::told::Told;
+use crate::config::Followed;
 use crate::error::{ErrorKind, Result};
 use crate::outbox::{Outbox, OutboxSource};
 
@@ -30,15 +31,17 @@ pub(super) async fn run(
     source: Arc<dyn OutboxSource>,
     committed: Arc<Committed>,
     flow: Arc<Flow>,
-    settings: RelaySettings,
+    settings: Followed<RelaySettings>,
 ) {
-    let limit = settings.prune_messages;
     let deferral = Deferral::default();
-    let mut pruner = Pruner { source, outbox: None, committed, flow, limit, deferral, held_above: None };
+    let (limit, keep_proofs) = (0, Duration::ZERO);
+    let mut pruner =
+        Pruner { source, outbox: None, committed, flow, limit, keep_proofs, deferral, held_above: None };
     let (mut failures, mut told) = (0, Told::default());
     loop {
         pruner.committed.unpruned.any().await;
         tokio::time::sleep(PAUSE).await;
+        (pruner.limit, pruner.keep_proofs) = (settings.now().prune_messages, settings.now().keep_proofs);
         let pruned = pruner.prune().await;
         // Nobody waits for what does not get on, or is not asked for.
         pruner.committed.unpruned.limit(None);
@@ -55,7 +58,8 @@ pub(super) async fn run(
                 if !passes && told.is_news(&error) {
                     tracing::warn!(%error, "delivered messages can't be removed now");
                 }
-                tokio::time::sleep(settings.retry.wait(failures, 0.5)).await;
+                let wait = settings.now().retry.wait(failures, 0.5);
+                tokio::time::sleep(wait).await;
             }
         }
     }
@@ -67,6 +71,7 @@ struct Pruner {
     committed: Arc<Committed>,
     flow: Arc<Flow>,
     limit: u32,
+    keep_proofs: Duration,
     deferral: Deferral,
     /// Up to where all went the last time, while some have to stay.
     held_above: Option<i64>,
@@ -83,9 +88,10 @@ impl Pruner {
                 None => self.outbox.insert(self.source.connect().await?),
             };
             let (proofs, unpruned) = (&self.committed.proofs, &self.committed.unpruned);
+            proofs.keep_for(self.keep_proofs);
             if let Some(asked) = proofs.unknown() {
                 self.held_above = None;
-                proofs.found(asked, outbox.has_proofs(proofs.keep()).await?, Instant::now());
+                proofs.found(asked, outbox.has_proofs(self.keep_proofs).await?, Instant::now());
             }
             let held_above = proofs.held_above(Instant::now());
             if held_above.is_some() && held_above == self.held_above {

@@ -11,6 +11,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use super::committed::Committed;
 use super::settings::RelaySettings;
+use crate::config::Followed;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{BarrierId, Epoch, ShardIndex};
 use crate::message::StoredMessage;
@@ -101,7 +102,7 @@ pub(super) struct Begin {
 pub(super) struct Reader {
     pub(super) outbox: Box<dyn Outbox>,
     pub(super) commands: mpsc::Receiver<Command>,
-    pub(super) settings: RelaySettings,
+    pub(super) settings: Followed<RelaySettings>,
     pub(super) flow: Arc<Flow>,
     pub(super) committed: Arc<Committed>,
 }
@@ -109,7 +110,7 @@ pub(super) struct Reader {
 impl Reader {
     /// Reads until an error, or until the supervisor is gone.
     pub(super) async fn run(mut self) -> Result<()> {
-        let units = self.settings.buffer_bytes.max(READ_BYTES) / UNIT_BYTES;
+        let units = self.settings.now().buffer_bytes.max(READ_BYTES) / UNIT_BYTES;
         let next = NextRead {
             room: Arc::new(Semaphore::new(units)),
             units: u32::try_from(READ_BYTES / UNIT_BYTES).unwrap_or(u32::MAX),
@@ -141,8 +142,8 @@ impl Reader {
             }
             wait = match (batch.more, last_message.elapsed() < BUSY_FOR) {
                 (true, _) => Duration::ZERO,
-                (false, true) => self.settings.poll_busy,
-                (false, false) => self.settings.poll_idle,
+                (false, true) => self.settings.now().poll_busy,
+                (false, false) => self.settings.now().poll_idle,
             };
             hand_out(batch.chunks, reserved, &deliverers).await;
         }

@@ -25,6 +25,7 @@ use super::take::{Taken, Taker};
 use super::told::{Told, note_error};
 use super::wait::{chance, stopped};
 use super::writer::ShardWriter;
+use crate::config::Followed;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{Epoch, RelayId, ShardIndex};
 use crate::outbox::{Delivered, OutboxSource};
@@ -51,7 +52,7 @@ pub(super) struct Shared {
     pub(super) source: Arc<dyn OutboxSource>,
     pub(super) taker: Taker,
     pub(super) keeper: Keeper,
-    pub(super) settings: RelaySettings,
+    pub(super) settings: Followed<RelaySettings>,
     pub(super) tally: Arc<Tally>,
 }
 
@@ -113,7 +114,7 @@ impl<'a> Session<'a> {
         }
         let (commands, received) = mpsc::channel(COMMANDS);
         let settings = shared.settings.clone();
-        let (committed, flow) = (Arc::new(Committed::new(settings.keep_proofs)), Arc::new(Flow::default()));
+        let (committed, flow) = (Arc::new(Committed::default()), Arc::new(Flow::default()));
         let reader = Reader {
             outbox,
             commands: received,
@@ -163,7 +164,7 @@ impl<'a> Session<'a> {
         self.plan().await;
         loop {
             self.shared.tally.note_turn();
-            let pause = if self.is_calm() { CALM } else { self.shared.settings.retry.first };
+            let pause = if self.is_calm() { CALM } else { self.shared.settings.now().retry.first };
             let next_plan = (self.planned + pause).into();
             tokio::select! {
                 // In this order: a reader that failed ends its deliverers, too, and has the cause.
@@ -332,7 +333,7 @@ impl<'a> Session<'a> {
         }
         failure.in_taking = in_taking;
         failure.count += 1;
-        failure.not_before = Instant::now() + self.shared.settings.retry.wait(failure.count, chance());
+        failure.not_before = Instant::now() + self.shared.settings.now().retry.wait(failure.count, chance());
         // Whoever was fenced has shown that others can deliver, and nothing of itself.
         if error.kind() != ErrorKind::Fenced {
             self.part.failed();
@@ -399,7 +400,8 @@ impl<'a> Session<'a> {
             while self.delivering.join_next().await.is_some() {}
             while self.taking.join_next().await.is_some() {}
         };
-        if tokio::time::timeout(self.shared.settings.shutdown_limit, all).await.is_err() {
+        let limit = self.shared.settings.now().shutdown_limit;
+        if tokio::time::timeout(limit, all).await.is_err() {
             tracing::warn!("a batch in flight did not end in time; the next owner fences it");
         }
     }

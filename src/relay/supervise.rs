@@ -16,6 +16,7 @@ use super::settings::RelaySettings;
 use super::take::Taker;
 use super::told::Told;
 use super::wait::{chance, stopped};
+use crate::config::Followed;
 use crate::delivery::Delivery;
 use crate::error::{Error, ErrorKind, Result};
 use crate::failpoint;
@@ -36,7 +37,7 @@ pub struct Relay {
     /// Which shards are this relay's.
     pub lease: Box<dyn Lease>,
     /// Limits and pauses.
-    pub settings: RelaySettings,
+    pub settings: Followed<RelaySettings>,
     /// Where its loop tells that it turns. The ports above are counted there, too.
     pub tally: Arc<Tally>,
 }
@@ -71,7 +72,7 @@ async fn sessions(shared: &Shared, stop: &mut watch::Receiver<bool>) -> Result<(
     while !*stop.borrow() {
         let began = Instant::now();
         let Err(error) = Session::run(shared, stop, &mut told, &mut part).await else { return Ok(()) };
-        failures = if began.elapsed() > shared.settings.retry.limit { 1 } else { failures + 1 };
+        failures = if began.elapsed() > shared.settings.now().retry.limit { 1 } else { failures + 1 };
         part.failed();
         waits(shared, error, failures, stop, &mut told).await?;
         if part.is_in_doubt() {
@@ -106,7 +107,8 @@ async fn join(
 
 /// Gives up what this relay holds, and that it lives.
 async fn leave(shared: &Shared) {
-    let left = tokio::time::timeout(shared.settings.shutdown_limit, shared.keeper.leave()).await;
+    let limit = shared.settings.now().shutdown_limit;
+    let left = tokio::time::timeout(limit, shared.keeper.leave()).await;
     if !matches!(left, Ok(Ok(()))) {
         tracing::warn!("the leases could not be given up; others take them when they time out");
     }
@@ -127,8 +129,9 @@ async fn waits(
         tracing::warn!(%error, "waiting, nothing is lost");
     }
     shared.tally.note_turn();
+    let wait = shared.settings.now().retry.wait(failures, chance());
     tokio::select! {
-        () = tokio::time::sleep(shared.settings.retry.wait(failures, chance())) => {}
+        () = tokio::time::sleep(wait) => {}
         () = stopped(stop) => {}
     }
     Ok(())

@@ -9,6 +9,9 @@ use crate::delivery::kafka::{self, KafkaDelivery};
 use crate::delivery::topic_log::TopicLogDelivery;
 use crate::delivery::{Delivery, DeliveryScope};
 use crate::error::{Error, ErrorKind, Result};
+use crate::group::file::FileGroup;
+use crate::group::zookeeper::ZookeeperGroup;
+use crate::group::{Group, GroupOf};
 use crate::id::{Incarnation, ParticipantName, RelayId};
 use crate::lease::Lease;
 use crate::lease::file::FileLease;
@@ -17,6 +20,9 @@ use crate::lease::zookeeper::ZookeeperLease;
 use crate::outbox::postgres::{Limits, PostgresSource};
 use crate::outbox::sqlite::SqliteSource;
 use crate::outbox::{Installation, OutboxSource};
+use crate::settings::SettingsStore;
+use crate::settings::file::FileSettingsStore;
+use crate::settings::zookeeper::ZookeeperSettingsStore;
 use crate::zookeeper::{ZookeeperSettings, ZookeeperTls};
 
 /// One participant with an outbox, by its name.
@@ -99,10 +105,27 @@ pub(super) fn zookeeper(config: &Config) -> Option<ZookeeperSettings> {
         session_timeout: Duration::from_millis(zookeeper.session_timeout_ms),
         user: zookeeper.user.clone(),
         password: zookeeper.password.as_ref().map(|password| password.expose().to_string()),
+        require_acl: zookeeper.require_acl,
         tls: zookeeper
             .tls
             .as_ref()
             .map(|tls| ZookeeperTls { ca: tls.ca.clone(), identity: tls.identity.clone() }),
+    })
+}
+
+/// Settings that change at run time are kept in ZooKeeper where it is configured, otherwise in a file.
+pub(super) fn settings_store(config: &Config) -> Result<Box<dyn SettingsStore>> {
+    Ok(match zookeeper(config) {
+        Some(settings) => Box::new(ZookeeperSettingsStore::new(settings, &config.namespace)?),
+        None => Box::new(FileSettingsStore::new(config.data_dir.join("settings.db"))),
+    })
+}
+
+/// Groups are kept in ZooKeeper where it is configured, otherwise in a file.
+pub(super) fn group(config: &Config, of: &GroupOf) -> Result<Box<dyn Group>> {
+    Ok(match zookeeper(config) {
+        Some(settings) => Box::new(ZookeeperGroup::new(settings, &config.namespace, of)?),
+        None => Box::new(FileGroup::new(&config.data_dir, of)),
     })
 }
 

@@ -29,6 +29,8 @@ pub struct InitReport {
     pub participants: Vec<ParticipantReport>,
     /// The topics asked for, each with whether it was made now.
     pub topics: Vec<(String, bool)>,
+    /// Nodes in ZooKeeper that anybody could change, and that are the configured user's now.
+    pub guarded_nodes: usize,
 }
 
 /// What `init` made or found for one participant.
@@ -97,13 +99,14 @@ pub async fn init(
             made: !known.contains_key(name),
         });
     }
+    let mut guarded_nodes = 0;
     if let Some(settings) = build::zookeeper(config) {
         begin("preparing ZooKeeper");
-        zookeeper::init(&settings, &config.namespace, incarnation).await?;
+        guarded_nodes = zookeeper::init(&settings, &config.namespace, incarnation).await?;
     }
     begin("making topics");
     let topics = make_topics(delivery, topics, partitions).await?;
-    Ok(InitReport { incarnation, born, participants, topics })
+    Ok(InitReport { incarnation, born, participants, topics, guarded_nodes })
 }
 
 /// The participants without an outbox that take part in transactions: a file can't prepare.

@@ -1,12 +1,15 @@
 //! Opens this process's part in transactions over several databases.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, SystemTime};
 
 use super::build;
+use super::follow::Follower;
 use super::installed::installed;
-use crate::config::{Config, DatabaseUrl, PostgresUrl};
+use super::limits::coordinator_settings;
+use super::presence::Presence;
+use crate::config::{Config, DatabaseUrl, Followed, PostgresUrl};
 use crate::coordinator::{Caretaker, CoordinatorSettings, Member, Node};
 use crate::decision_log::DecisionLog;
 use crate::decision_log::file::FileDecisionLog;
@@ -17,7 +20,6 @@ use crate::lock::LockStore;
 use crate::lock::file::FileLocks;
 use crate::lock::zookeeper::ZookeeperLocks;
 use crate::participant::postgres::PostgresParticipant;
-use crate::protocol::retry::Backoff;
 use crate::zookeeper;
 
 const OPERATION: &str = "open";
@@ -34,10 +36,23 @@ pub(super) struct Opened {
 /// Opens a node in the tokio runtime that this is called in. The databases have to answer; ZooKeeper need
 /// not, until something is to be decided there.
 pub async fn open_node(config: &Config) -> Result<Node> {
+    let following = Arc::default();
+    let (follower, changing) = Follower::new(config, Arc::clone(&following))?;
+    let node = open_following(config, changing.coordinator).await?;
+    // In the background: nothing waits for ZooKeeper until something is to be decided there.
+    tokio::spawn(follower.run());
+    let holdings = Arc::new(OnceLock::from(node.holdings()));
+    let presence =
+        Presence { config: config.clone(), started: SystemTime::now(), relay: None, holdings, following };
+    Ok(node.with_companion(|closed| presence.spawn(closed)))
+}
+
+/// The same, with settings that somebody follows already.
+pub(super) async fn open_following(config: &Config, settings: Followed<CoordinatorSettings>) -> Result<Node> {
     let Opened { namespace, incarnation, members, log, locks } = open_stores(config).await?;
     let files = config.participants.iter().filter(|(_, one)| matches!(one.url, DatabaseUrl::Sqlite(_)));
     let files = files.map(|(name, _)| name.clone()).collect();
-    Ok(Node::open(namespace, incarnation, members, log, locks, settings(config)).with_files(files))
+    Ok(Node::open(namespace, incarnation, members, log, locks, settings).with_files(files))
 }
 
 /// Opens what a person sees and has done about transactions. One database has to answer.
@@ -51,7 +66,7 @@ pub async fn open_caretaker(config: &Config) -> Result<Caretaker> {
         return Err(away.pop_first().map_or_else(no_postgres, |(_, error)| error));
     };
     let Opened { namespace, incarnation, members, log, .. } = opened;
-    Caretaker::open(namespace, incarnation, members, away, log, settings(config)).await
+    Caretaker::open(namespace, incarnation, members, away, log, coordinator_settings(config)).await
 }
 
 /// The databases that can take part, all of them, and the decision log.
@@ -139,18 +154,4 @@ fn locks(config: &Config, incarnation: Incarnation) -> Result<Arc<dyn LockStore>
         Some(settings) => Arc::new(ZookeeperLocks::new(settings, &config.namespace, incarnation)?),
         None => Arc::new(FileLocks::new(&config.data_dir, incarnation)),
     })
-}
-
-fn settings(config: &Config) -> CoordinatorSettings {
-    let (given, ms) = (&config.coordinator, Duration::from_millis);
-    CoordinatorSettings {
-        deadline: ms(given.deadline_ms),
-        home_wait: ms(given.home_wait_ms),
-        in_flight_max: given.in_flight_max,
-        sweep_interval: ms(given.sweep_interval_ms),
-        retry: Backoff { first: ms(given.retry_first_ms), limit: ms(given.retry_limit_ms) },
-        keep_days: given.keep_days,
-        outcomes_max: given.outcomes_max,
-        ..CoordinatorSettings::default()
-    }
 }

@@ -6,6 +6,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use super::build;
+use super::follow::Following;
 use super::relay_id::OwnId;
 use crate::config::Config;
 use crate::coordinator::RecoveryTally;
@@ -28,6 +29,8 @@ pub struct Observed {
     pub(super) looks: bool,
     /// Empty where this process recovers no coordinators, or has yet to open what it does so with.
     pub(super) recovery: Arc<OnceLock<Arc<RecoveryTally>>>,
+    /// Which settings it follows that change at run time.
+    pub settings: Arc<Following>,
     stuck_after: Duration,
     stopping: AtomicBool,
 }
@@ -62,6 +65,7 @@ impl Observed {
             participants: participants.collect(),
             looks: config.admin.listen.is_some(),
             recovery: Arc::default(),
+            settings: Arc::default(),
             stuck_after: STUCK_AFTER + 2 * Duration::from_millis(longest),
             stopping: AtomicBool::new(false),
         })

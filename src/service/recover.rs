@@ -5,9 +5,9 @@ use std::sync::{Arc, OnceLock};
 
 use tokio::sync::watch;
 
-use super::node::{has_transactions, open_node};
-use crate::config::Config;
-use crate::coordinator::{Node, RecoveryTally};
+use super::node::{has_transactions, open_following};
+use crate::config::{Config, Followed};
+use crate::coordinator::{CoordinatorSettings, Holdings, Node, RecoveryTally};
 use crate::error::Result;
 use crate::protocol::retry::Backoff;
 use crate::relay::stopped;
@@ -15,17 +15,20 @@ use crate::relay::stopped;
 /// Works until `stop` turns true. Servers that are away are waited for.
 pub(super) async fn run(
     config: Config,
+    settings: Followed<CoordinatorSettings>,
     retry: Backoff,
     observed: Arc<OnceLock<Arc<RecoveryTally>>>,
+    holdings: Arc<OnceLock<Arc<Holdings>>>,
     mut stop: watch::Receiver<bool>,
 ) {
     let (mut failures, mut told) = (0, false);
     loop {
-        match open(&config).await {
+        match open(&config, &settings).await {
             // With one database alone nothing is ever prepared.
             Ok(None) => return,
             Ok(Some(node)) => {
                 let _ = observed.set(node.recovery());
+                let _ = holdings.set(node.holdings());
                 stopped(&mut stop).await;
                 return node.close().await;
             }
@@ -43,6 +46,9 @@ pub(super) async fn run(
     }
 }
 
-async fn open(config: &Config) -> Result<Option<Node>> {
-    if has_transactions(config).await? { open_node(config).await.map(Some) } else { Ok(None) }
+async fn open(config: &Config, settings: &Followed<CoordinatorSettings>) -> Result<Option<Node>> {
+    match has_transactions(config).await? {
+        true => open_following(config, settings.clone()).await.map(Some),
+        false => Ok(None),
+    }
 }

@@ -1,20 +1,21 @@
 //! Runs one relay for each participant with an outbox.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tracing::Instrument as _;
 
+use super::follow::Follower;
 use super::installed::installed;
+use super::limits::relay_settings;
+use super::presence::Presence;
 use super::relay_id::OwnId;
 use super::{Observed, build, look, recover};
-use crate::config::{Config, Participant};
+use crate::config::{Config, Followed, Participant};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::ParticipantName;
 use crate::outbox::OutboxSource;
-use crate::protocol::retry::Backoff;
 use crate::relay::{CountedDelivery, CountedLease, CountedSource, Relay, RelaySettings, Tally, stopped};
 
 /// Runs the relays until `stop` turns true; then batches in flight are finished and leases given
@@ -26,6 +27,9 @@ pub async fn run_relays(config: &Config, stop: watch::Receiver<bool>) -> Result<
 
 /// The same; `observed` tells meanwhile what they do.
 pub async fn run_observed(config: &Config, observed: &Observed, stop: watch::Receiver<bool>) -> Result<()> {
+    let (mut follower, changing) = Follower::new(config, Arc::clone(&observed.settings))?;
+    follower.begin().await;
+    tokio::spawn(follower.run());
     let mut relays: JoinSet<Result<()>> = JoinSet::new();
     for ((name, participant), (_, tally)) in build::outboxes(config)?.into_iter().zip(&observed.participants)
     {
@@ -36,6 +40,7 @@ pub async fn run_observed(config: &Config, observed: &Observed, stop: watch::Rec
             id: Arc::clone(&observed.id),
             tally: Arc::clone(tally),
             looks: observed.looks,
+            settings: changing.relay.clone(),
         };
         let stop = stop.clone();
         // Every line of the log says whose relay it is.
@@ -47,11 +52,22 @@ pub async fn run_observed(config: &Config, observed: &Observed, stop: watch::Rec
         };
         relays.spawn(run.instrument(span));
     }
-    let settings = settings(config);
+    let settings = relay_settings(config);
+    let holdings = Arc::default();
+    let presence = Presence {
+        config: config.clone(),
+        started: observed.started,
+        relay: Some((Arc::clone(&observed.id), observed.participants.clone())),
+        holdings: Arc::clone(&holdings),
+        following: Arc::clone(&observed.settings),
+    };
+    let present = presence.spawn(stop.clone());
     let mut recovering = tokio::spawn(recover::run(
         config.clone(),
+        changing.coordinator,
         settings.retry,
         Arc::clone(&observed.recovery),
+        Arc::clone(&holdings),
         stop.clone(),
     ));
     let mut failed = None;
@@ -68,6 +84,11 @@ pub async fn run_observed(config: &Config, observed: &Observed, stop: watch::Rec
         let _ = tokio::time::timeout(settings.shutdown_limit, &mut recovering).await;
     }
     recovering.abort();
+    if *stop.borrow() {
+        let _ = present.await;
+    } else {
+        present.abort();
+    }
     failed.map_or(Ok(()), Err)
 }
 
@@ -79,11 +100,12 @@ struct One {
     id: Arc<OwnId>,
     tally: Arc<Tally>,
     looks: bool,
+    settings: Followed<RelaySettings>,
 }
 
 impl One {
     async fn run(&self, mut stop: watch::Receiver<bool>) -> Result<()> {
-        let settings = settings(&self.config);
+        let retry = relay_settings(&self.config).retry;
         let source: Arc<dyn OutboxSource> = Arc::new(CountedSource::new(
             build::source(&self.config, &self.participant),
             Arc::clone(&self.tally),
@@ -92,7 +114,7 @@ impl One {
         let mut told: Option<String> = None;
         loop {
             self.tally.note_turn();
-            match self.assemble(&source, settings.clone()).await {
+            match self.assemble(&source).await {
                 Ok(relay) => return self.run_and_look(relay, stop).await,
                 Err(error)
                     if matches!(
@@ -112,7 +134,7 @@ impl One {
             }
             failures += 1;
             tokio::select! {
-                () = tokio::time::sleep(settings.retry.wait(failures, 0.5)) => {}
+                () = tokio::time::sleep(retry.wait(failures, 0.5)) => {}
                 () = stopped(&mut stop) => return Ok(()),
             }
         }
@@ -129,8 +151,9 @@ impl One {
         }
     }
 
-    async fn assemble(&self, source: &Arc<dyn OutboxSource>, settings: RelaySettings) -> Result<Relay> {
+    async fn assemble(&self, source: &Arc<dyn OutboxSource>) -> Result<Relay> {
         let One { config, name, participant, tally, .. } = self;
+        let settings = self.settings.clone();
         let installation = installed(config, name, participant, &**source).await?;
         let id = self.id.get();
         let scope = build::scope(config, name, participant, installation.incarnation);
@@ -140,22 +163,5 @@ impl One {
         let lease = Box::new(CountedLease::new(lease?, Arc::clone(tally), id));
         let source = Arc::clone(source);
         Ok(Relay { id, source, installation, delivery, lease, settings, tally: Arc::clone(tally) })
-    }
-}
-
-fn settings(config: &Config) -> RelaySettings {
-    let (relay, ms) = (&config.relay, Duration::from_millis);
-    RelaySettings {
-        batch_messages: relay.batch_messages,
-        batch_bytes: relay.batch_bytes,
-        buffer_bytes: relay.buffer_bytes,
-        poll_busy: ms(relay.poll_busy_ms),
-        poll_idle: ms(relay.poll_idle_ms),
-        prune_messages: relay.prune_messages,
-        keep_proofs: ms(config.coordinator.deadline_ms),
-        set_aside_max: relay.set_aside_max,
-        on_poison: config.topics.iter().map(|(name, topic)| (name.clone(), topic.on_poison)).collect(),
-        retry: Backoff { first: ms(relay.retry_first_ms), limit: ms(relay.retry_limit_ms) },
-        shutdown_limit: ms(relay.shutdown_timeout_ms),
     }
 }

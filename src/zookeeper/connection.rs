@@ -31,6 +31,8 @@ pub struct ZookeeperSettings {
     pub user: Option<String>,
     /// The user's password.
     pub password: Option<String>,
+    /// Whether nodes that anybody may change are refused.
+    pub require_acl: bool,
     /// None speaks without TLS.
     pub tls: Option<ZookeeperTls>,
 }
@@ -43,6 +45,7 @@ impl fmt::Debug for ZookeeperSettings {
             .field("session_timeout", &self.session_timeout)
             .field("user", &self.user)
             .field("password", &self.password.as_ref().map(|_| "***"))
+            .field("require_acl", &self.require_acl)
             .field("tls", &self.tls)
             .finish()
     }
@@ -62,6 +65,7 @@ pub(crate) struct Connection {
     client: zk::Client,
     servers: String,
     has_user: bool,
+    requires_acl: bool,
 }
 
 impl Connection {
@@ -88,8 +92,8 @@ impl Connection {
         let opened = tokio::time::timeout(settings.session_timeout, opening);
         match opened.await.unwrap_or(Ok(Err(zk::Error::Timeout)))? {
             Ok(client) => {
-                let has_user = settings.user.is_some();
-                Ok(Connection { client, servers: settings.servers.clone(), has_user })
+                let (has_user, requires_acl) = (settings.user.is_some(), settings.require_acl);
+                Ok(Connection { client, servers: settings.servers.clone(), has_user, requires_acl })
             }
             Err(error @ zk::Error::BadArguments(_)) => {
                 let message = "[zookeeper] servers is not `host:port`, several joined by commas";
@@ -130,6 +134,11 @@ impl Connection {
     /// Who may use the nodes that are created.
     pub(crate) fn acls(&self) -> zk::Acls<'static> {
         if self.has_user { zk::Acls::creator_all() } else { zk::Acls::anyone_all() }
+    }
+
+    /// Whether nodes that anybody may change are refused.
+    pub(super) fn requires_acl(&self) -> bool {
+        self.requires_acl
     }
 
     /// Waits for a call's answer, within its limit: without a connection the client would hold it

@@ -6,8 +6,10 @@
 use serde::{Deserialize, Serialize};
 use zookeeper_client as zk;
 
+use super::access::{expect_guarded, guard};
 use super::connection::{Connection, Effect, ZookeeperSettings};
 use super::paths::Paths;
+use super::tree::{below, children};
 use crate::error::{Error, ErrorKind, Result};
 use crate::failpoint;
 use crate::id::{Incarnation, Namespace};
@@ -21,12 +23,13 @@ struct Layout {
 }
 
 /// Prepares ZooKeeper for a namespace. Nothing changes when that was done before for the same
-/// incarnation; another one is refused.
+/// incarnation; another one is refused. Nodes that anybody may change become the user's, where there is
+/// one; returns how many.
 pub async fn init(
     settings: &ZookeeperSettings,
     namespace: &Namespace,
     incarnation: Incarnation,
-) -> Result<()> {
+) -> Result<usize> {
     let operation = "prepare ZooKeeper";
     let paths = Paths::new(settings, namespace)?;
     let connection = Connection::open(settings).await?;
@@ -37,14 +40,16 @@ pub async fn init(
     let path = paths.layout();
     match connection.call(connection.client().create(&path, &data, &options)).await {
         Ok(_) => {}
-        Err(zk::Error::NodeExists) => check(&connection, &paths, incarnation).await?,
+        Err(zk::Error::NodeExists) => check_layout(&connection, &paths, incarnation).await?,
         Err(error) => {
             let error = connection.error(operation, Effect::Possible, error).with("path", path);
             return Err(not_allowed(error, &paths));
         }
     }
     failpoint!("zookeeper.init.after_commit")?;
-    connection.close().await
+    let guarded = if settings.user.is_some() { guard(&connection, &paths).await? } else { 0 };
+    connection.close().await?;
+    Ok(guarded)
 }
 
 /// A user without the right learns what to have made.
@@ -96,7 +101,7 @@ pub async fn adopt(
     let found = read(&connection, &paths).await?.map(|data| decode(&paths, &data)).transpose()?;
     if found.is_none_or(|found| found == incarnation) {
         connection.close().await?;
-        return init(settings, namespace, incarnation).await;
+        return init(settings, namespace, incarnation).await.map(drop);
     }
     let living = living(&connection, &paths).await?;
     if !living.is_empty() {
@@ -132,6 +137,7 @@ pub async fn remove(
     expect_settled(&connection, &paths).await?;
     // The layout goes last: without it nobody could tell whose the rest is.
     let mut nodes = below(&connection, paths.root()).await?;
+    nodes.reverse();
     nodes.retain(|path| *path != paths.layout());
     nodes.extend([paths.layout(), paths.root().to_string()]);
     for path in nodes {
@@ -146,20 +152,6 @@ pub async fn remove(
         failpoint!("zookeeper.remove.after_commit")?;
     }
     connection.close().await
-}
-
-/// All nodes below one, each behind those below it.
-async fn below(connection: &Connection, root: &str) -> Result<Vec<String>> {
-    let (mut found, mut at) = (Vec::new(), 0);
-    let mut open = root.to_string();
-    loop {
-        found.extend(children(connection, &open).await?.into_iter().map(|name| format!("{open}/{name}")));
-        let Some(next) = found.get(at) else { break };
-        open.clone_from(next);
-        at += 1;
-    }
-    found.reverse();
-    Ok(found)
 }
 
 /// Refused while a coordinator has a record: what was decided of the branches that it has prepared stands
@@ -189,23 +181,34 @@ async fn living(connection: &Connection, paths: &Paths) -> Result<Vec<String>> {
     Ok(found)
 }
 
-/// The names below a node; none where it is not there.
-async fn children(connection: &Connection, path: &str) -> Result<Vec<String>> {
-    match connection.call(connection.client().list_children(path)).await {
-        Ok(found) => Ok(found),
-        Err(zk::Error::NoNode) => Ok(Vec::new()),
-        Err(error) => Err(connection.error("look at ZooKeeper", Effect::None, error).with("path", path)),
-    }
-}
-
 fn encode(incarnation: Incarnation) -> Result<Vec<u8>> {
     let layout = Layout { version: VERSION, incarnation: incarnation.to_string() };
     serde_json::to_vec(&layout)
         .map_err(|error| Error::new(ErrorKind::Failed, "prepare ZooKeeper", "layout").caused_by(error))
 }
 
-/// Refuses anything but the layout of this incarnation.
+/// What a session begins with: refuses anything but the layout of this incarnation, and nodes that anybody
+/// may change where the configuration asks for that.
 pub(crate) async fn check(connection: &Connection, paths: &Paths, incarnation: Incarnation) -> Result<()> {
+    check_layout(connection, paths, incarnation).await?;
+    expect_guarded(connection, paths).await
+}
+
+/// The same for whoever serves any incarnation that ZooKeeper was prepared for.
+pub(crate) async fn check_prepared(connection: &Connection, paths: &Paths) -> Result<()> {
+    match read(connection, paths).await? {
+        Some(data) => drop(decode(paths, &data)?),
+        None => return Err(unprepared(paths)),
+    }
+    expect_guarded(connection, paths).await
+}
+
+/// Refuses anything but the layout of this incarnation.
+pub(crate) async fn check_layout(
+    connection: &Connection,
+    paths: &Paths,
+    incarnation: Incarnation,
+) -> Result<()> {
     expect(paths, read(connection, paths).await?.as_deref(), incarnation)
 }
 
@@ -219,13 +222,15 @@ pub(crate) fn expect(paths: &Paths, data: Option<&[u8]>, incarnation: Incarnatio
                            to this one: `onecommit adopt` with the participant's name";
             Err(refused(paths, message).with("found", found).with("expected", incarnation))
         }
-        None => {
-            let message = "ZooKeeper does not know this namespace: run `onecommit init`, or `onecommit \
-                           adopt` with the participant's name; if it was there before, ask who emptied these \
-                           servers, or whether they are the right ones";
-            Err(refused(paths, message))
-        }
+        None => Err(unprepared(paths)),
     }
+}
+
+fn unprepared(paths: &Paths) -> Error {
+    let message = "ZooKeeper does not know this namespace: run `onecommit init`, or `onecommit \
+                   adopt` with the participant's name; if it was there before, ask who emptied these \
+                   servers, or whether they are the right ones";
+    refused(paths, message)
 }
 
 async fn read(connection: &Connection, paths: &Paths) -> Result<Option<Vec<u8>>> {

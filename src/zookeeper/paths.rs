@@ -4,7 +4,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::connection::ZookeeperSettings;
 use crate::error::{Error, ErrorKind, Result};
-use crate::id::{CoordinatorId, Namespace, ParticipantName, RelayId, ShardIndex, TransactionId};
+use crate::id::{CoordinatorId, GroupName, Namespace, ParticipantName, RelayId, ShardIndex, TransactionId};
 use crate::protocol::lock::{Owner, Purpose, Queue};
 
 /// What a lock's name has as it is; all else would be a path, or no name of a node.
@@ -32,6 +32,10 @@ impl Paths {
 
     pub(crate) fn layout(&self) -> String {
         format!("{}/layout", self.root)
+    }
+
+    pub(crate) fn settings(&self) -> String {
+        format!("{}/settings", self.root)
     }
 
     pub(super) fn root(&self) -> &str {
@@ -109,6 +113,19 @@ impl Paths {
         format!("{}/outcomes/{}:{:020}", self.root, first.coordinator, first.number)
     }
 
+    pub(crate) fn nodes(&self) -> String {
+        format!("{}/nodes", self.root)
+    }
+
+    /// What has to be there before a group is made.
+    pub(crate) fn groups(&self) -> String {
+        format!("{}/groups", self.root)
+    }
+
+    pub(crate) fn group(&self, name: &GroupName) -> String {
+        format!("{}/groups/{}", self.root, utf8_percent_encode(name.as_str(), PLAIN))
+    }
+
     /// What has to be there before anything is locked.
     pub(crate) fn locks(&self) -> [String; 3] {
         [self.all_queues(Purpose::Lock), self.all_queues(Purpose::Leader), self.all_waits()]
@@ -158,6 +175,7 @@ mod tests {
             session_timeout: Duration::from_secs(2),
             user: None,
             password: None,
+            require_acl: false,
             tls: None,
         };
         Ok(Paths::new(&settings, &"shop".parse()?)?.layout())

@@ -54,6 +54,29 @@ CONFIGURATION = [
         act=lambda at: at.read(config="[relay]\nbatch_messages = 0"),
     ),
     tried(
+        "require_acl without a user",
+        "ConfigurationError",
+        "[zookeeper] require_acl: user and password have to be given with it",
+        "onecommit.toml:3:1",
+        act=lambda at: at.read(config='[zookeeper]\nservers = "a:1"\nrequire_acl = true'),
+    ),
+    proved(
+        "a setting at run time that the file could not have, or that takes a restart",
+        "exit code 2, and nothing is stored",
+        e2e("test_settings.py::test_what_could_not_be_in_the_file_is_not_stored"),
+        unit(
+            "config::run_time::tests::"
+            "a_key_that_takes_a_restart_says_why_and_an_unknown_one_what_was_meant"
+        ),
+        says=["takes a restart", "is no setting"],
+    ),
+    proved(
+        "a setting at run time of a later release",
+        "what held before goes on to hold, and the log says so",
+        e2e("test_settings.py::test_what_a_later_release_has_set_is_refused_and_kept"),
+        says=["settings are refused: those of before hold"],
+    ),
+    tried(
         "a file that is no TOML",
         "ConfigurationError",
         "onecommit.toml:1:",

@@ -3,9 +3,11 @@ others are kept out, and what is wrong is told clearly."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from subprocess import CompletedProcess
+from typing import Any
 
 import pytest
 
@@ -15,6 +17,7 @@ from .secured_zookeeper import SecuredZooKeeper
 from .waiting import wait_until
 
 CONFIGURATION = 2
+REFUSED = 4
 PASSWORD = "s3cret-of-the-lease"
 # Whatever is logged, no secret is in it.
 TALKATIVE = {"ONECOMMIT_LOG": "trace"}
@@ -136,3 +139,43 @@ def test_a_secure_port_without_tls_is_waited_for(
         "ZooKeeper does not answer", "init", environment=TALKATIVE
     )
     assert PASSWORD not in told.stdout + told.stderr
+
+
+def test_nodes_from_before_there_was_a_user_are_warned_of_refused_and_mended(
+    installation: Installation, settings: Zookeeper
+) -> None:
+    """By TLS, below a chroot: first without a user, then with one, then asking for its rights."""
+    below = {**settings, "chroot": "/apps/secured"}
+    nobody = {key: value for key, value in below.items() if key not in ("user", "password")}
+    strict = {**below, "require_acl": True}
+    done = run(installation, nobody, "init", "--topic", installation.topic)
+    assert done.returncode == 0, done.stderr
+    installation.deliver(5)
+
+    found = exposed(run(installation, below, "--json", "status"))
+    root = f"/apps/secured/onecommit/{installation.name}"
+    assert found["exposed_nodes"] > 3 and found["exposed_examples"][0] == root, found
+    told = run(installation, below, "status")
+    assert "warning: ZooKeeper: anybody may change" in told.stdout, told
+    assert "run `onecommit init`" in told.stdout, told
+    doctor = run(installation, below, "doctor").stdout
+    assert "warning  ZooKeeper: anybody may change" in doctor, doctor
+
+    for words in [("relay",), ("status",)]:
+        done = run(installation, strict, *words)
+        assert done.returncode == REFUSED, done
+        assert f"nodes, {root}, " in done.stdout + done.stderr, done
+
+    done = run(installation, strict, "init")
+    assert f"ZooKeeper: {found['exposed_nodes']} nodes that anybody could change" in done.stdout
+    assert exposed(run(installation, strict, "--json", "status"))["exposed_nodes"] == 0
+    assert "no node may be changed by anybody" in run(installation, strict, "doctor").stdout
+    installation.deliver(5)
+    installation.check_clean(10)
+
+
+def exposed(done: CompletedProcess[str]) -> dict[str, Any]:
+    """What `status` says of nodes that anybody may change."""
+    assert done.returncode == 0, done
+    found: dict[str, Any] = json.loads(done.stdout)["zookeeper"]
+    return found

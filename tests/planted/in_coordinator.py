@@ -39,6 +39,46 @@ FORGOTTEN = rust(f"{BY_HAND}a_forgotten_participants_decisions_are_kept_with_the
 
 BUGS = [
     Bug(
+        "member-sure-of-itself-while-cut-off",
+        "Who has no connection is told that it may be no member, before others are told so.",
+        rust("groups::who_loses_the_session_is_told_first_that_it_may_be_gone_and_then_that_it_is"),
+        "called `Result::unwrap()` on an `Err` value",
+        [Edit("src/group/zookeeper.rs", "if waited {", "if waited || seen.is_current {")],
+    ),
+    Bug(
+        "settings-stored-unchecked",
+        "What is set at run time is checked, as the file would be, before it is stored.",
+        e2e("test_settings.py::test_what_could_not_be_in_the_file_is_not_stored[file]"),
+        "'relay.batch_messages', '0'",
+        [Edit("src/service/settings.rs", "    config.with(&wanted)?;\n", "")],
+    ),
+    Bug(
+        "settings-overwritten-unseen",
+        "Settings take the place of those only that were seen.",
+        rust("settings::a_file_conforms"),
+        "called `Result::unwrap_err()` on an `Ok` value",
+        [
+            Edit(
+                "src/settings/file.rs",
+                "if stored(&transaction, OPERATION).map_err(named)?.revision != seen {",
+                "if stored(&transaction, OPERATION).map_err(named)?.revision > seen + 9 {",
+            )
+        ],
+    ),
+    Bug(
+        "rights-of-the-topmost-node-only",
+        "Every node that anybody may change is refused, and not the topmost alone.",
+        rust("access_zookeeper::one_node_that_anybody_may_change_is_enough_to_refuse"),
+        "called `Result::unwrap_err()` on an `Ok` value",
+        [
+            Edit(
+                "src/zookeeper/access.rs",
+                "all.extend(below(connection, paths.root()).await?);",
+                "let _ = below;",
+            )
+        ],
+    ),
+    Bug(
         "outcome-dies-with-its-recoverer",
         "What is to be rolled back is kept before it is: its recoverer may die in the middle.",
         HANDED_ON,

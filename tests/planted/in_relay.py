@@ -201,7 +201,7 @@ BUGS = [
         [
             Edit(
                 "src/relay/prune.rs",
-                "outbox.has_proofs(proofs.keep()).await?",
+                "outbox.has_proofs(self.keep_proofs).await?",
                 "false",
             )
         ],

@@ -155,7 +155,15 @@ impl Place {
         let servers =
             std::env::var("ONECOMMIT_TEST_ZOOKEEPER").expect("run under `python -m tests.servers run`");
         let session_timeout = self.session_timeout;
-        ZookeeperSettings { servers, chroot: None, session_timeout, user: None, password: None, tls: None }
+        ZookeeperSettings {
+            servers,
+            chroot: None,
+            session_timeout,
+            user: None,
+            password: None,
+            require_acl: false,
+            tls: None,
+        }
     }
 
     /// Where its messages go.

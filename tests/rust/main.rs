@@ -1,15 +1,19 @@
 //! Tests against real databases and servers: one conformance suite a port, which each backend
 //! passes by one call.
 
+#[cfg(feature = "zookeeper")]
+mod access_zookeeper;
 #[cfg(feature = "service")]
 mod combinations;
 mod conformance_decision_log;
 mod conformance_delivery;
+mod conformance_group;
 mod conformance_lease;
 mod conformance_lock;
 mod conformance_outbox;
 mod conformance_participant;
 mod conformance_set_aside;
+mod conformance_settings;
 #[cfg(feature = "service")]
 mod coordinator;
 #[cfg(feature = "sqlite")]
@@ -18,6 +22,8 @@ mod decision_log_file;
 mod decision_log_zookeeper;
 #[cfg(feature = "kafka")]
 mod delivery_kafka;
+#[cfg(feature = "service")]
+mod groups;
 #[cfg(feature = "kafka")]
 mod kafka_reader;
 #[cfg(feature = "postgres")]
@@ -39,6 +45,8 @@ mod patience;
 mod postgres_servers;
 #[cfg(feature = "postgres")]
 mod read_path;
+#[cfg(feature = "service")]
+mod settings;
 #[cfg(feature = "sqlite")]
 mod sqlite;
 #[cfg(feature = "zookeeper")]

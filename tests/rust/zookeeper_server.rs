@@ -27,6 +27,7 @@ pub fn settings() -> ZookeeperSettings {
         session_timeout: LONG,
         user: None,
         password: None,
+        require_acl: false,
         tls: None,
     }
 }

@@ -17,7 +17,7 @@ FLOORS = [
     WORDS,
     {"protocol"},
     {"sqlite", "postgres", "zookeeper"},
-    {"participant", "decision_log", "lease", "lock", "outbox", "delivery"},
+    {"participant", "decision_log", "group", "lease", "lock", "outbox", "delivery", "settings"},
     {"coordinator", "relay"},
     {"service"},
     {"cli", "python", "admin"},

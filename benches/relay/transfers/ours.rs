@@ -58,6 +58,7 @@ pub(crate) async fn stores_of(
         session_timeout,
         user: None,
         password: None,
+        require_acl: false,
         tls: None,
     };
     zookeeper::init(&settings, namespace, incarnation).await?;

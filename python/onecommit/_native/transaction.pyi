@@ -5,6 +5,7 @@ from concurrent.futures import Future
 from os import PathLike
 from typing import TypeAlias, final
 
+from .group import Group
 from .lock import Held, Wait
 
 __all__ = ["Dialogue", "Node"]
@@ -24,6 +25,7 @@ class Node:
         ack: str,
         deadline_ms: int | None,
     ) -> Dialogue: ...
+    def group(self, name: str, member: str, data: bytes) -> Group: ...
     def lock(
         self, name: str, leads: bool, timeout_ms: int | None, future: Future[Held]
     ) -> Wait: ...

@@ -23,7 +23,7 @@ impl Dialogue {
                 let why = format!(
                     "{} transactions are in flight, and none ended before the deadline: look for a server that \
                      does not answer (`onecommit status`)",
-                    self.scope.settings.in_flight_max
+                    self.scope.settings.now().in_flight_max
                 );
                 self.blame(Some(Error::new(ErrorKind::Unreachable, BEGIN, why)));
                 self.is_begun = true;
@@ -55,7 +55,8 @@ impl Dialogue {
                 Err(_) => {}
             }
             failures += 1;
-            tokio::time::sleep(self.scope.settings.retry.wait(failures, 0.5)).await;
+            let wait = self.scope.settings.now().retry.wait(failures, 0.5);
+            tokio::time::sleep(wait).await;
         }
     }
 

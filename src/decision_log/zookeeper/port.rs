@@ -100,7 +100,7 @@ impl LogSession for Session {
         let (store, paths) = (&self.store, &self.store.paths);
         // Where everything was deleted under a living session, nothing must be taken for settled. This
         // also has what is read behind it be what the leader knows.
-        zookeeper::check(&store.connection, paths, self.incarnation).await?;
+        zookeeper::check_layout(&store.connection, paths, self.incarnation).await?;
         let names = store.folder(OPERATION, &paths.all_coordinators()).await?;
         let live: BTreeSet<String> = store.folder(OPERATION, &paths.all_live()).await?.into_iter().collect();
         let registered = |name: &String| {

@@ -39,6 +39,7 @@ pub async fn doctor(config: &Config) -> Result<Findings> {
         }
     }
     transactions::judge(&mut findings, config).await;
+    relays::judge_exposed(&mut findings, super::exposed(config).await);
     Ok(findings)
 }
 

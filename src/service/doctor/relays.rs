@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use super::super::Exposed;
 use super::super::status::{ShardStatus, leases, look};
 use super::finding::Findings;
 use super::{blocking, build};
@@ -144,6 +145,18 @@ fn judge_version(findings: &mut Findings, server: &str, version: &str) {
     findings.problem("ZooKeeper", what, "upgrade it to 3.6 or later: relays are tried with none before");
 }
 
+/// Who may change what is kept in ZooKeeper.
+pub(super) fn judge_exposed(findings: &mut Findings, found: Result<Option<Exposed>>) {
+    match found {
+        Ok(None) => {}
+        Ok(Some(exposed)) => match exposed.warning() {
+            Some(what) => findings.warning("ZooKeeper", what, Exposed::TODO),
+            None => findings.ok("ZooKeeper", "no node may be changed by anybody"),
+        },
+        Err(error) => findings.failed("ZooKeeper", &error),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::Severity::{self, Ok, Problem, Warning};
@@ -202,6 +215,16 @@ mod tests {
             let mut findings = Findings::default();
             judge_version(&mut findings, "zk:2181", version);
             assert_eq!(findings.all[0].severity, expected, "{version}");
+        }
+    }
+
+    #[test]
+    fn nodes_that_anybody_may_change_are_told() {
+        for (nodes, expected) in [(0, Ok), (2, Warning)] {
+            let mut findings = Findings::default();
+            let examples = vec!["/onecommit/shop".to_string()];
+            judge_exposed(&mut findings, Result::Ok(Some(Exposed { nodes, examples })));
+            assert_eq!(findings.all[0].severity, expected);
         }
     }
 

@@ -1,0 +1,53 @@
+"""A program that has opened onecommit follows the settings that change at run time."""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+from pathlib import Path
+
+import onecommit
+import psycopg
+import pytest
+
+from tests.e2e.waiting import wait_until
+
+from .conftest import MODULE
+from .two_databases import TwoDatabases
+
+KEY = "coordinator.deadline_ms"
+CHANGED = "a setting has changed"
+
+
+def settings(config: Path, *words: str) -> None:
+    subprocess.run([*MODULE, "--config", str(config), "settings", *words], check=True)
+
+
+def test_a_deadline_that_is_set_holds_for_the_next_transaction(
+    two_databases: TwoDatabases, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    config = two_databases.config
+    pay = "update orders set paid = true where id = 42"
+    with (
+        onecommit.open(config) as oc,
+        two_databases.connect("orders") as orders,
+        two_databases.connect("billing") as billing,
+        two_databases.connect("orders") as other,
+    ):
+        settings(config, "set", KEY, "500")
+        try:
+            wait_until(lambda: CHANGED in caplog.text, "it is told", explain=lambda: caplog.text)
+            other.execute(pay)
+            # Under the deadline of 30 s that it began with, this would wait for as long.
+            with (
+                pytest.raises(psycopg.errors.LockNotAvailable),
+                oc.transaction(orders=orders, billing=billing),
+            ):
+                orders.execute("select 1")
+                limit = orders.execute("show lock_timeout").fetchone()
+                assert limit is not None and limit[0].endswith("ms"), limit
+                orders.execute(pay)
+            other.rollback()
+        finally:
+            settings(config, "unset", KEY)
