@@ -29,8 +29,26 @@ impl Place {
         Place { namespace: zookeeper_server::namespace(), incarnation: Incarnation::random() }
     }
 
+    /// Below a path of its own: what lies above a user's nodes is that user's, too.
+    fn chroot(&self) -> String {
+        format!("{CHROOT}-{}", self.namespace)
+    }
+
     fn path(&self, below: &str) -> String {
-        format!("{CHROOT}/onecommit/{}{below}", self.namespace)
+        format!("{}/onecommit/{}{below}", self.chroot(), self.namespace)
+    }
+
+    fn of(&self, user: Option<&str>) -> ZookeeperSettings {
+        ZookeeperSettings {
+            chroot: Some(self.chroot()),
+            user: user.map(str::to_string),
+            password: user.map(|_| PASSWORD.to_string()),
+            ..zookeeper_server::settings()
+        }
+    }
+
+    fn strict(&self, user: &str) -> ZookeeperSettings {
+        ZookeeperSettings { require_acl: true, ..self.of(Some(user)) }
     }
 
     async fn init(&self, settings: &ZookeeperSettings) -> usize {
@@ -76,18 +94,6 @@ impl Place {
     }
 }
 
-fn of(user: Option<&str>) -> ZookeeperSettings {
-    ZookeeperSettings {
-        user: user.map(str::to_string),
-        password: user.map(|_| PASSWORD.to_string()),
-        ..zookeeper_server::settings()
-    }
-}
-
-fn strict(user: &str) -> ZookeeperSettings {
-    ZookeeperSettings { require_acl: true, ..of(Some(user)) }
-}
-
 async fn client_of(user: &str) -> zk::Client {
     let auth = format!("{user}:{PASSWORD}");
     let connector = zk::Client::connector().with_session_timeout(LONG).with_auth("digest", auth.as_bytes());
@@ -97,8 +103,8 @@ async fn client_of(user: &str) -> zk::Client {
 #[tokio::test(flavor = "multi_thread")]
 async fn all_that_is_made_with_a_user_is_that_users() {
     let place = Place::new();
-    place.init(&strict("owner")).await;
-    place.work(&strict("owner")).await.unwrap();
+    place.init(&place.strict("owner")).await;
+    place.work(&place.strict("owner")).await.unwrap();
     let rights = place.rights(&client_of("owner").await).await;
     let has = |part: &str| rights.iter().any(|(path, _)| path.contains(part));
     for part in ["/layout", "/relays/main/", "/owner", "/fence", "/live/", "/decisions/", "/outcomes/"] {
@@ -109,33 +115,33 @@ async fn all_that_is_made_with_a_user_is_that_users() {
         assert_eq!((acl.scheme(), acl.permission()), ("digest", zk::Permission::ALL), "{path}");
         assert!(acl.id().starts_with("owner:"), "{path} has {acls:?}");
     }
-    let exposed = exposed_nodes(&of(Some("owner")), &place.namespace).await.unwrap();
+    let exposed = exposed_nodes(&place.of(Some("owner")), &place.namespace).await.unwrap();
     assert!(exposed.is_empty(), "{exposed:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nodes_made_before_there_was_a_user_are_named_refused_and_mended() {
     let place = Place::new();
-    place.init(&of(None)).await;
-    place.work(&of(None)).await.unwrap();
+    place.init(&place.of(None)).await;
+    place.work(&place.of(None)).await.unwrap();
     // Without being asked for more, those with a user go on with them.
-    place.work(&of(Some("owner"))).await.unwrap();
+    place.work(&place.of(Some("owner"))).await.unwrap();
     let all = place.rights(&client_of("owner").await).await.len();
-    let exposed = exposed_nodes(&of(Some("owner")), &place.namespace).await.unwrap();
+    let exposed = exposed_nodes(&place.of(Some("owner")), &place.namespace).await.unwrap();
     assert_eq!(exposed[0], place.path(""), "from the top down");
     assert!(exposed.len() < all, "those of the user are not among them");
 
-    let refused = place.work(&strict("owner")).await.unwrap_err();
+    let refused = place.work(&place.strict("owner")).await.unwrap_err();
     assert_eq!(refused.kind(), ErrorKind::Refused, "{refused}");
     let count = format!("anybody may change {} nodes", exposed.len());
     for said in [count.as_str(), &place.path("/layout"), "`onecommit init`"] {
         assert!(refused.to_string().contains(said), "{refused}");
     }
 
-    assert_eq!(place.init(&strict("owner")).await, exposed.len());
-    assert_eq!(place.init(&strict("owner")).await, 0, "nothing is left to be done");
-    place.work(&strict("owner")).await.unwrap();
-    for stranger in [of(Some("stranger")), of(None)] {
+    assert_eq!(place.init(&place.strict("owner")).await, exposed.len());
+    assert_eq!(place.init(&place.strict("owner")).await, 0, "nothing is left to be done");
+    place.work(&place.strict("owner")).await.unwrap();
+    for stranger in [place.of(Some("stranger")), place.of(None)] {
         let kept_out = place.work(&stranger).await.unwrap_err();
         assert_eq!(kept_out.kind(), ErrorKind::Configuration, "{kept_out}");
         assert!(kept_out.to_string().contains("ZooKeeper does not allow it"), "{kept_out}");
@@ -145,8 +151,8 @@ async fn nodes_made_before_there_was_a_user_are_named_refused_and_mended() {
 #[tokio::test(flavor = "multi_thread")]
 async fn one_node_that_anybody_may_change_is_enough_to_refuse() {
     let place = Place::new();
-    place.init(&strict("owner")).await;
-    place.work(&strict("owner")).await.unwrap();
+    place.init(&place.strict("owner")).await;
+    place.work(&place.strict("owner")).await.unwrap();
     let client = client_of("owner").await;
     let deep = place.rights(&client).await.into_iter().map(|(path, _)| path);
     let one = deep.filter(|path| path.contains("/decisions/")).max_by_key(String::len).unwrap();
@@ -157,12 +163,12 @@ async fn one_node_that_anybody_may_change_is_enough_to_refuse() {
         let mut acls = vec![zk::Acl::new(zk::Permission::ALL, zk::AuthId::authed())];
         acls.extend(anybody(right));
         client.set_acl(&one, &acls, None).await.unwrap();
-        let refused = place.work(&strict("owner")).await.unwrap_err();
+        let refused = place.work(&place.strict("owner")).await.unwrap_err();
         assert_eq!(refused.kind(), ErrorKind::Refused, "{refused}");
         assert!(refused.to_string().contains(&one), "{refused}");
     }
     let mut acls = vec![zk::Acl::new(zk::Permission::ALL, zk::AuthId::authed())];
     acls.extend(anybody(zk::Permission::READ));
     client.set_acl(&one, &acls, None).await.unwrap();
-    place.work(&strict("owner")).await.unwrap();
+    place.work(&place.strict("owner")).await.unwrap();
 }
