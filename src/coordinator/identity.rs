@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, watch};
+use uuid::Uuid;
 
 use super::decider::Decider;
 use super::registration::{Again, Registration};
@@ -17,6 +18,9 @@ use crate::error::Result;
 use crate::id::{CoordinatorId, Incarnation, Namespace, ParticipantName, TransactionId};
 use crate::protocol::branch::BranchName;
 
+/// Makes ids that nobody has had before.
+pub type NewId = Arc<dyn Fn() -> Uuid + Send + Sync>;
+
 /// What every coordinator of a node has in common.
 pub(super) struct Scope {
     pub(super) namespace: Namespace,
@@ -26,6 +30,7 @@ pub(super) struct Scope {
     pub(super) places: Arc<Semaphore>,
     pub(super) settings: CoordinatorSettings,
     pub(super) settler: Settler,
+    pub(super) new_id: NewId,
     /// Where what nobody waits for any more goes on: a transaction may be dropped on any thread.
     pub(super) runtime: Handle,
 }
@@ -49,10 +54,11 @@ impl Scope {
         log: Arc<dyn DecisionLog>,
         settings: CoordinatorSettings,
         closed: watch::Receiver<bool>,
+        new_id: NewId,
     ) -> Self {
         let settler = Settler { retry: settings.retry, home_wait: settings.home_wait, closed };
         let (places, runtime) = (Arc::new(Semaphore::new(settings.in_flight_max)), Handle::current());
-        Scope { namespace, incarnation, log, places, settings, settler, runtime }
+        Scope { namespace, incarnation, log, places, settings, settler, new_id, runtime }
     }
 }
 
@@ -75,7 +81,7 @@ pub(super) struct Registered {
 impl Coordinator {
     pub(super) fn new(scope: Arc<Scope>) -> Self {
         let registered = tokio::sync::Mutex::default();
-        Coordinator { id: CoordinatorId::random(), next: AtomicU64::new(1), scope, registered }
+        Coordinator { id: CoordinatorId((scope.new_id)()), next: AtomicU64::new(1), scope, registered }
     }
 
     pub(super) fn next_transaction(&self) -> TransactionId {
@@ -106,11 +112,13 @@ impl Coordinator {
     }
 }
 
-/// Renews the marks while there are decisions, and deletes those that are not needed any more.
+/// Renews the marks while there are decisions, and deletes those that are not needed any more; gives the
+/// coordinator up once it has ended.
 async fn renew(scope: Arc<Scope>, registration: Arc<Registration>, decider: Decider, id: CoordinatorId) {
     let mut closed = scope.settler.closed.clone();
     while !registration.is_over() {
         tokio::select! {
+            biased;
             () = tokio::time::sleep(scope.settings.mark_interval) => {}
             _ = closed.wait_for(|closed| *closed) => return,
         }
@@ -126,6 +134,7 @@ async fn renew(scope: Arc<Scope>, registration: Arc<Registration>, decider: Deci
             decider.delete(deletable);
         }
     }
+    registration.let_go().await;
 }
 
 /// Commits decided branches again, in participants of which another instance answers.

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::identity::Scope;
 use super::member::Member;
 use super::missing;
-use crate::decision_log::{Fence, LogSession};
+use crate::decision_log::{Fence, Legacy, LogSession};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{CoordinatorId, ParticipantName, TransactionId};
 use crate::participant::{End, Instance, PreparedBranch};
@@ -114,24 +114,16 @@ pub(super) async fn settle(
     session: &dyn LogSession,
     member: &Member,
     used: &Used,
-    fence: Fence,
-    batches: &Batches,
+    legacy: &Legacy,
     rolled_back: &mut BTreeSet<u64>,
 ) -> Result<bool> {
-    let id = fence.coordinator;
-    let Some(examined) = examine(scope, member, used, id, batches).await? else { return Ok(false) };
+    let id = legacy.fence.coordinator;
+    let Some(examined) = examine(scope, member, used, id, &legacy.batches).await? else { return Ok(false) };
     if examined.is_settled {
         return Ok(true);
     }
-    // Before they are gone: whoever takes over from a recoverer that dies would not know of them.
     let undecided = examined.mine.iter().filter(|branch| !examined.is_decided(branch));
-    let undecided = undecided.map(|branch| branch.name.transaction);
-    let unkept: Vec<_> = undecided.filter(|transaction| !rolled_back.contains(&transaction.number)).collect();
-    if !unkept.is_empty() {
-        let outcomes: Vec<_> = unkept.iter().map(|transaction| (*transaction, Outcome::RolledBack)).collect();
-        session.keep_outcomes(fence, &outcomes).await?;
-        rolled_back.extend(unkept.iter().map(|transaction| transaction.number));
-    }
+    keep_rolled_back(session, legacy.fence, undecided, rolled_back).await?;
     for branch in &examined.mine {
         let end = if examined.is_decided(branch) { End::Commit } else { End::RollBack };
         member.port.end(&branch.name, Some(&branch.owner), end).await?;
@@ -141,6 +133,44 @@ pub(super) async fn settle(
     }
     // Whoever answered the list and the ends, or nobody.
     member.port.close_history(id, &examined.instance).await
+}
+
+/// Before they are gone: whoever takes over from a recoverer that dies would not know of them.
+async fn keep_rolled_back(
+    session: &dyn LogSession,
+    fence: Fence,
+    branches: impl Iterator<Item = &PreparedBranch>,
+    rolled_back: &mut BTreeSet<u64>,
+) -> Result<()> {
+    let transactions = branches.map(|branch| branch.name.transaction);
+    let unkept: Vec<_> =
+        transactions.filter(|transaction| !rolled_back.contains(&transaction.number)).collect();
+    if !unkept.is_empty() {
+        let outcomes: Vec<_> = unkept.iter().map(|transaction| (*transaction, Outcome::RolledBack)).collect();
+        session.keep_outcomes(fence, &outcomes).await?;
+        rolled_back.extend(unkept.iter().map(|transaction| transaction.number));
+    }
+    Ok(())
+}
+
+/// Rolls back what a paused owner has prepared behind the end of a participant that is settled: it would keep
+/// its locks for as long as another participant keeps the record. An error is one of the decision log; what the
+/// participant itself answers, or does not, is no reason to keep the record any longer.
+pub(super) async fn end_late(
+    scope: &Scope,
+    session: &dyn LogSession,
+    member: &Member,
+    legacy: &Legacy,
+    rolled_back: &mut BTreeSet<u64>,
+) -> Result<()> {
+    let Ok(mut late) = orphans(scope, member, legacy.fence.coordinator).await else { return Ok(()) };
+    let decided = decided_in(&legacy.batches, &member.name);
+    late.retain(|branch| !decided.contains_key(&branch.name.transaction.number));
+    keep_rolled_back(session, legacy.fence, late.iter(), rolled_back).await?;
+    for branch in &late {
+        let _ = member.port.end(&branch.name, Some(&branch.owner), End::RollBack).await;
+    }
+    Ok(())
 }
 
 /// Whether decided branches that are not listed were all committed before; false where that is to be asked

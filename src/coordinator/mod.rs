@@ -25,6 +25,7 @@ mod transaction;
 pub use caretaker::{Caretaker, CoordinatorState, SeenBranch, SeenCoordinator};
 pub use dialogue::{Ack, Answer, Dialogue, Failure, Finished, Message, Next, Options};
 pub use forget::{Forgetting, GivenUp};
+pub use identity::NewId;
 pub use known::{Known, Seen, SeenState};
 pub use member::Member;
 pub use node::Node;

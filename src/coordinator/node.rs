@@ -7,9 +7,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
+use uuid::Uuid;
 
 use super::dialogue::{Dialogue, Options};
-use super::identity::{Coordinator, Scope};
+use super::identity::{Coordinator, NewId, Scope};
 use super::member::Member;
 use super::recover::Recoverer;
 use super::settings::CoordinatorSettings;
@@ -46,10 +47,22 @@ impl Node {
         log: Arc<dyn DecisionLog>,
         settings: CoordinatorSettings,
     ) -> Self {
+        Node::open_with_ids(namespace, incarnation, members, log, settings, Arc::new(Uuid::new_v4))
+    }
+
+    /// The same, with ids of the caller's making: whoever simulates a world has to run it again, step by step.
+    pub fn open_with_ids(
+        namespace: Namespace,
+        incarnation: Incarnation,
+        members: Vec<Member>,
+        log: Arc<dyn DecisionLog>,
+        settings: CoordinatorSettings,
+        new_id: NewId,
+    ) -> Self {
         let (closing, closed) = watch::channel(false);
         let members: BTreeMap<_, _> =
             members.into_iter().map(|member| (member.name.clone(), Arc::new(member))).collect();
-        let scope = Arc::new(Scope::new(namespace, incarnation, log, settings, closed));
+        let scope = Arc::new(Scope::new(namespace, incarnation, log, settings, closed, new_id));
         let recovery = Arc::new(RecoveryTally::default());
         let recoverer = Recoverer::new(Arc::clone(&scope), members.clone(), Arc::clone(&recovery));
         let recoverer = tokio::spawn(recoverer.run());

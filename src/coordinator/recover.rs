@@ -73,6 +73,7 @@ impl Recoverer {
                 self.tell(&error);
             }
             tokio::select! {
+                biased;
                 () = tokio::time::sleep(self.scope.settings.sweep_interval) => {}
                 _ = closed.wait_for(|closed| *closed) => {}
             }

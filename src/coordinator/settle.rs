@@ -169,6 +169,7 @@ impl Settler {
     async fn is_closed_during_wait(&self, failures: u32) -> bool {
         let mut closed = self.closed.clone();
         tokio::select! {
+            biased;
             () = tokio::time::sleep(self.retry.wait(failures, 0.5)) => false,
             _ = closed.wait_for(|closed| *closed) => true,
         }
