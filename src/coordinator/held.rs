@@ -141,9 +141,10 @@ pub(super) async fn judge_orphan(
     fence: Fence,
 ) -> Result<BTreeMap<ParticipantName, Error>> {
     let id = fence.coordinator;
-    let mut failed = BTreeMap::new();
+    let (mut failed, mut rolled_back) = (BTreeMap::new(), BTreeSet::new());
     for (name, member) in members {
-        if let Err(error) = legacy::end_orphans(scope, member, id).await {
+        let ended = legacy::end_orphans(scope, session, member, fence, &mut rolled_back).await;
+        if let Err(error) = ended {
             failed.insert(name.clone(), error.with("participant", name).with("coordinator", id));
         }
     }

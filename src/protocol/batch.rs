@@ -61,7 +61,7 @@ pub enum Meaning {
 }
 
 /// One coordinator's decisions on their way.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Batches {
     gathered: VecDeque<Entry>,
     deletable: VecDeque<u64>,
@@ -70,7 +70,7 @@ pub struct Batches {
     is_fenced: bool,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct UnderWay {
     request: Request,
     /// An answer was lost: it may have been done.

@@ -11,6 +11,7 @@ pub mod history;
 pub mod lease;
 pub mod position;
 pub mod progress;
+pub mod recovery;
 pub mod retention;
 pub mod retry;
 pub mod sieve;

@@ -5,6 +5,7 @@ from __future__ import annotations
 from . import (
     in_coordinator,
     in_delivery,
+    in_model,
     in_outbox,
     in_participant,
     in_protocol,
@@ -19,6 +20,7 @@ BUGS: list[Bug] = [
     *in_set_aside.BUGS,
     *in_participant.BUGS,
     *in_coordinator.BUGS,
+    *in_model.BUGS,
     *in_delivery.BUGS,
     *in_relay.BUGS,
 ]

@@ -192,7 +192,22 @@ impl Wire {
     async fn send(&mut self, message: Message) -> Answer {
         let statement = Statement::read(&message.sql);
         let what = format!("{} c{} {statement:?}", NAMES[self.place], self.number);
-        let answer = self.ask(what, move |world, place, number| run(world, place, number, &statement)).await;
+        let statement_fails = self.sim.lock().weather.statement_fails;
+        // As where a deferred check fails: on a failed transaction PREPARE is answered without an error.
+        let fails = matches!(statement, Statement::Prepare(..)) && {
+            let fails = self.sim.lock().chance.per_mille(statement_fails);
+            if fails {
+                self.sim.hit("prepare fails");
+            }
+            fails
+        };
+        let answer = self.ask(what, move |world, place, number| {
+            if fails {
+                world.databases[place].fail(number);
+            }
+            run(world, place, number, &statement)
+        });
+        let answer = answer.await;
         answer.unwrap_or_else(|| Err(lost()))
     }
 

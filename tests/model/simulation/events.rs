@@ -78,12 +78,14 @@ fn befall_database(sim: &Arc<Sim>, event: Event, copies: &Copies) -> bool {
     };
     let (lost, is_restart) = (1 + inner.chance.below(6), inner.chance.per_mille(500));
     let (whose, is_archived) = (inner.chance.below(3), inner.chance.per_mille(500));
-    let number = inner.chance.next() % 1000;
+    let (number, strangers) = (inner.chance.next() % 1000, inner.chance.below(4));
     let old: Vec<&Copied> = {
         let is_old = |at: &Duration| sim.now() - *at >= COPY_AGE_MIN;
         copies.databases.iter().filter(|(at, _)| is_old(at)).map(|(_, all)| &all[place]).collect()
     };
     let copied = (!old.is_empty()).then(|| *inner.chance.pick(&old));
+    let all: Vec<CoordinatorId> = inner.world.log.all().map(|(id, _)| id).collect();
+    let known = if all.is_empty() { CoordinatorId(Uuid::from_u128(0xbad)) } else { *inner.chance.pick(&all) };
     let database = &mut inner.world.databases[place];
     match event {
         Event::Crash => database.crash(is_restart),
@@ -96,11 +98,14 @@ fn befall_database(sim: &Arc<Sim>, event: Event, copies: &Copies) -> bool {
         Event::StrangerCommits => database.stranger_commits(),
         Event::StrangerPrepares => {
             let whose = [Whose::OtherIncarnation, Whose::OtherNamespace, Whose::OtherParticipant][whose];
-            let transaction = TransactionId { coordinator: CoordinatorId(Uuid::from_u128(0xbad)), number };
+            // A copied program may even have a coordinator's id.
+            let transaction = TransactionId { coordinator: known, number: 1000 + number };
             database.stranger_prepares(Branch { transaction, is_home: false, whose });
         }
         _ => return false,
     }
+    // Whoever is quicker gets the numbers that are handed out again.
+    (0..strangers).for_each(|_| database.stranger_commits());
     let goes_down = !matches!(event, Event::StrangerCommits | Event::StrangerPrepares);
     database.is_up = !goes_down && database.is_up;
     let away = inner.chance.between_ms(1, 2500);

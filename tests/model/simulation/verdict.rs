@@ -60,6 +60,12 @@ fn judge_one(inner: &Inner, id: TransactionId) -> Vec<(Wrong, String)> {
     let mut wrong = Vec::new();
     let is_one_phase = meant.writes.len() == 1;
     let is_decided = world.truth.decided.contains(&id);
+    let is_in_doubt = world.truth.told.get(&id) == Some(&Told::InDoubt) && !is_one_phase;
+    // While there is a record, that tells it.
+    let is_kept = world.log.outcome(id).is_some() || world.log.find(id.coordinator).is_some();
+    if is_in_doubt && !is_kept && !world.log.was_restored && unsettled(inner).is_empty() {
+        wrong.push((Wrong::ForEverInDoubt, format!("the outcome of {id} is not kept")));
+    }
     for (place, database) in world.databases.iter().enumerate() {
         let committed = database.committed(id);
         if let Some(messages) = committed {

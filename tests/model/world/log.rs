@@ -204,6 +204,12 @@ impl Log {
         self.coordinators.get(&id)
     }
 
+    /// What is in a batch; nothing where there is none.
+    pub(super) fn decisions(&self, id: CoordinatorId, batch: u64) -> Vec<Decision> {
+        let decisions = self.find(id).and_then(|known| known.batches.get(&batch));
+        decisions.map_or_else(Vec::new, |decisions| decisions.to_vec())
+    }
+
     pub fn all(&self) -> impl Iterator<Item = (CoordinatorId, &Coordinator)> {
         self.coordinators.iter().map(|(id, known)| (*id, known))
     }

@@ -76,12 +76,26 @@ impl World {
         let goes: Vec<_> = goes.collect();
         let answer = self.log.decide(session, right, request);
         if answer == Some(Answer::Done) {
-            for entry in &request.entries {
-                self.truth.decides(TransactionId { coordinator: right.coordinator, number: entry.number });
+            for decision in self.log.decisions(right.coordinator, request.batch) {
+                self.decides(right, &decision);
             }
             goes.iter().for_each(|(_, decisions)| self.forgets(right, decisions));
         }
         answer
+    }
+
+    /// What is decided is prepared, in every place that it names.
+    fn decides(&mut self, right: Right, decision: &Decision) {
+        let id = TransactionId { coordinator: right.coordinator, number: decision.number };
+        self.truth.decides(id);
+        for branch in &decision.branches {
+            let database = &self.databases[World::place(&branch.participant)];
+            let is_prepared = database.prepared().any(|prepared| prepared.transaction == id);
+            if !is_prepared && !database.has_lost_history {
+                let what = format!("{id} is decided, and not prepared in {}", branch.participant);
+                self.truth.wrong(Wrong::Torn, what);
+            }
+        }
     }
 
     /// What is deleted has to be committed; or, where a history was lost since, the row has to tell.
@@ -110,9 +124,26 @@ impl World {
         batches: &[u64],
         outcomes: &[(TransactionId, Outcome)],
     ) -> Result<(), Refused> {
+        let known = self.log.find(right.coordinator).cloned();
         self.log.remove(session, right, batches, outcomes)?;
+        known.iter().for_each(|known| self.is_settled(right, known));
         self.keeps(outcomes);
         Ok(())
+    }
+
+    /// Behind a closed row every decision is carried out: it was closed by whoever had seen to that.
+    fn is_settled(&mut self, right: Right, known: &Coordinator) {
+        for decision in known.batches.values().flat_map(|decisions| decisions.iter()) {
+            let id = TransactionId { coordinator: right.coordinator, number: decision.number };
+            for branch in &decision.branches {
+                let database = &self.databases[World::place(&branch.participant)];
+                let is_closed = database.history(right.coordinator).is_some_and(|row| row.is_closed);
+                if is_closed && database.committed(id).is_none() {
+                    let what = format!("{id} is called settled in {}", branch.participant);
+                    self.truth.wrong(Wrong::ForgottenTooEarly, what);
+                }
+            }
+        }
     }
 
     pub fn keep_outcomes(
@@ -131,6 +162,20 @@ impl World {
             if self.truth.decided.contains(id) != (*outcome == Outcome::Committed) {
                 self.truth.wrong(Wrong::Untrue, format!("the outcome {outcome:?} of {id} is kept"));
             }
+        }
+    }
+
+    /// A branch that is not there is said to be committed.
+    pub fn called_committed(&mut self, place: usize, id: TransactionId) {
+        if self.databases[place].committed(id).is_none() {
+            self.truth.wrong(Wrong::Untrue, format!("{id} is called committed in {place}"));
+        }
+    }
+
+    /// A history is said to be lost in this place.
+    pub fn false_alarm(&mut self, place: usize, what: String) {
+        if !self.databases[place].has_lost_history && !self.log.was_restored {
+            self.truth.wrong(Wrong::FalseAlarm, what);
         }
     }
 

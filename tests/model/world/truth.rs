@@ -25,6 +25,8 @@ pub enum Wrong {
     ForgottenTooEarly,
     /// A message without its transaction, or a transaction without its messages.
     Messages,
+    /// A person is told that a history was lost, and none was.
+    FalseAlarm,
     /// Something waits for its end for ever.
     ForEverInDoubt,
 }
