@@ -14,12 +14,9 @@ RETENTION = "src/protocol/retention.rs"
 TRANSACTION = "src/protocol/transaction/mod.rs"
 TWO_PHASE = "src/protocol/transaction/two_phase.rs"
 DIALOGUE = "src/coordinator/dialogue/mod.rs"
-HELD = "src/coordinator/held.rs"
 IDENTITY = "src/coordinator/identity.rs"
 LEGACY = "src/coordinator/legacy.rs"
 RECOVER = "src/coordinator/recover.rs"
-REGISTRATION = "src/coordinator/registration.rs"
-SETTLE = "src/coordinator/settle.rs"
 STAGE = "src/outbox/postgres/stage.rs"
 WORK = "src/coordinator/dialogue/work.rs"
 
@@ -189,14 +186,14 @@ BUGS = [
         "model-lost-history-settled",
         "Nothing is rolled back where a participant lacks a mark that it has acknowledged.",
         SERVERS,
-        "Torn",
+        "the outcome RolledBack",
         [Edit(HISTORY, "if mark < self.acknowledged {", "if mark < self.acknowledged && false {")],
     ),
     Bug(
         "model-restored-record-settled",
         "Nothing is rolled back where a participant has a mark that the record does not announce.",
         LOG,
-        "Torn",
+        "the outcome RolledBack",
         [
             Edit(
                 HISTORY,
@@ -209,7 +206,7 @@ BUGS = [
         "model-decided-by-an-old-mark",
         "Nothing is decided by a mark that was announced long ago.",
         LOG,
-        "Torn",
+        "the outcome RolledBack",
         [
             Edit(
                 HISTORY,
@@ -232,23 +229,10 @@ BUGS = [
         ],
     ),
     Bug(
-        "model-orphan-judged-by-its-record",
-        "An orphan's record is judged by the rule of orphans, never as one that its owner wrote.",
-        AT_RANDOM,
-        "ForEverInDoubt",
-        [
-            Edit(
-                HELD,
-                "if self.legacy.record.is_orphan {",
-                "if self.legacy.record.is_orphan && false {",
-            )
-        ],
-    ),
-    Bug(
         "model-decided-is-rolled-back",
         "What is decided is committed by whoever recovers.",
         SESSIONS,
-        "Torn",
+        "the outcome RolledBack",
         [
             Edit(RECOVERY, "commit: prepared & decided,", "commit: BTreeSet::new(),"),
             Edit(RECOVERY, "roll_back: prepared - decided,", "roll_back: prepared.clone(),"),
@@ -302,19 +286,6 @@ BUGS = [
         ],
     ),
     Bug(
-        "model-participant-not-named",
-        "A participant is named in the record before anything is prepared there.",
-        AT_RANDOM,
-        "ForEverInDoubt",
-        [
-            Edit(
-                REGISTRATION,
-                "            wanted.participants.insert(member.name.clone(), used);\n",
-                "            let _ = (&mut wanted, used);\n",
-            )
-        ],
-    ),
-    Bug(
         "model-takeover-unheard-of",
         "What was taken over without an answer is given up, or nobody could settle it.",
         AT_RANDOM,
@@ -333,13 +304,6 @@ BUGS = [
         AT_RANDOM,
         "ForEverInDoubt",
         [Edit(IDENTITY, "    registration.let_go().await;\n", "")],
-    ),
-    Bug(
-        "model-late-behind-the-end",
-        "What is prepared late in a settled participant does not wait for another participant.",
-        AT_RANDOM,
-        "ForEverInDoubt",
-        [Edit(HELD, "        self.end_late(scope, members, session).await?;\n", "")],
     ),
     Bug(
         "model-strangers-incarnation",
