@@ -7,7 +7,7 @@ BIN := $(CURDIR)/$(VENV)/bin
 # One target folder and one profile for cargo and pip: librdkafka is compiled once.
 FEATURES := --features failpoints
 
-.PHONY: demo test lint unit servers packages soak planted bench audit headers system clean
+.PHONY: demo test lint unit servers packages model soak planted bench audit headers system clean
 
 # Builds, installs into .venv and shows the main job, with no server.
 demo: headers $(VENV)/made
@@ -31,6 +31,7 @@ lint: system $(VENV)/ready
 unit: system $(VENV)/ready
 	cargo test --locked $(FEATURES) --lib --bins
 	cargo test --locked $(FEATURES) --doc
+	cargo test --locked $(FEATURES) --test model
 	cargo check --locked --no-default-features --features postgres
 	$(BIN)/pytest tests/shape
 
@@ -43,6 +44,15 @@ servers: system $(VENV)/ready $(VENV)/develop
 # The wheel, the source distribution and the crate are built, installed elsewhere and used.
 packages: system $(VENV)/ready
 	$(BIN)/python -m tests.packages
+
+# The protocol of transactions over several databases in large worlds, more than ten million states, and whole
+# nodes in thousands of worlds at random: as in the tests, and for longer. make model SEEDS=20000 SEED_FIRST=0
+SEEDS ?= 5000
+SEED_FIRST ?= 0
+model: headers
+	ONECOMMIT_TEST_MODEL=large ONECOMMIT_TEST_SEEDS=$(SEEDS) ONECOMMIT_TEST_SEED_FIRST=$(SEED_FIRST) \
+	  cargo test --locked --profile model --no-default-features --features postgres,relay --test model \
+	  -- --nocapture --test-threads=1
 
 # Relays and servers killed, paused and cut off at random, as in the tests and for longer:
 # make soak SECONDS=3600 SEED=7

@@ -135,8 +135,8 @@ uuid_id!(
 impl MessageId {
     /// The id of a message that a transaction publishes: as random as any other, and of another version
     /// (RFC 9562, version 8), by which the relay knows that a row may be asked for as a proof.
-    pub fn of_transaction() -> Self {
-        MessageId(Uuid::new_v8(*Uuid::new_v4().as_bytes()))
+    pub fn of_transaction(random: Uuid) -> Self {
+        MessageId(Uuid::new_v8(random.into_bytes()))
     }
 
     /// Whether it was made by [`MessageId::of_transaction`].

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
+use uuid::Uuid;
 
 use super::held::Members;
 use super::identity::Scope;
@@ -109,7 +110,14 @@ impl Caretaker {
     ) -> Result<Self> {
         let session = log.open().await?;
         let (closing, closed) = watch::channel(false);
-        let scope = Arc::new(Scope::new(namespace, incarnation, log, settings.into(), closed));
+        let scope = Arc::new(Scope::new(
+            namespace,
+            incarnation,
+            log,
+            settings.into(),
+            closed,
+            Arc::new(Uuid::new_v4),
+        ));
         let members = members.into_iter().map(|member| (member.name.clone(), Arc::new(member))).collect();
         Ok(Caretaker { scope, members, away, session, _closing: closing })
     }

@@ -4,7 +4,7 @@
 //! Promises that a decision is told *yes* only when it is in the log, and *no* only when it can never
 //! come to be there.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use tokio::sync::{mpsc, oneshot};
@@ -40,7 +40,7 @@ impl Decider {
     /// flight.
     pub(super) fn start(registration: Arc<Registration>, retry: Backoff) -> Self {
         let (commands, received) = mpsc::unbounded_channel();
-        let task = Task { registration, retry, batches: Batches::default(), waiting: HashMap::new() };
+        let task = Task { registration, retry, batches: Batches::default(), waiting: BTreeMap::new() };
         tokio::spawn(task.run(received));
         Decider { commands }
     }
@@ -70,7 +70,8 @@ struct Task {
     registration: Arc<Registration>,
     retry: Backoff,
     batches: Batches,
-    waiting: HashMap<u64, (Decision, oneshot::Sender<Verdict>)>,
+    /// In their order, so that a run can be repeated step by step.
+    waiting: BTreeMap<u64, (Decision, oneshot::Sender<Verdict>)>,
 }
 
 impl Task {
@@ -163,7 +164,7 @@ impl Task {
 
     /// What was never sent is none, and never will be.
     fn tell_the_rest(&mut self) {
-        for (_, (_, told)) in self.waiting.drain() {
+        for (_, (_, told)) in std::mem::take(&mut self.waiting) {
             let _ = told.send(Verdict { decided: Decided::No, batch: 0 });
         }
     }

@@ -62,25 +62,16 @@ impl Held {
             let left = failed.into_iter().map(|(name, error)| (name, Left::Failed(error)));
             return Ok(Pass { is_over: true, left: left.collect() });
         }
+        self.end_late(scope, members, session).await?;
         let mut pass = Pass::default();
         for name in self.unsettled() {
             let Some(member) = members.get(&name) else {
                 pass.left.insert(name, Left::Unknown);
                 continue;
             };
-            let Legacy { record, batches, .. } = &self.legacy;
-            let Some(used) = record.participants.get(&name) else { continue };
-            match legacy::settle(
-                scope,
-                session,
-                member,
-                used,
-                self.legacy.fence,
-                batches,
-                &mut self.rolled_back,
-            )
-            .await
-            {
+            let Some(used) = self.legacy.record.participants.get(&name) else { continue };
+            let (legacy, rolled_back) = (&self.legacy, &mut self.rolled_back);
+            match legacy::settle(scope, session, member, used, legacy, rolled_back).await {
                 Ok(true) => self.mark_settled(session, &name).await?,
                 Ok(false) => drop(pass.left.insert(name, Left::NotYet)),
                 Err(error) => {
@@ -95,6 +86,15 @@ impl Held {
             pass.is_over = true;
         }
         Ok(pass)
+    }
+
+    /// Ends what was prepared in a participant behind its end, while another one keeps the record.
+    async fn end_late(&mut self, scope: &Scope, members: &Members, session: &dyn LogSession) -> Result<()> {
+        let settled = self.legacy.record.participants.iter().filter(|(_, used)| used.is_settled);
+        for member in settled.filter_map(|(name, _)| members.get(name)) {
+            legacy::end_late(scope, session, member, &self.legacy, &mut self.rolled_back).await?;
+        }
+        Ok(())
     }
 
     /// Has the record say that nothing is to be settled in a participant any more.
@@ -141,9 +141,10 @@ pub(super) async fn judge_orphan(
     fence: Fence,
 ) -> Result<BTreeMap<ParticipantName, Error>> {
     let id = fence.coordinator;
-    let mut failed = BTreeMap::new();
+    let (mut failed, mut rolled_back) = (BTreeMap::new(), BTreeSet::new());
     for (name, member) in members {
-        if let Err(error) = legacy::end_orphans(scope, member, id).await {
+        let ended = legacy::end_orphans(scope, session, member, fence, &mut rolled_back).await;
+        if let Err(error) = ended {
             failed.insert(name.clone(), error.with("participant", name).with("coordinator", id));
         }
     }

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, watch};
+use uuid::Uuid;
 
 use super::decider::Decider;
 use super::holdings::Holdings;
@@ -19,6 +20,9 @@ use crate::error::Result;
 use crate::id::{CoordinatorId, Incarnation, Namespace, ParticipantName, TransactionId};
 use crate::protocol::branch::BranchName;
 
+/// Makes ids that nobody has had before.
+pub type NewId = Arc<dyn Fn() -> Uuid + Send + Sync>;
+
 /// What every coordinator of a node has in common.
 pub(super) struct Scope {
     pub(super) namespace: Namespace,
@@ -30,6 +34,7 @@ pub(super) struct Scope {
     pub(super) settler: Settler,
     /// For whoever shows it.
     pub(super) holdings: Arc<Holdings>,
+    pub(super) new_id: NewId,
     /// Where what nobody waits for any more goes on: a transaction may be dropped on any thread.
     pub(super) runtime: Handle,
 }
@@ -53,12 +58,13 @@ impl Scope {
         log: Arc<dyn DecisionLog>,
         settings: Followed<CoordinatorSettings>,
         closed: watch::Receiver<bool>,
+        new_id: NewId,
     ) -> Self {
         let (retry, most) = (settings.now().retry, settings.now().in_flight_max);
         let settler = Settler { retry, settings: settings.clone(), closed };
         let (places, runtime) = (Arc::new(Semaphore::new(most)), Handle::current());
         let holdings = Arc::default();
-        Scope { namespace, incarnation, log, places, settings, settler, holdings, runtime }
+        Scope { namespace, incarnation, log, places, settings, settler, holdings, new_id, runtime }
     }
 }
 
@@ -81,7 +87,7 @@ pub(super) struct Registered {
 impl Coordinator {
     pub(super) fn new(scope: Arc<Scope>) -> Self {
         let registered = tokio::sync::Mutex::default();
-        Coordinator { id: CoordinatorId::random(), next: AtomicU64::new(1), scope, registered }
+        Coordinator { id: CoordinatorId((scope.new_id)()), next: AtomicU64::new(1), scope, registered }
     }
 
     pub(super) fn next_transaction(&self) -> TransactionId {
@@ -114,12 +120,14 @@ impl Coordinator {
     }
 }
 
-/// Renews the marks while there are decisions, and deletes those that are not needed any more.
+/// Renews the marks while there are decisions, and deletes those that are not needed any more; gives the
+/// coordinator up once it has ended.
 async fn renew(scope: Arc<Scope>, registration: Arc<Registration>, decider: Decider, id: CoordinatorId) {
     let mut closed = scope.settler.closed.clone();
     while !registration.is_over() {
         let interval = scope.settings.now().mark_interval;
         tokio::select! {
+            biased;
             () = tokio::time::sleep(interval) => {}
             _ = closed.wait_for(|closed| *closed) => return,
         }
@@ -136,6 +144,7 @@ async fn renew(scope: Arc<Scope>, registration: Arc<Registration>, decider: Deci
         }
     }
     scope.holdings.ended(id);
+    registration.let_go().await;
 }
 
 /// Commits decided branches again, in participants of which another instance answers.

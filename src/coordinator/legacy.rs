@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::identity::Scope;
 use super::member::Member;
 use super::missing;
-use crate::decision_log::{Fence, LogSession};
+use crate::decision_log::{Fence, Legacy, LogSession};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{CoordinatorId, ParticipantName, TransactionId};
 use crate::participant::{End, Instance, PreparedBranch};
@@ -17,6 +17,7 @@ use crate::protocol::branch::BranchName;
 use crate::protocol::decision::{DecidedBranch, Decision, Outcome, Used};
 use crate::protocol::fate::Meaning;
 use crate::protocol::history::{Marks, Verdict};
+use crate::protocol::recovery::{self, Ends, OrphanRule, Plan};
 
 const OPERATION: &str = "settle transactions";
 
@@ -35,17 +36,10 @@ pub(super) struct Examined {
     instance: Instance,
     /// Its prepared branches.
     pub(super) mine: Vec<PreparedBranch>,
-    /// The decided transactions that have a branch here, prepared still or not.
-    decided: BTreeSet<u64>,
+    ends: Ends,
     /// Their branches that are not prepared.
     absent: Vec<(BranchName, DecidedBranch)>,
     is_settled: bool,
-}
-
-impl Examined {
-    fn is_decided(&self, branch: &PreparedBranch) -> bool {
-        self.decided.contains(&branch.name.transaction.number)
-    }
 }
 
 /// Reads and judges, and touches nothing; `Refused` where a history was lost. None where another instance
@@ -71,19 +65,18 @@ pub(super) async fn examine(
         return Ok(None);
     }
     let decided = decided_in(batches, &member.name);
-    let is_listed = |number: u64| mine.iter().any(|branch| branch.name.transaction.number == number);
+    let numbers: BTreeSet<u64> = mine.iter().map(number).collect();
+    let plan = recovery::plan(&used.marks, row, &numbers, &decided.keys().copied().collect());
     let name = |number: u64, branch: &DecidedBranch| {
         scope.name(TransactionId { coordinator: id, number }, &member.name, branch.is_home)
     };
-    let absent = decided.iter().filter(|(number, _)| !is_listed(**number));
+    let absent = decided.iter().filter(|(number, _)| !numbers.contains(number));
     let absent = absent.map(|(number, branch)| (name(*number, branch), branch.clone())).collect();
-    let decided = decided.into_keys().collect();
-    let mut examined = Examined { instance, mine, decided, absent, is_settled: false };
-    let rolls_back = examined.mine.iter().any(|branch| !examined.is_decided(branch));
-    match used.marks.judge(row, rolls_back) {
-        Verdict::Settled => examined.is_settled = true,
-        Verdict::Settle => {}
-        lost @ (Verdict::ParticipantLost | Verdict::RecordLost) => {
+    let mut examined = Examined { instance, mine, ends: Ends::default(), absent, is_settled: false };
+    match plan {
+        Plan::Nothing => examined.is_settled = true,
+        Plan::Settle(ends) => examined.ends = ends,
+        Plan::Refuse(lost) => {
             let refused = refuse(lost, &examined).with("found_mark", row.map_or(0, |row| row.mark));
             let Marks { announced, acknowledged } = used.marks;
             return Err(refused.with("expected_marks", format!("{acknowledged} to {announced}")));
@@ -114,26 +107,19 @@ pub(super) async fn settle(
     session: &dyn LogSession,
     member: &Member,
     used: &Used,
-    fence: Fence,
-    batches: &Batches,
+    legacy: &Legacy,
     rolled_back: &mut BTreeSet<u64>,
 ) -> Result<bool> {
-    let id = fence.coordinator;
-    let Some(examined) = examine(scope, member, used, id, batches).await? else { return Ok(false) };
+    let id = legacy.fence.coordinator;
+    let Some(examined) = examine(scope, member, used, id, &legacy.batches).await? else { return Ok(false) };
     if examined.is_settled {
         return Ok(true);
     }
-    // Before they are gone: whoever takes over from a recoverer that dies would not know of them.
-    let undecided = examined.mine.iter().filter(|branch| !examined.is_decided(branch));
-    let undecided = undecided.map(|branch| branch.name.transaction);
-    let unkept: Vec<_> = undecided.filter(|transaction| !rolled_back.contains(&transaction.number)).collect();
-    if !unkept.is_empty() {
-        let outcomes: Vec<_> = unkept.iter().map(|transaction| (*transaction, Outcome::RolledBack)).collect();
-        session.keep_outcomes(fence, &outcomes).await?;
-        rolled_back.extend(unkept.iter().map(|transaction| transaction.number));
-    }
+    let is_undecided = |branch: &&PreparedBranch| examined.ends.roll_back.contains(&number(branch));
+    let undecided = examined.mine.iter().filter(is_undecided);
+    keep_rolled_back(session, legacy.fence, undecided, rolled_back).await?;
     for branch in &examined.mine {
-        let end = if examined.is_decided(branch) { End::Commit } else { End::RollBack };
+        let end = if examined.ends.commit.contains(&number(branch)) { End::Commit } else { End::RollBack };
         member.port.end(&branch.name, Some(&branch.owner), end).await?;
     }
     if !are_committed(member, used, &examined).await? {
@@ -141,6 +127,44 @@ pub(super) async fn settle(
     }
     // Whoever answered the list and the ends, or nobody.
     member.port.close_history(id, &examined.instance).await
+}
+
+/// Before they are gone: whoever takes over from a recoverer that dies would not know of them.
+async fn keep_rolled_back(
+    session: &dyn LogSession,
+    fence: Fence,
+    branches: impl Iterator<Item = &PreparedBranch>,
+    rolled_back: &mut BTreeSet<u64>,
+) -> Result<()> {
+    let transactions = branches.map(|branch| branch.name.transaction);
+    let unkept: Vec<_> =
+        transactions.filter(|transaction| !rolled_back.contains(&transaction.number)).collect();
+    if !unkept.is_empty() {
+        let outcomes: Vec<_> = unkept.iter().map(|transaction| (*transaction, Outcome::RolledBack)).collect();
+        session.keep_outcomes(fence, &outcomes).await?;
+        rolled_back.extend(unkept.iter().map(|transaction| transaction.number));
+    }
+    Ok(())
+}
+
+/// Rolls back what a paused owner has prepared behind the end of a participant that is settled: it would keep
+/// its locks for as long as another participant keeps the record. An error is one of the decision log; what the
+/// participant itself answers, or does not, is no reason to keep the record any longer.
+pub(super) async fn end_late(
+    scope: &Scope,
+    session: &dyn LogSession,
+    member: &Member,
+    legacy: &Legacy,
+    rolled_back: &mut BTreeSet<u64>,
+) -> Result<()> {
+    let Ok(mut late) = orphans(scope, member, legacy.fence.coordinator).await else { return Ok(()) };
+    let decided = decided_in(&legacy.batches, &member.name);
+    late.retain(|branch| !decided.contains_key(&number(branch)));
+    keep_rolled_back(session, legacy.fence, late.iter(), rolled_back).await?;
+    for branch in &late {
+        let _ = member.port.end(&branch.name, Some(&branch.owner), End::RollBack).await;
+    }
+    Ok(())
 }
 
 /// Whether decided branches that are not listed were all committed before; false where that is to be asked
@@ -175,9 +199,18 @@ async fn are_committed(member: &Member, used: &Used, examined: &Examined) -> Res
     Err(Error::new(ErrorKind::Refused, OPERATION, why).with("instance", &examined.instance))
 }
 
-/// Ends the branches of a coordinator without a record.
-pub(super) async fn end_orphans(scope: &Scope, member: &Member, id: CoordinatorId) -> Result<()> {
-    for branch in &orphans(scope, member, id).await? {
+/// Ends the branches of a coordinator without a record, and keeps that: their caller may have been told that
+/// the outcome is not known.
+pub(super) async fn end_orphans(
+    scope: &Scope,
+    session: &dyn LogSession,
+    member: &Member,
+    fence: Fence,
+    rolled_back: &mut BTreeSet<u64>,
+) -> Result<()> {
+    let orphans = orphans(scope, member, fence.coordinator).await?;
+    keep_rolled_back(session, fence, orphans.iter(), rolled_back).await?;
+    for branch in &orphans {
         member.port.end(&branch.name, Some(&branch.owner), End::RollBack).await?;
     }
     Ok(())
@@ -198,7 +231,7 @@ pub(super) async fn orphans(
     if mine.is_empty() || instance != list_instance {
         return Ok(Vec::new());
     }
-    if !row.is_some_and(|row| row.is_closed) {
+    if recovery::judge_orphans(row) == OrphanRule::Refuse {
         let why = format!(
             "there are prepared branches of a coordinator that the decision log does not know, and nothing says \
              that it was settled: the decision log was emptied or restored, or this database was. Nothing was \
@@ -235,6 +268,10 @@ fn refuse(verdict: Verdict, examined: &Examined) -> Error {
         names(&examined.mine)
     );
     Error::new(ErrorKind::Refused, OPERATION, why)
+}
+
+fn number(branch: &PreparedBranch) -> u64 {
+    branch.name.transaction.number
 }
 
 fn names(branches: &[PreparedBranch]) -> String {

@@ -30,6 +30,7 @@ pub use dialogue::{Ack, Answer, Dialogue, Failure, Finished, Message, Next, Opti
 pub use forget::{Forgetting, GivenUp};
 pub use holder::HeldLock;
 pub use holdings::Holdings;
+pub use identity::NewId;
 pub use known::{Known, Seen, SeenState};
 pub use member::Member;
 pub use node::Node;

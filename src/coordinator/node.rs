@@ -8,10 +8,11 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
+use uuid::Uuid;
 
 use super::dialogue::{Dialogue, Options};
 use super::holdings::Holdings;
-use super::identity::{Coordinator, Scope};
+use super::identity::{Coordinator, NewId, Scope};
 use super::locks::Locks;
 use super::member::Member;
 use super::recover::Recoverer;
@@ -59,12 +60,26 @@ impl Node {
         locks: Arc<dyn LockStore>,
         settings: impl Into<Followed<CoordinatorSettings>>,
     ) -> Self {
+        let new_id = Arc::new(Uuid::new_v4);
+        Node::open_with_ids(namespace, incarnation, members, log, locks, settings, new_id)
+    }
+
+    /// The same, with ids of the caller's making: whoever simulates a world has to run it again, step by step.
+    pub fn open_with_ids(
+        namespace: Namespace,
+        incarnation: Incarnation,
+        members: Vec<Member>,
+        log: Arc<dyn DecisionLog>,
+        locks: Arc<dyn LockStore>,
+        settings: impl Into<Followed<CoordinatorSettings>>,
+        new_id: NewId,
+    ) -> Self {
         let (closing, closed) = watch::channel(false);
         let members: BTreeMap<_, _> =
             members.into_iter().map(|member| (member.name.clone(), Arc::new(member))).collect();
         let settings = settings.into();
         let locks = Arc::new(Locks::new(locks, members.clone(), settings.now().retry));
-        let scope = Arc::new(Scope::new(namespace, incarnation, log, settings, closed));
+        let scope = Arc::new(Scope::new(namespace, incarnation, log, settings, closed, new_id));
         let recovery = Arc::new(RecoveryTally::default());
         let recoverer =
             Recoverer::new(Arc::clone(&scope), members.clone(), Arc::clone(&locks), Arc::clone(&recovery));

@@ -82,6 +82,7 @@ impl Recoverer {
             }
             let interval = self.scope.settings.now().sweep_interval;
             tokio::select! {
+                biased;
                 () = tokio::time::sleep(interval) => {}
                 _ = closed.wait_for(|closed| *closed) => {}
             }

@@ -278,6 +278,19 @@ impl Registration {
         self.fence
     }
 
+    /// Has others take over from this coordinator, which has ended: it would count as living for as long as its
+    /// session does, and what it left waited that long.
+    pub(super) async fn let_go(&self) {
+        let mut failures = 0;
+        while !self.session.is_over() {
+            match self.session.let_go(self.id).await {
+                Ok(()) => return,
+                Err(_) => failures += 1,
+            }
+            tokio::time::sleep(self.retry.wait(failures, 0.5)).await;
+        }
+    }
+
     /// Whether this coordinator decides nothing more.
     pub(super) fn is_over(&self) -> bool {
         self.is_ended.load(Ordering::SeqCst) || self.session.is_over()

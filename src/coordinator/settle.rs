@@ -21,7 +21,7 @@ use crate::id::TransactionId;
 use crate::participant::{End, Ended, Instance, PreparedBranch};
 use crate::protocol::branch::BranchName;
 use crate::protocol::decision::Outcome;
-use crate::protocol::fate::{Fate, Meaning, Prepared};
+use crate::protocol::fate::{self, Gone, Meaning, Prepared};
 use crate::protocol::retry::Backoff;
 
 /// A branch that is prepared, or may be.
@@ -171,6 +171,7 @@ impl Settler {
     async fn is_closed_during_wait(&self, failures: u32) -> bool {
         let mut closed = self.closed.clone();
         tokio::select! {
+            biased;
             () = tokio::time::sleep(self.retry.wait(failures, 0.5)) => false,
             _ = closed.wait_for(|closed| *closed) => true,
         }
@@ -203,13 +204,10 @@ async fn try_to_end(branch: &Branch, end: End) -> Result<Option<Settled>> {
         }
         End::RollBack => {
             let (instance, fate) = branch.member.port.fate(branch.xid).await?;
-            let settled = match fate {
-                Fate::InProgress => None,
-                // On a server that has never seen it, it is not prepared either, and can't be any more.
-                Fate::RolledBack | Fate::Unknown => Some(Settled::Yes),
-                Fate::Committed if branch.prepared.database == instance.database => Some(Settled::Lost),
-                // A stranger got its number.
-                Fate::Committed => Some(Settled::Yes),
+            let settled = match fate::judge_gone(fate, &branch.prepared, &instance.database) {
+                Gone::NotYet => None,
+                Gone::RolledBack => Some(Settled::Yes),
+                Gone::Committed => Some(Settled::Lost),
             };
             (instance, fate, settled)
         }

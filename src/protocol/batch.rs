@@ -13,7 +13,7 @@ pub const LIMIT_BYTES: usize = 256 * 1024;
 const NAME_BYTES: usize = 256;
 
 /// One decision: the transaction's number, and the bytes that are kept of it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Entry {
     /// The transaction's number.
     pub number: u64,
@@ -22,7 +22,7 @@ pub struct Entry {
 }
 
 /// What is done as one, or not at all: check the fence, create a batch, delete others.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Request {
     /// The batch's number.
     pub batch: u64,
@@ -33,7 +33,7 @@ pub struct Request {
 }
 
 /// How a request ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Answer {
     /// All of it was done.
     Done,
@@ -48,7 +48,7 @@ pub enum Answer {
 }
 
 /// What it means.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Meaning {
     /// [`Batches::to_send`] has what to send again.
     Again,
@@ -61,7 +61,7 @@ pub enum Meaning {
 }
 
 /// One coordinator's decisions on their way.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Batches {
     gathered: VecDeque<Entry>,
     deletable: VecDeque<u64>,
@@ -70,7 +70,7 @@ pub struct Batches {
     is_fenced: bool,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct UnderWay {
     request: Request,
     /// An answer was lost: it may have been done.

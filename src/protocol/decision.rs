@@ -18,7 +18,7 @@ use crate::id::{CoordinatorId, ParticipantName};
 pub const VERSION: u8 = 1;
 
 /// The durable word *commit* for one transaction.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Decision {
     /// The transaction's number with its coordinator.
@@ -28,7 +28,7 @@ pub struct Decision {
 }
 
 /// One branch of a decided transaction: enough to tell later whether it was committed.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DecidedBranch {
     /// Where it is.
@@ -80,7 +80,7 @@ pub fn decode_batch(bytes: &[u8]) -> Result<Vec<Decision>> {
 }
 
 /// What a coordinator writes of itself before its first decision.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Record {
     /// The machine it runs on, for people.
@@ -96,7 +96,7 @@ pub struct Record {
 }
 
 /// What a record says of one participant.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Used {
     /// The database that it was.
@@ -135,7 +135,7 @@ pub struct Fence {
 }
 
 /// How a transaction ended, for whoever asks later.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
     /// All of it happened.

@@ -5,7 +5,7 @@
 use super::progress::DatabaseIdentity;
 
 /// What a database says of a transaction's number.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Fate {
     /// It runs, or is prepared.
     InProgress,
@@ -18,7 +18,7 @@ pub enum Fate {
 }
 
 /// What is known of a decided branch that is not there any more.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Meaning {
     /// It was committed.
     Committed,
@@ -29,7 +29,7 @@ pub enum Meaning {
 }
 
 /// Where a branch was prepared.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Prepared {
     /// The database, with the timeline that its server was on.
     pub database: DatabaseIdentity,
@@ -39,7 +39,7 @@ pub struct Prepared {
 }
 
 /// A timeline that a server's log has left for the next one, and the position at which it did.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Switch {
     /// Spelled as in [`DatabaseIdentity`].
     pub timeline: String,
@@ -48,6 +48,11 @@ pub struct Switch {
 }
 
 impl Prepared {
+    /// Whether a vote told that it is prepared: it is flushed then, and on this timeline nobody else gets its number.
+    fn is_verified(&self) -> bool {
+        self.position != u64::MAX
+    }
+
     /// Whether the timelines of `now` are needed to judge by.
     pub fn is_on_another_timeline(&self, now: &DatabaseIdentity) -> bool {
         self.database.is_same(now) && self.database.timeline != now.timeline
@@ -75,6 +80,30 @@ pub fn judge(fate: Fate, then: &Prepared, now: &DatabaseIdentity, left: &[Switch
     }
 }
 
+/// What is known of a branch that is to be rolled back, and is not there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Gone {
+    /// It is not prepared, and can't be any more.
+    RolledBack,
+    /// It is to be asked again: a PREPARE can land behind the ROLLBACK PREPARED that did not find it.
+    NotYet,
+    /// It was committed all the same: a person has to know.
+    Committed,
+}
+
+/// Judges one that was not decided and is not there, by its number's `fate` as `now` tells it.
+pub fn judge_gone(fate: Fate, then: &Prepared, now: &DatabaseIdentity) -> Gone {
+    match fate {
+        Fate::InProgress => Gone::NotYet,
+        // On a server that has never seen it, it is not prepared either, and can't be any more.
+        Fate::RolledBack | Fate::Unknown => Gone::RolledBack,
+        Fate::Committed if then.database == *now && then.is_verified() => Gone::Committed,
+        // A stranger got its number. It was never flushed, or not on this timeline: after a crash such a number is
+        // handed out again.
+        Fate::Committed => Gone::RolledBack,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -95,6 +124,17 @@ mod tests {
     fn committed(then: u32, now: u32, switches: &[(u32, u64)]) -> bool {
         let then = Prepared { database: on(then), position: 100 };
         judge(Fate::Committed, &then, &on(now), &left(switches)) == Meaning::Committed
+    }
+
+    #[test]
+    fn a_number_that_was_never_flushed_is_a_strangers_behind_a_crash() {
+        let gone = |position, timeline| {
+            let then = Prepared { database: on(1), position };
+            judge_gone(Fate::Committed, &then, &on(timeline))
+        };
+        assert_eq!(gone(100, 1), Gone::Committed, "somebody has ended it by hand");
+        assert_eq!(gone(u64::MAX, 1), Gone::RolledBack);
+        assert_eq!(gone(100, 2), Gone::RolledBack);
     }
 
     #[test]

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 pub const FRESH_FOR: Duration = Duration::from_secs(10);
 
 /// A coordinator's row in a participant.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Row {
     /// The last mark that was written.
     pub mark: u64,
@@ -24,7 +24,7 @@ pub struct Row {
 }
 
 /// What the coordinator's record says of a participant. A mark of 0 stands for none.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Marks {
     /// The highest that the row may have.
     pub announced: u64,
@@ -33,7 +33,7 @@ pub struct Marks {
 }
 
 /// What a recoverer may do in a participant.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Verdict {
     /// Commit what is decided, roll back the rest, and close the row.
     Settle,
@@ -67,7 +67,7 @@ impl Marks {
 /// A coordinator's own marks in one participant. One round: announce in the record, write the row by
 /// compare-and-set, and acknowledge with the next announcement. Any answer may be lost; the same
 /// step is then taken again.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct OwnMarks {
     recorded: Marks,
     /// The mark being announced, and when the record was first asked to hold it.
@@ -80,7 +80,7 @@ pub struct OwnMarks {
 }
 
 /// Writes a row: to `mark`, if it is one of `expected` and not closed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct CompareAndSet {
     /// What the row has if nothing was lost.
     pub expected: [u64; 2],

@@ -12,6 +12,7 @@ pub mod lease;
 pub mod lock;
 pub mod position;
 pub mod progress;
+pub mod recovery;
 pub mod retention;
 pub mod retry;
 pub mod sieve;

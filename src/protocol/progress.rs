@@ -21,7 +21,7 @@ const WAY_ON: &str = "Find out who wrote there, and restore it; or go on without
 
 /// Which database a position belongs to. Another system or database is another outbox, whatever
 /// its address; the timeline is for people to read.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct DatabaseIdentity {
     /// PostgreSQL's system identifier, or the id a SQLite outbox was born with.
     pub system: String,

@@ -9,12 +9,12 @@ use super::decision::Decision;
 use crate::id::ParticipantName;
 
 /// A coordinator's batches that are in the decision log.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Retention {
     batches: BTreeMap<u64, Kept>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Kept {
     decisions: Vec<Decision>,
     /// Branches that are not known to be committed, by their transaction's number.

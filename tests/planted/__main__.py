@@ -15,7 +15,7 @@ from contextlib import ExitStack
 from tests.servers import Kafka, Postgres, ZooKeeper
 
 from . import run, tree
-from .bug import KINDS, Bug, Kind
+from .bug import KINDS, WITHOUT_SERVERS, Bug, Kind
 from .bugs import BUGS
 
 SERVERS = {"POSTGRES": Postgres, "KAFKA": Kafka, "ZOOKEEPER": ZooKeeper}
@@ -31,7 +31,7 @@ def main(names: Sequence[str]) -> int:
     wrong: list[str] = []
     with ExitStack() as stack:
         tree.make()
-        if any(bug.caught_by.kind != "unit" for bug in chosen):
+        if any(bug.caught_by.kind not in WITHOUT_SERVERS for bug in chosen):
             start_servers(stack)
         for kind in KINDS:
             of_kind = [bug for bug in chosen if bug.caught_by.kind == kind]

@@ -6,14 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-Kind = Literal["unit", "rust", "e2e"]
+Kind = Literal["unit", "model", "rust", "e2e"]
 # In the order in which they run: the servers are needed by the last two.
-KINDS: tuple[Kind, ...] = ("unit", "rust", "e2e")
+KINDS: tuple[Kind, ...] = ("unit", "model", "rust", "e2e")
+WITHOUT_SERVERS: tuple[Kind, ...] = ("unit", "model")
 
 
 @dataclass(frozen=True, order=True)
 class KnownTest:
-    """One test: of the crate itself, of `tests/rust`, or of `tests/e2e`."""
+    """One test: of the crate itself, of `tests/model`, of `tests/rust`, or of `tests/e2e`."""
 
     kind: Kind
     name: str
@@ -22,6 +23,11 @@ class KnownTest:
 def unit(name: str) -> KnownTest:
     """A test beside the code, by its path in the crate."""
     return KnownTest("unit", name)
+
+
+def model(name: str) -> KnownTest:
+    """A test of `tests/model`, by its path there."""
+    return KnownTest("model", name)
 
 
 def rust(name: str) -> KnownTest:

@@ -6,6 +6,7 @@ from . import (
     in_coordinator,
     in_delivery,
     in_locks,
+    in_model,
     in_outbox,
     in_participant,
     in_protocol,
@@ -21,6 +22,7 @@ BUGS: list[Bug] = [
     *in_participant.BUGS,
     *in_coordinator.BUGS,
     *in_locks.BUGS,
+    *in_model.BUGS,
     *in_delivery.BUGS,
     *in_relay.BUGS,
 ]

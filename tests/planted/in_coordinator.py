@@ -228,7 +228,7 @@ BUGS = [
         "A branch without a record is rolled back only behind its coordinator's closed row.",
         ORPHANS,
         "the late one is rolled back",
-        [Edit(LEGACY, "if !row.is_some_and(|row| row.is_closed) {", "if false {")],
+        [Edit(LEGACY, "if recovery::judge_orphans(row) == OrphanRule::Refuse {", "if false {")],
     ),
     Bug(
         "takeover-unheard-of",
@@ -251,8 +251,8 @@ BUGS = [
         [
             Edit(
                 LEGACY,
-                "let end = if examined.is_decided(branch) { End::Commit } else { End::RollBack };",
-                "let end = End::RollBack;",
+                "if examined.ends.commit.contains(&number(branch)) { End::Commit }",
+                "if false { End::Commit }",
             )
         ],
     ),

@@ -21,6 +21,7 @@ from .tree import PLANTED, TARGET, TREE
 FEATURES = ("--locked", "--features", "failpoints")
 BUILDS: dict[Kind, list[str]] = {
     "unit": ["cargo", "test", *FEATURES, "--lib", "--no-run"],
+    "model": ["cargo", "test", *FEATURES, "--test", "model", "--no-run"],
     "rust": ["cargo", "test", *FEATURES, "--test", "rust", "--no-run"],
     "e2e": ["cargo", "build", *FEATURES, "--bin", "onecommit"],
 }
@@ -55,7 +56,7 @@ def run(test: KnownTest) -> Outcome:
 
 
 def _cargo(test: KnownTest) -> Outcome:
-    which = ["--lib"] if test.kind == "unit" else ["--test", "rust"]
+    which = ["--lib"] if test.kind == "unit" else ["--test", test.kind]
     command = ["cargo", "test", *FEATURES, *which, "--", "--exact", test.name]
     text = _run(command, TEST_LIMIT_S).stdout
     # What a test prints itself may stand between its name and how it ended.

@@ -12,7 +12,11 @@ from tests.planted.bugs import BUGS
 
 ROOT = Path(__file__).resolve().parents[2]
 AT_LEAST = 16
-FOLDERS = {"unit": ROOT / "src", "rust": ROOT / "tests" / "rust"}
+FOLDERS = {
+    "unit": ROOT / "src",
+    "model": ROOT / "tests" / "model",
+    "rust": ROOT / "tests" / "rust",
+}
 RUST_TEST = r"#\[(?:tokio::)?test\b[^\]]*\]\s*(?:async )?fn {name}\("
 PYTHON_TEST = r"^ *(?:async )?def {name}\("
 

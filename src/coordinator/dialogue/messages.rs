@@ -2,7 +2,7 @@
 //! home.
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::id::MessageId;
+use crate::id::{MessageId, TransactionId};
 use crate::message::{MESSAGE_MAX_BYTES, Message};
 use crate::outbox::postgres::stage;
 
@@ -18,7 +18,7 @@ pub(super) struct Messages {
 
 impl Messages {
     /// Keeps one more, which is to wait at `home`.
-    pub(super) fn keep(&mut self, message: Message, home: usize) -> Result<MessageId> {
+    pub(super) fn keep(&mut self, id: MessageId, message: Message, home: usize) -> Result<()> {
         if self.home.is_some_and(|chosen| chosen != home) {
             return Err(refuse("all messages of a transaction wait in the same outbox: name the same one"));
         }
@@ -29,10 +29,9 @@ impl Messages {
                 format!("the messages of a transaction are larger than {MESSAGE_MAX_BYTES} bytes together");
             return Err(refuse(why).with("bytes", bytes));
         }
-        let id = MessageId::of_transaction();
         (self.home, self.bytes) = (Some(home), bytes);
         self.waiting.push((id, message));
-        Ok(id)
+        Ok(())
     }
 
     /// Whether they wait at this branch.
@@ -46,8 +45,8 @@ impl Messages {
     }
 
     /// The statement that writes them there.
-    pub(super) fn staging(&self, place: usize, schema: &str) -> Option<String> {
-        self.wait_at(place).then(|| stage::insert(schema, &self.waiting))
+    pub(super) fn staging(&self, id: TransactionId, place: usize, schema: &str) -> Option<String> {
+        self.wait_at(place).then(|| stage::insert(schema, id, &self.waiting))
     }
 }
 

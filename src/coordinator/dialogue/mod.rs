@@ -199,22 +199,22 @@ impl Dialogue {
 
     /// What is to be done now.
     pub fn next_step(&mut self) -> Next {
-        let to_all = |sql: &str| {
-            (0..self.branches.len()).map(|branch| Message { branch, sql: sql.to_string() }).collect()
-        };
         if !self.is_begun {
             if self.place.is_none() {
                 return Next::Work;
             }
+            self.branches.iter_mut().for_each(|branch| branch.is_open = true);
             let limit = self.deadline.saturating_duration_since(Instant::now());
-            return Next::Send(to_all(&branch::begin(self.id, self.options.isolation, limit)));
+            let sql = branch::begin(self.id, self.options.isolation, limit);
+            let begin = |branch| Message { branch, sql: sql.clone() };
+            return Next::Send((0..self.branches.len()).map(begin).collect());
         }
         match self.machine.step() {
             None => Next::Open,
             Some(Step::Ask) => {
                 let ask = |place: usize| {
                     let schema = self.branches[place].member.outbox.as_deref();
-                    let staging = schema.and_then(|schema| self.messages.staging(place, schema));
+                    let staging = schema.and_then(|schema| self.messages.staging(self.id, place, schema));
                     let staging = staging.map_or_else(String::new, |insert| insert + "; ");
                     Message { branch: place, sql: staging + branch::ASK }
                 };
@@ -314,6 +314,8 @@ impl Dialogue {
     /// The deadline is over, or the caller does not want to wait any more. What was sent and not answered
     /// is given up: those connections are of no use until they have answered.
     pub async fn interrupt(&mut self) {
+        // A BEGIN that is not answered in time would be sent again, and again, for ever.
+        self.is_begun = true;
         if let (Some(Step::Decide), Some(registered)) = (self.machine.step(), &self.registered)
             && registered.decider.withdraw(self.id.number).await
         {

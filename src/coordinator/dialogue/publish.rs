@@ -15,8 +15,9 @@ impl Dialogue {
             return Err(refuse("the transaction is over: publish inside of it"));
         }
         let topic = message.topic().to_string();
-        let kept = self.find_home(outbox).and_then(|home| self.messages.keep(message, home));
-        kept.map_err(|error| error.with("topic", topic))
+        let id = MessageId::of_transaction((self.scope.new_id)());
+        let kept = self.find_home(outbox).and_then(|home| self.messages.keep(id, message, home));
+        kept.map_err(|error| error.with("topic", topic)).map(|()| id)
     }
 
     fn find_home(&self, outbox: Option<&ParticipantName>) -> Result<usize> {

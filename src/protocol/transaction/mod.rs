@@ -16,7 +16,7 @@ pub use told::{BranchWhy, Told, Why};
 use two_phase::TwoPhase;
 
 /// How a transaction ends, chosen by what its branches did.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Protocol {
     /// It has no branch.
     None,
@@ -29,7 +29,7 @@ pub enum Protocol {
 }
 
 /// A transaction on its way to its end.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Transaction {
     branches: usize,
     did: Vec<Did>,
@@ -37,7 +37,7 @@ pub struct Transaction {
     state: State,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum State {
     Working,
     Asking,
@@ -47,7 +47,7 @@ enum State {
 }
 
 /// The commit protocol that was chosen, and how far it is.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Ending {
     OnePhase(OnePhase),
     TwoPhase(TwoPhase),

@@ -5,7 +5,7 @@ use super::step::{Committed, Event, Step};
 use super::told::{BranchWhy, Told, Why};
 
 /// How far it is, with the branch that wrote.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) enum OnePhase {
     Committing(usize),
     /// The answer was lost: something has to prove what came of it.

@@ -3,7 +3,7 @@
 use super::told::Told;
 
 /// What is to be done next. Several branches of one step are spoken to at the same time.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Step {
     /// Ask every branch what it did: [`Event::Asked`].
     Ask,
@@ -31,7 +31,7 @@ pub enum Step {
 }
 
 /// What happened.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Event {
     /// The caller wants it committed.
     Commit,
@@ -57,7 +57,7 @@ pub enum Event {
 }
 
 /// What a branch said when it was asked what it did.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Did {
     /// It has no transaction number: it wrote nothing.
     Read,
@@ -77,7 +77,7 @@ pub enum Did {
 }
 
 /// What came of a PREPARE.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Vote {
     /// It is prepared, and the server's log was here behind it.
     Prepared {
@@ -91,7 +91,7 @@ pub enum Vote {
 }
 
 /// What came of a plain COMMIT that decides.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Committed {
     /// It took effect.
     Yes,
@@ -102,7 +102,7 @@ pub enum Committed {
 }
 
 /// What came of a decision.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Decided {
     /// It is in the log.
     Yes,

@@ -1,7 +1,7 @@
 //! What the caller of a transaction is told, and why. Never more than is known.
 
 /// Why a transaction was rolled back, or is in doubt.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Why {
     /// The caller wanted it, by an exception perhaps.
     Wanted,
@@ -18,7 +18,7 @@ pub enum Why {
 }
 
 /// What is the matter with a branch.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum BranchWhy {
     /// See [`Did::EndedElsewhere`].
     EndedElsewhere,
@@ -37,7 +37,7 @@ pub enum BranchWhy {
 }
 
 /// What the caller is told.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Told {
     /// Everything happened, or will.
     Committed {

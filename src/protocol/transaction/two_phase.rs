@@ -7,7 +7,7 @@ use super::step::{Decided, Event, Step, Vote};
 use super::told::{BranchWhy, Told, Why};
 
 /// How far it is.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) enum TwoPhase {
     Registering,
     Preparing,

@@ -101,6 +101,24 @@ async fn with_two_outboxes_the_one_to_wait_in_has_to_be_named() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_messages_of_a_transaction_whose_home_was_ended_inside_are_not_published() {
+    let place = Place::new(Log::File).await;
+    let (node, clients) = (place.node(), place.clients().await);
+    for ended in ["commit", "rollback", "commit; begin", "rollback; begin"] {
+        let mut transaction = begin(&node, &clients).await.unwrap();
+        move_money(&clients).await;
+        transaction.publish(onecommit::Message::new("order.paid", "42", "{}").unwrap(), None).unwrap();
+        clients[0].batch_execute(ended).await.unwrap();
+        let error = transaction.commit().await.unwrap_err();
+        assert!(text(&error).contains("committed or rolled back inside"), "{ended}: {error}");
+        // By themselves the statements that write them would be a transaction of their own.
+        let count = clients[0].query_one("select count(*) from onecommit.outbox", &[]).await.unwrap();
+        assert_eq!(count.get::<_, i64>(0), 0, "behind {ended}");
+    }
+    node.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_sqlite_file_has_no_branch_and_it_is_said_why() {
     let place = Place::new(Log::File).await;
     let node = place.node().with_files(["local".parse().unwrap()].into());
