@@ -45,7 +45,7 @@ servers: system $(VENV)/ready $(VENV)/develop
 packages: system $(VENV)/ready
 	$(BIN)/python -m tests.packages
 
-# The protocol of transactions over several databases in large worlds, more than ten million states, and whole
+# The protocol of transactions over several databases in large worlds, millions of states, and whole
 # nodes in thousands of worlds at random: as in the tests, and for longer. make model SEEDS=20000 SEED_FIRST=0
 SEEDS ?= 5000
 SEED_FIRST ?= 0
