@@ -6,6 +6,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use futures_util::future::try_join_all;
+
 use super::identity::Scope;
 use super::member::Member;
 use super::missing;
@@ -20,6 +22,9 @@ use crate::protocol::history::{Marks, Verdict};
 use crate::protocol::recovery::{self, Ends, OrphanRule, Plan};
 
 const OPERATION: &str = "settle transactions";
+/// Branches of one participant that are ended at the same time: half of the connections that there are, unless
+/// configured otherwise.
+const ENDED_AT_ONCE: usize = 8;
 
 /// A coordinator's decisions, by batch.
 pub(super) type Batches = BTreeMap<u64, Vec<Decision>>;
@@ -118,10 +123,7 @@ pub(super) async fn settle(
     let is_undecided = |branch: &&PreparedBranch| examined.ends.roll_back.contains(&number(branch));
     let undecided = examined.mine.iter().filter(is_undecided);
     keep_rolled_back(session, legacy.fence, undecided, rolled_back).await?;
-    for branch in &examined.mine {
-        let end = if examined.ends.commit.contains(&number(branch)) { End::Commit } else { End::RollBack };
-        member.port.end(&branch.name, Some(&branch.owner), end).await?;
-    }
+    end_all(member, &examined.mine, &examined.ends.commit).await?;
     if !are_committed(member, used, &examined).await? {
         return Ok(false);
     }
@@ -210,8 +212,18 @@ pub(super) async fn end_orphans(
 ) -> Result<()> {
     let orphans = orphans(scope, member, fence.coordinator).await?;
     keep_rolled_back(session, fence, orphans.iter(), rolled_back).await?;
-    for branch in &orphans {
-        member.port.end(&branch.name, Some(&branch.owner), End::RollBack).await?;
+    end_all(member, &orphans, &BTreeSet::new()).await
+}
+
+/// Commits those of these transactions and rolls the others back, several at a time: a coordinator may have left
+/// a thousand, and each end is a forced write.
+async fn end_all(member: &Member, branches: &[PreparedBranch], commit: &BTreeSet<u64>) -> Result<()> {
+    for piece in branches.chunks(ENDED_AT_ONCE) {
+        let ends = piece.iter().map(|branch| {
+            let end = if commit.contains(&number(branch)) { End::Commit } else { End::RollBack };
+            member.port.end(&branch.name, Some(&branch.owner), end)
+        });
+        try_join_all(ends).await?;
     }
     Ok(())
 }

@@ -35,7 +35,14 @@ const SESSION: Duration = Duration::from_secs(10);
 /// How transfers are made.
 enum Way {
     Bare(Bare),
-    Ours { node: Box<Node>, has_messages: bool },
+    Ours {
+        node: Box<Node>,
+        has_messages: bool,
+    },
+    /// One database, with a message.
+    One(Box<Node>),
+    /// The same, by hand.
+    OneByHand,
 }
 
 struct Named {
@@ -56,6 +63,8 @@ const FLOOR: &str = "floor";
 const EACH: &str = "a node each";
 const GROUPED: &str = "grouped";
 const ZOOKEEPER: &str = "ours";
+const ONE: &str = "one database and a message";
+const ONE_BY_HAND: &str = "the same by hand";
 
 /// Measures all of them, for one client and for several.
 pub(crate) async fn measure(servers: &Servers, options: &Options) -> Result<Vec<Figure>> {
@@ -83,7 +92,7 @@ pub(crate) async fn measure(servers: &Servers, options: &Options) -> Result<Vec<
         figures.extend(figures_of(clients, &compared, &costs));
     }
     for Named { way, .. } in ways {
-        if let Some(Way::Ours { node, .. }) = Arc::into_inner(way) {
+        if let Some(Way::Ours { node, .. } | Way::One(node)) = Arc::into_inner(way) {
             node.close().await;
         }
     }
@@ -125,7 +134,9 @@ async fn ways(urls: &[String; 2], servers: &Servers, folder: &std::path::Path) -
         (ZOOKEEPER, false, ours(stores.clone(), false)?),
         ("ours, three ZooKeepers", false, ours(ensemble, false)?),
         ("ours, in a file", false, ours(ours::in_file(folder), false)?),
-        ("ours, with a message", false, ours(stores, true)?),
+        ("ours, with a message", false, ours(stores.clone(), true)?),
+        (ONE_BY_HAND, false, Way::OneByHand),
+        (ONE, false, Way::One(Box::new(ours::open(urls, stores)?))),
     ];
     Ok(ways.into_iter().map(|(name, is_part, way)| Named { name, way: Arc::new(way), is_part }).collect())
 }
@@ -164,9 +175,11 @@ fn figures_of(clients: usize, compared: &[&Named], costs: &[Vec<Cost>]) -> Vec<F
             figures.push(ratio(at, at - 1, AtLeast(0.97)));
         }
     }
-    for at in ours + 1..compared.len() {
+    for at in ours + 1..place(ONE_BY_HAND) {
         figures.push(ratio(at, floor, Free));
     }
+    let budget = if clients == 16 { AtLeast(0.95) } else { Free };
+    figures.push(ratio(place(ONE), place(ONE_BY_HAND), budget));
     figures
 }
 
@@ -202,6 +215,8 @@ async fn transfer(connections: &[Client; 2], way: &Way, account: i32) -> Result<
     match way {
         Way::Bare(bare) => bare.transfer(connections, account).await,
         Way::Ours { node, has_messages } => ours::transfer(node, connections, account, *has_messages).await,
+        Way::One(node) => ours::change(node, &connections[0], account).await,
+        Way::OneByHand => ours::change_by_hand(&connections[0], account).await,
     }
 }
 

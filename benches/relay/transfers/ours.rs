@@ -85,6 +85,30 @@ pub(crate) fn open(urls: &[String; 2], stores: Stores) -> Result<Node> {
     Ok(Node::open("bench".parse()?, incarnation, members, log, locks, CoordinatorSettings::default()))
 }
 
+/// A change of one database with a message: nothing is prepared.
+pub(super) async fn change(node: &Node, connection: &Client, account: i32) -> Result<()> {
+    let mut transaction = node.transaction(&[(NAMES[0].parse()?, connection)], Options::default()).await?;
+    connection.batch_execute(&update(account)).await?;
+    transaction.publish(message(account)?, None)?;
+    transaction.commit().await?;
+    Ok(())
+}
+
+/// The same as it is written by hand.
+pub(super) async fn change_by_hand(connection: &Client, account: i32) -> Result<()> {
+    let value = "x".repeat(VALUE_BYTES);
+    let insert =
+        format!("insert into onecommit.outbox (topic, key, value) values ('bench', '{account}', '{value}')");
+    for sql in ["begin", &update(account), &insert, "commit"] {
+        connection.batch_execute(sql).await?;
+    }
+    Ok(())
+}
+
+fn message(account: i32) -> Result<Message> {
+    Ok(Message::new("bench", account.to_string(), "x".repeat(VALUE_BYTES))?)
+}
+
 /// Makes one, with a message where it is to have one.
 pub(super) async fn transfer(
     node: &Node,
@@ -97,8 +121,7 @@ pub(super) async fn transfer(
     let update = update(account);
     try_join_all(connections.iter().map(|connection| connection.batch_execute(&update))).await?;
     if has_message {
-        let message = Message::new("bench", account.to_string(), "x".repeat(VALUE_BYTES))?;
-        transaction.publish(message, None)?;
+        transaction.publish(message(account)?, None)?;
     }
     transaction.commit().await?;
     Ok(())
