@@ -381,16 +381,24 @@ async fn every_step_of_a_lock_in_zookeeper() {
 /// A process is killed between the decision and its application, with a lock: whoever gets that next finds all of it
 /// applied, in both databases.
 async fn the_next_one_reads_what_a_killed_holder_decided(log: Log) {
-    let place = Place::with_sessions_of(log, SHORT).await;
     let room = if log == Log::File { "file_log" } else { "zookeeper_log" };
     let failpoint = format!("{room}.decide.after_commit=kill@3");
-    let told = meet(&place, Way::Lock, &failpoint).await;
-    assert_eq!((told.len(), place.prepared().await), (2, 2), "killed elsewhere");
+    let mut tries = 0;
+    let (place, told) = loop {
+        let place = Place::with_sessions_of(log, SHORT).await;
+        let told = meet(&place, Way::Lock, &failpoint).await;
+        if place.prepared().await == 2 {
+            break (place, told);
+        }
+        // What it then put there were deletions only, as they come by time.
+        tries += 1;
+        assert!(tries < 20, "always killed elsewhere");
+    };
     let (node, clients) = (place.node(), place.clients().await);
     let mut next = begin(&node, &clients).await.unwrap();
     next.lock(&process::account(), None).await.unwrap();
     assert_eq!(place.prepared().await, 0, "locked before all was applied");
-    assert_eq!(agrees(&place, &told, &failpoint).await.len(), 3, "the decided one is not there");
+    assert_eq!(agrees(&place, &told, &failpoint).await.len(), told.len() + 1, "the decided one is not there");
     next.commit().await.unwrap();
     node.close().await;
 }
