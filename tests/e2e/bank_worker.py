@@ -4,7 +4,8 @@ Run as a program with the configuration's path, the databases' urls, a topic and
 it was told of each transfer: `committed`, `rolled back` or `in doubt` with the transaction's id;
 and its name. Ends when its standard input does; or dies by SIGKILL with both branches prepared,
 where that is asked for, and leaves a child that was forked, and lives as long as standard input,
-where that is. A connection that is lost is opened again.
+where that is. A connection that is lost is opened again. Where it is to lock, every other transfer
+takes a lock that all workers want.
 """
 
 from __future__ import annotations
@@ -24,7 +25,12 @@ from onecommit._drivers import exchange as sending
 ACCOUNTS = 5
 DIES_PREPARED = "dies prepared"
 DIES_BESIDE_CHILD = "dies prepared beside its child"
+LOCKS = "locks"
+LOCK = "account/1"
+LOCK_EVERY = 2
 RECONNECT_S = 0.1
+# Workers that lock leave time for others, and for whoever reads all their messages in the end.
+PAUSE_S = 0.02
 SCHEMA = f"""
 create table balance (account int primary key, total int not null);
 insert into balance select n, 1000 from generate_series(1, {ACCOUNTS}) n;
@@ -42,7 +48,7 @@ def main(config: str, main_url: str, billing_url: str, topic: str, name: str, en
     connections: dict[str, psycopg.Connection] = {}
     with onecommit.open(config) as oc:
         number = 0
-        while not is_told_to_end():
+        while not is_told_to_end(PAUSE_S if end == LOCKS else 0):
             try:
                 here, there = (connected(connections, url) for url in (main_url, billing_url))
             except psycopg.OperationalError as error:
@@ -51,7 +57,8 @@ def main(config: str, main_url: str, billing_url: str, topic: str, name: str, en
                 continue
             number += 1
             transfer = f"{name}-{number}"
-            print(f"{told_of(oc, here, there, topic, transfer)} {transfer}", flush=True)
+            lock = LOCK if end == LOCKS and number % LOCK_EVERY == 0 else None
+            print(f"{told_of(oc, here, there, topic, transfer, lock)} {transfer}", flush=True)
 
 
 def is_told_to_end(within_s: float = 0) -> bool:
@@ -71,10 +78,13 @@ def told_of(
     there: psycopg.Connection,
     topic: str,
     transfer: str,
+    lock: str | None = None,
 ) -> str:
     amount, value = random.randint(1, 9), transfer.encode()
     try:
         with oc.transaction(main=here, billing=there) as tx:
+            if lock is not None:
+                tx.lock(lock)
             here.execute(MOVE, [-amount, random.randint(1, ACCOUNTS)])
             there.execute(MOVE, [amount, random.randint(1, ACCOUNTS)])
             for conn, moved in [(here, -amount), (there, amount)]:
