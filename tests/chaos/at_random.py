@@ -40,6 +40,8 @@ def play_at_random(
     try:
         relays = [bank.installation.relay() for _ in range(2)]
         workers = [bank.worker(LOCKS) for _ in range(WORKERS)]
+        for worker in workers:
+            worker.wait_working(1)
         lanes = [deeds_on_servers(servers), deeds_on_workers(servers, bank, journal)]
         end = time.monotonic() + seconds
         with ThreadPoolExecutor(len(lanes)) as pool:
@@ -66,12 +68,9 @@ def deeds_on_servers(servers: WholeSet) -> Deeds:
 
 
 def deeds_on_workers(servers: WholeSet, bank: Bank, journal: Journal) -> Deeds:
-    """Each by one more worker, at some step."""
-    met = [
-        step
-        for step in steps.in_reach()
-        if step.way is steps.Way.WORK and step.log == steps.ZOOKEEPER
-    ]
+    """Each by one more worker, at some step; those that it takes once may be over before a fault of
+    the other lane is."""
+    met = [step for step in steps.all_steps() if step.is_of_many and step.log == steps.ZOOKEEPER]
 
     def meet(fault: str, chance: random.Random) -> None:
         step = chance.choice([step for step in met if fits(FAULTS[fault], step)])

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import random
 import signal
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
+from urllib.parse import quote
 
 import psycopg
 
 from tests.e2e.bank import Bank, Way, Worker
-from tests.e2e.bank_worker import DIES_PREPARED, LOCKS
+from tests.e2e.bank_worker import DIES_PREPARED, LOCK, LOCKS, STOPS_PREPARED
 from tests.e2e.command_line import FAILPOINTS, FAILPOINTS_LOG, RelayProcess
 from tests.e2e.installation import Table
 from tests.e2e.waiting import LIMIT_S, RUN_LIMIT_S, wait_until
+from tests.servers.zookeeper_wire import create
 
 from . import steps
 from .faults import FAULTS, go_on, is_stopped
@@ -21,6 +25,8 @@ from .steps import Step
 from .town import BILLING, MAIN, ZOOKEEPER, Town
 
 SESSION_MS = 2000
+OUTCOMES_MAX = "ONECOMMIT_COORDINATOR__OUTCOMES_MAX"
+ENTRY = b'\x01{"host":"gone","pid":1}'
 GIDS = "select gid from pg_prepared_xacts where database = current_database()"
 
 
@@ -59,39 +65,69 @@ class Case:
 
     def _leave_work(self) -> None:
         """What the armed worker will find, and nobody else."""
-        if self.step.way is steps.Way.WORK:
-            return
-        undecided = self.bank.worker(DIES_PREPARED)
-        undecided.ended(-signal.SIGKILL)
-        if self.step.way is steps.Way.ORPHAN:
-            self._leave_orphan()
-            return
-        decided = f"{self.step.log}_log.decide.after_commit=kill"
-        worker = self.bank.worker(LOCKS, {FAILPOINTS: decided})
-        worker.ended(-signal.SIGKILL)
-        self._decided.append(f"{worker.name}-{len(worker.lines()) + 1}")
+        match self.step.way:
+            case steps.Way.RECOVER:
+                self._leave_undecided_and_decided()
+            case steps.Way.ORPHAN:
+                self._leave_orphan(self._leave_outcome())
+            case steps.Way.FORGET:
+                for _ in range(2):
+                    self._leave_outcome()
+            case steps.Way.FIND:
+                self._leave_nobodys()
 
-    def _leave_orphan(self) -> None:
-        """Once the dead one is settled, a request of it arrives that was long on its way."""
-        url = self.bank.billing.url
-        with psycopg.connect(url) as connection:
+    def _leave_undecided_and_decided(self) -> None:
+        # They die together: the second one would settle what the first one has left.
+        undecided = self.bank.worker(STOPS_PREPARED)
+        decided = f"{self.step.log}_log.decide.after_commit=stop"
+        dying = [undecided, self.bank.worker(LOCKS, {FAILPOINTS: decided})]
+        for worker in dying:
+            stopped = partial(is_stopped, worker.process.pid)
+            wait_until(stopped, "it stands there", LIMIT_S, self.said)
+        for worker in dying:
+            worker.kill()
+        self._decided.append(f"{dying[1].name}-{len(dying[1].lines()) + 1}")
+
+    def _leave_outcome(self) -> str:
+        """Of a dead worker, whose branches were rolled back; the name of one."""
+        self.bank.worker(DIES_PREPARED).ended(-signal.SIGKILL)
+        with psycopg.connect(self.bank.billing.url) as connection:
             ((name,),) = connection.execute(GIDS).fetchall()
         relay = self.bank.installation.relay()
         self.bank.wait_settled()
         wait_until(lambda: not self.bank.listed(), "the dead one is settled")
         relay.stop()
-        with psycopg.connect(url) as connection:
+        return str(name)
+
+    def _leave_orphan(self, name: str) -> None:
+        """A request of a settled one arrives that was long on its way."""
+        with psycopg.connect(self.bank.billing.url) as connection:
             connection.execute("update balance set total = total + 1 where account = 1")
             connection.execute(f"prepare transaction '{name}'".encode())
+
+    def _leave_nobodys(self) -> None:
+        """Decisions, and a place in the lock's queue, of a coordinator that has no record."""
+        worker = self.bank.worker(LOCKS)
+        has_locked = partial(worker.has_locked, 0)
+        wait_until(has_locked, "the folders are there", RUN_LIMIT_S, self.said)
+        worker.finish()
+        coordinator, root = uuid.uuid4(), f"/onecommit/{self.bank.installation.name}"
+        queue = f"{root}/locks/{quote(LOCK, safe='')}"
+        port = self.town.zookeeper.members[0].port
+        create(port, f"{root}/decisions/{coordinator}")
+        create(port, queue)
+        create(port, f"{queue}/t:{coordinator}:1", ENTRY)
 
     def _armed(self) -> Worker:
         action = FAULTS[self.fault].arms
         self._hits = self.bank.folder / f"{self.step.name}-{self.fault}-{self.step.log}.hits"
         self._hits.unlink(missing_ok=True)
         environment = {
-            FAILPOINTS: f"{self.step.name}={action}@{self.step.hit}",
+            FAILPOINTS: self.step.armed(action),
             FAILPOINTS_LOG: str(self._hits),
         }
+        if self.step.way is steps.Way.FORGET:
+            environment[OUTCOMES_MAX] = "1"
         return self.bank.worker(LOCKS, environment, self._through_proxies())
 
     def _through_proxies(self) -> Way:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 KILL, STOP, ERROR = "kill", "stop", "error"
 # How much others do while one is paused that has no session which could end.
-TRANSFERS_MEANWHILE = 5
+TRANSFERS_MEANWHILE = 3
 
 
 @dataclass(frozen=True)

@@ -19,18 +19,31 @@ class Way(Enum):
     WORK = "it moves money, and wants a lock that others want too"
     RECOVER = "it settles what two dead workers left, one undecided and one decided"
     ORPHAN = "it ends a branch that was prepared behind the end of its coordinator"
+    FORGET = "it keeps fewer outcomes than there are"
+    FIND = "it finds what is nobody's any more: decisions, or a place in a lock's queue"
 
 
-# Of those of a log or of locks, without the store's name before them.
-RECOVERS = {"take_over", "remove", "keep_outcomes", "close_history"}
-ENDS_AN_ORPHAN = {"adopt_orphan"}
+# A place of the decision log, and what is done there; or what is done in every place.
+WAYS = {
+    "take_over": Way.RECOVER,
+    "remove": Way.RECOVER,
+    "keep_outcomes": Way.RECOVER,
+    "close_history": Way.RECOVER,
+    "let_go": Way.RECOVER,
+    "file_lock.discard": Way.RECOVER,
+    "adopt_orphan": Way.ORPHAN,
+    "zookeeper_log.forget_outcomes": Way.FORGET,
+    "zookeeper_log.discard": Way.FIND,
+    "zookeeper_lock.discard": Way.FIND,
+}
+# A look for the dead that fails is followed by another one, behind the first locks; and who does
+# not know whether it has taken over lets go.
+FAILS_BEFORE = {
+    "file_lock.discard": "file_log.take_over.after_commit=error",
+    "zookeeper_log.let_go": "zookeeper_log.take_over.after_commit=error",
+}
 # What happens again and again is met at its third time: the first is often a special one.
 IS_OF_MANY = {"record", "decide", "mark", "end", "enter", "leave", "note_wait", "forget_wait"}
-OUT_OF_REACH = {
-    "discard": "only what a later failure leaves behind a removal is discarded",
-    "let_go": "only who has taken over what it may not settle lets it go",
-    "forget_outcomes": "only outcomes beyond a limit are forgotten",
-}
 
 
 @dataclass(frozen=True)
@@ -41,23 +54,31 @@ class Step:
     log: str
 
     @property
-    def short(self) -> str:
-        return self.name.split(".")[1]
-
-    @property
     def is_behind(self) -> bool:
         """Whether what it does is durable there."""
         return self.name.endswith(".after_commit")
 
     @property
+    def whole(self) -> str:
+        """Without its side."""
+        return self.name.rpartition(".")[0]
+
+    @property
+    def is_of_many(self) -> bool:
+        return self.whole.split(".")[1] in IS_OF_MANY
+
+    @property
     def hit(self) -> int:
-        return 3 if self.short in IS_OF_MANY else 1
+        return 3 if self.is_of_many else 1
 
     @property
     def way(self) -> Way:
-        if self.short in RECOVERS:
-            return Way.RECOVER
-        return Way.ORPHAN if self.short in ENDS_AN_ORPHAN else Way.WORK
+        return WAYS.get(self.whole) or WAYS.get(self.whole.split(".")[1], Way.WORK)
+
+    def armed(self, action: str) -> str:
+        """As the failpoints of a worker are written."""
+        before = FAILS_BEFORE.get(self.whole)
+        return ";".join([*([before] if before else []), f"{self.name}={action}@{self.hit}"])
 
     def __str__(self) -> str:
         return f"{self.name} with the log in {self.log}"
@@ -80,14 +101,3 @@ def all_steps() -> list[Step]:
 def logs_of(name: str) -> list[str]:
     room = name.split(".")[0]
     return [log for log in (ZOOKEEPER, FILE) if room == "participant" or room.startswith(log)]
-
-
-def in_reach() -> list[Step]:
-    return [step for step in all_steps() if step.short not in OUT_OF_REACH]
-
-
-def out_of_reach() -> dict[str, str]:
-    """Those that no case meets, and why: the crash tests in Rust prepare what they need."""
-    return {
-        step.name: OUT_OF_REACH[step.short] for step in all_steps() if step.short in OUT_OF_REACH
-    }

@@ -128,11 +128,15 @@ class Bank:
 
     def close(self) -> None:
         """Ends what a failed test left, and removes everything."""
+        self.end_workers()
+        self.installation.close()
+        self.billing.drop()
+
+    def end_workers(self) -> None:
+        """Kills those that are there still."""
         for worker in self.started:
             worker.process.kill()
             worker.process.wait(LIMIT_S)
-        self.installation.close()
-        self.billing.drop()
 
 
 @dataclass(frozen=True)
@@ -180,7 +184,7 @@ class Worker:
         """Whether one was committed, among those it was told of since, that had a lock."""
         told = [line.rsplit("-", 1) for line in self.lines()[since:]]
         return any(
-            outcome.startswith("committed ") and int(number) % LOCK_EVERY == 0
+            outcome.startswith("committed ") and int(number) % LOCK_EVERY == 1
             for outcome, number in told
         )
 
