@@ -207,7 +207,7 @@ async fn try_to_end(branch: &Branch, end: End) -> Result<Option<Settled>> {
                 Fate::InProgress => None,
                 // On a server that has never seen it, it is not prepared either, and can't be any more.
                 Fate::RolledBack | Fate::Unknown => Some(Settled::Yes),
-                Fate::Committed if branch.prepared.database == instance.database => Some(Settled::Lost),
+                Fate::Committed if branch.prepared.has_its_number(&instance.database) => Some(Settled::Lost),
                 // A stranger got its number.
                 Fate::Committed => Some(Settled::Yes),
             };

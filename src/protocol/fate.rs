@@ -53,6 +53,13 @@ impl Prepared {
         self.database.is_same(now) && self.database.timeline != now.timeline
     }
 
+    /// Whether what `now` says of its number is said of this branch, and of no other transaction. Before
+    /// its PREPARE is flushed, which only a vote tells, a crash forgets the number, and it is given again; so
+    /// may a later timeline.
+    pub fn has_its_number(&self, now: &DatabaseIdentity) -> bool {
+        self.position != u64::MAX && self.database == *now
+    }
+
     /// Whether `now`, whose timeline comes from those that were `left`, oldest first, has this PREPARE in
     /// its history. A verified PREPARE is flushed, so on the same timeline its number can't come
     /// again; on a later one it can, unless every switch since was at or behind it.
@@ -113,6 +120,14 @@ mod tests {
         assert!(!committed(1, 3, &[(1, 200), (2, 99)]), "every switch since counts");
         assert!(!committed(2, 3, &[(1, 200)]), "its timeline is none that this one comes from");
         assert!(!committed(2, 1, &[]), "a copy from before the promotion");
+    }
+
+    #[test]
+    fn the_number_of_a_prepare_that_nobody_verified_may_be_a_strangers() {
+        let prepared = |position| Prepared { database: on(2), position };
+        assert!(prepared(100).has_its_number(&on(2)));
+        assert!(!prepared(u64::MAX).has_its_number(&on(2)), "a crash has forgotten it");
+        assert!(!prepared(100).has_its_number(&on(3)), "a failover may have");
     }
 
     #[test]
