@@ -7,7 +7,7 @@ BIN := $(CURDIR)/$(VENV)/bin
 # One target folder and one profile for cargo and pip: librdkafka is compiled once.
 FEATURES := --features failpoints
 
-.PHONY: demo test lint unit servers packages model soak planted bench audit headers system clean
+.PHONY: demo test lint unit servers packages model soak chaos planted bench audit headers system clean
 
 # Builds, installs into .venv and shows the main job, with no server.
 demo: headers $(VENV)/made
@@ -25,7 +25,7 @@ lint: system $(VENV)/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy python/onecommit
-	$(BIN)/mypy tests/conftest.py tests/servers tests/e2e tests/shape tests/examples tests/documents tests/planted tests/bad_input tests/packages.py examples benches
+	$(BIN)/mypy tests/conftest.py tests/servers tests/e2e tests/chaos tests/shape tests/examples tests/documents tests/planted tests/bad_input tests/packages.py examples benches
 
 # What needs no server.
 unit: system $(VENV)/ready
@@ -61,6 +61,13 @@ SEED ?=
 soak: system $(VENV)/ready
 	cargo build --locked $(FEATURES)
 	$(BIN)/python -m tests.e2e.random_run --seconds $(SECONDS) $(if $(SEED),--seed $(SEED))
+
+# Transactions over several databases: every named step with every fault, on real servers, and then
+# the bank under all faults at random for SECONDS. Some alone: make chaos ONLY=decide,paused
+ONLY ?= ,
+chaos: system $(VENV)/ready $(VENV)/develop
+	cargo build --locked $(FEATURES)
+	$(BIN)/python -m tests.chaos --only $(ONLY) --seconds $(SECONDS) $(if $(SEED),--seed $(SEED))
 
 # Each rule that keeps messages safe is left out once, in a copy of the tree: a test has to notice.
 planted: system $(VENV)/ready
@@ -100,5 +107,5 @@ $(VENV)/ready: $(VENV)/made pyproject.toml requirements-dev.lock
 
 # The extension module in the virtual environment, for the Python tests and type checks.
 $(VENV)/develop: FORCE
-	$(BIN)/maturin develop --locked --quiet
+	$(BIN)/maturin develop --locked --quiet --features python,failpoints
 FORCE:

@@ -18,12 +18,13 @@ from pathlib import Path
 
 import pytest
 
+from .bank import Bank, Worker
 from .conftest import OwnServers
 from .installation import Servers
-from .test_bank import WORKERS, Bank, Worker
 from .waiting import RUN_LIMIT_S, wait_until
 
 ROUNDS = 2
+WORKERS = 3
 EXPIRED = "Expiring session"
 
 

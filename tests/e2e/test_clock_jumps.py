@@ -19,11 +19,11 @@ import pytest
 
 from tests.servers import Kafka
 
+from .bank import Bank
 from .bank_worker import DIES_PREPARED
 from .conftest import MakeInstallation, OwnServers
 from .installation import Installation, Servers, embedded
 from .jumping_clock import JumpingClock, compiled
-from .test_bank import Bank
 from .waiting import wait_until
 
 HOUR_S = 3600

@@ -17,12 +17,12 @@ from tests.servers import PgBouncer
 from tests.servers.process import tail
 
 from .adoption import Adoption
+from .bank import Bank
 from .bank_worker import DIES_PREPARED
 from .conftest import MakeInstallation, OwnServers
 from .installation import PostgresInstallation, Servers
 from .postgres_crash import signal_all
 from .postgres_outbox import ledger_of, publish
-from .test_bank import Bank
 from .waiting import wait_until
 
 BACKLOG = 1200

@@ -13,9 +13,9 @@ import pytest
 from tests.servers import free_port
 from tests.servers.ensemble import Member
 
+from .bank import Bank
 from .bank_worker import told_of
 from .installation import Servers, Table
-from .test_bank import Bank
 
 READ_ONLY = "-Dreadonlymode.enabled=true"
 ENTER = "insert into entry values ('mine', 0)"

@@ -251,7 +251,7 @@ BUGS = [
         [
             Edit(
                 LEGACY,
-                "if examined.ends.commit.contains(&number(branch)) { End::Commit }",
+                "if commit.contains(&number(branch)) { End::Commit }",
                 "if false { End::Commit }",
             )
         ],
