@@ -14,7 +14,6 @@ RETENTION = "src/protocol/retention.rs"
 TRANSACTION = "src/protocol/transaction/mod.rs"
 TWO_PHASE = "src/protocol/transaction/two_phase.rs"
 DIALOGUE = "src/coordinator/dialogue/mod.rs"
-HELD = "src/coordinator/held.rs"
 IDENTITY = "src/coordinator/identity.rs"
 LEGACY = "src/coordinator/legacy.rs"
 RECOVER = "src/coordinator/recover.rs"
@@ -23,7 +22,6 @@ WORK = "src/coordinator/dialogue/work.rs"
 
 AT_RANDOM = model("simulation::whatever_befalls_the_world_nothing_is_torn_told_wrong_or_forgotten")
 LOST_COMMITS = model("simulation::numbers_of_lost_commits_are_given_to_strangers")
-LATE_BRANCHES = model("simulation::branches_come_late_while_a_participant_waits_for_a_person")
 SESSIONS = model("exhaustive::processes_and_sessions_end_in_every_order")
 CALLERS = model("exhaustive::callers_give_up_in_every_order")
 SERVERS = model("exhaustive::servers_crash_and_lose_history_in_every_order")
@@ -374,15 +372,15 @@ BUGS = [
         ],
     ),
     Bug(
-        "model-late-branch-waits",
-        "A late branch in a settled participant does not wait until another one is settled.",
-        LATE_BRANCHES,
-        "ForEverInDoubt",
+        "model-orphans-record-left",
+        "An orphan's record is given up where nobody heard that it was removed.",
+        AT_RANDOM,
+        "is dead, and has a record",
         [
             Edit(
-                HELD,
-                "        self.end_late(scope, members, session).await?;\n",
-                "        let _ = Held::end_late;\n",
+                RECOVER,
+                "self.unclear.insert(id);\n                    self.tell(&error);\n",
+                "self.tell(&error);\n",
             )
         ],
     ),

@@ -1,7 +1,6 @@
 //! Every order of events in a small world: one coordinator, two that recover it, two databases; requests that are
 //! lost or late, processes and sessions that end, servers that crash and fail over, copies of the decision log that
-//! take its place. stateright walks through all of it, breadth first, and looks behind each step at what must never
-//! happen.
+//! take its place. stateright walks through all of it, and looks behind each step at what must never happen.
 
 mod owner;
 mod recoverer;

@@ -101,12 +101,6 @@ impl Weather {
         Weather { request_lost: 150, one_database: 1000, events, ..Weather::default() }
     }
 
-    /// Owners that are paused or killed with a PREPARE on its way, while some participant waits for a person.
-    pub fn of_late_branches(_: &mut Chance) -> Self {
-        let events = vec![(Event::Kill, 150), (Event::Pause, 300), (Event::LossyFailover, 150)];
-        Weather { late: 200, events, ..Weather::calm() }
-    }
-
     /// Every kind of trouble is in about half of the runs, and those that lose history in a third.
     pub fn of(chance: &mut Chance) -> Self {
         let often = |chance: &mut Chance, most| {
