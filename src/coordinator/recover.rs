@@ -276,7 +276,11 @@ impl Recoverer {
                     self.refused_orphans += refused.count();
                     failed.values().for_each(|error| self.tell(error));
                 }
-                Err(error) => self.tell(&error),
+                Err(error) => {
+                    // Its record may be there still, and would count as living for as long as this session does.
+                    self.unclear.insert(id);
+                    self.tell(&error);
+                }
             }
         }
         Ok(())

@@ -308,4 +308,20 @@ BUGS = [
             )
         ],
     ),
+    Bug(
+        "late-branch-waits",
+        "A late branch in a settled participant does not wait until another one is settled.",
+        rust(
+            "coordinator::recovery::"
+            "a_late_branch_is_rolled_back_while_another_participant_waits_for_a_person"
+        ),
+        "it is rolled back, but it never came",
+        [
+            Edit(
+                "src/coordinator/held.rs",
+                "        self.end_late(scope, members, session).await?;\n",
+                "        let _ = Held::end_late;\n",
+            )
+        ],
+    ),
 ]

@@ -21,6 +21,7 @@ STAGE = "src/outbox/postgres/stage.rs"
 WORK = "src/coordinator/dialogue/work.rs"
 
 AT_RANDOM = model("simulation::whatever_befalls_the_world_nothing_is_torn_told_wrong_or_forgotten")
+LOST_COMMITS = model("simulation::numbers_of_lost_commits_are_given_to_strangers")
 SESSIONS = model("exhaustive::processes_and_sessions_end_in_every_order")
 CALLERS = model("exhaustive::callers_give_up_in_every_order")
 SERVERS = model("exhaustive::servers_crash_and_lose_history_in_every_order")
@@ -102,7 +103,7 @@ BUGS = [
     Bug(
         "model-number-of-any-life",
         "What a server says of a number counts only in the life in which it was given.",
-        AT_RANDOM,
+        LOST_COMMITS,
         "Untrue",
         [
             Edit(
@@ -367,6 +368,19 @@ BUGS = [
                 LEGACY,
                 "    keep_rolled_back(session, fence, orphans.iter(), rolled_back).await?;\n",
                 "    let _ = (session, rolled_back);\n",
+            )
+        ],
+    ),
+    Bug(
+        "model-orphans-record-left",
+        "An orphan's record is given up where nobody heard that it was removed.",
+        AT_RANDOM,
+        "is dead, and has a record",
+        [
+            Edit(
+                RECOVER,
+                "self.unclear.insert(id);\n                    self.tell(&error);\n",
+                "self.tell(&error);\n",
             )
         ],
     ),

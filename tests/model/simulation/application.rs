@@ -9,6 +9,7 @@ use onecommit::protocol::transaction::{Committed, Protocol, Vote};
 use onecommit::{ErrorKind, Result};
 use tokio::time::sleep;
 
+use super::chance::Weather;
 use super::participant::{participant, read};
 use super::sim::{Meant, Process, Sim, State, To};
 use super::sql::Statement;
@@ -34,7 +35,7 @@ struct Plan {
 impl Plan {
     fn draw(sim: &Sim) -> Self {
         let mut inner = sim.lock();
-        let (statement_fails, caller_gone) = (inner.weather.statement_fails, inner.weather.caller_gone);
+        let Weather { statement_fails, caller_gone, one_database, .. } = inner.weather;
         let databases = inner.world.databases.len();
         let chance = &mut inner.chance;
         let mut places: Vec<usize> = (0..databases).collect();
@@ -42,7 +43,7 @@ impl Plan {
         while !places.is_empty() && (branches.len() < 2 || chance.per_mille(300)) {
             let place = places.remove(chance.below(places.len()));
             branches.push((place, chance.per_mille(850)));
-            if branches.len() == 1 && chance.per_mille(100) {
+            if branches.len() == 1 && chance.per_mille(one_database) {
                 break;
             }
         }

@@ -45,8 +45,13 @@ pub struct Weather {
     pub statement_fails: u32,
     /// A caller that goes away in the middle.
     pub caller_gone: u32,
+    /// A transaction over one database, which its plain COMMIT decides.
+    pub one_database: u32,
     pub events: Vec<(Event, u32)>,
 }
+
+/// Makes a run's weather.
+pub type Draw = fn(&mut Chance) -> Weather;
 
 /// What befalls the world.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -83,9 +88,17 @@ impl Event {
     const LOSES: [Event; 3] = [Event::LossyFailover, Event::Restore, Event::LogRestore];
 }
 
+const ONE_DATABASE: u32 = 100;
+
 impl Weather {
     pub fn calm() -> Self {
-        Weather::default()
+        Weather { one_database: ONE_DATABASE, ..Weather::default() }
+    }
+
+    /// COMMITs without an answer, and servers that give their numbers to strangers before somebody asks.
+    pub fn of_lost_commits(_: &mut Chance) -> Self {
+        let events = vec![(Event::Crash, 500), (Event::StrangerCommits, 200)];
+        Weather { request_lost: 150, one_database: 1000, events, ..Weather::default() }
     }
 
     /// Every kind of trouble is in about half of the runs, and those that lose history in a third.
@@ -106,6 +119,7 @@ impl Weather {
             late: often(chance, 60),
             statement_fails: often(chance, 100),
             caller_gone: often(chance, 200),
+            one_database: ONE_DATABASE,
             events: events.into_iter().filter(|(_, weight)| *weight > 0).collect(),
         }
     }

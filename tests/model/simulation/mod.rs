@@ -15,10 +15,11 @@ mod sql;
 mod verdict;
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use chance::Weather;
+use chance::{Draw, Weather};
 use program::Program;
 use sim::{Sim, State};
 use tokio::time::sleep;
@@ -37,11 +38,11 @@ struct Run {
     hits: BTreeMap<String, u32>,
 }
 
-fn run(seed: u64) -> Run {
+fn run(seed: u64, weather: Draw) -> Run {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
     let runtime = runtime.expect("a runtime");
     runtime.block_on(async {
-        let sim = Sim::new(seed, 2 + usize::from(seed % 4 == 3));
+        let sim = Sim::new(seed, 2 + usize::from(seed % 4 == 3), weather);
         let programs = Program { callers: 2, transactions: 12, started: Arc::new(Mutex::default()) };
         for _ in 0..2 {
             programs.start(&sim);
@@ -100,7 +101,7 @@ fn number(variable: &str) -> Option<u64> {
 #[test]
 fn one_seed_runs_again_bit_for_bit() {
     let seed = number("ONECOMMIT_TEST_SEED").unwrap_or(7);
-    let (first, second) = (run(seed), run(seed));
+    let (first, second) = (run(seed, Weather::of), run(seed, Weather::of));
     let differs = first.trace.iter().zip(&second.trace).position(|(one, other)| one != other);
     assert_eq!(differs.map(|at| (&first.trace[at], &second.trace[at])), None);
     assert!(first.trace.len() == second.trace.len() && first.trace.len() > 500);
@@ -110,15 +111,27 @@ fn one_seed_runs_again_bit_for_bit() {
     expect_right(seed, &first);
 }
 
-#[test]
-fn whatever_befalls_the_world_nothing_is_torn_told_wrong_or_forgotten() {
-    let (first, seeds) = (number("ONECOMMIT_TEST_SEED_FIRST").unwrap_or(0), number("ONECOMMIT_TEST_SEEDS"));
+/// Runs these seeds in such a weather; returns what went wrong in the world, and how often.
+fn run_all(seeds: Range<u64>, weather: Draw) -> BTreeMap<String, u32> {
     let mut hits: BTreeMap<String, u32> = BTreeMap::new();
-    let seeds = seeds.unwrap_or(200);
-    for seed in first..first + seeds {
-        let run = run(seed);
+    for seed in seeds {
+        let run = run(seed, weather);
         expect_right(seed, &run);
         run.hits.into_iter().for_each(|(what, times)| *hits.entry(what).or_default() += times);
     }
-    println!("{seeds} seeds: {hits:?}");
+    hits
+}
+
+#[test]
+fn whatever_befalls_the_world_nothing_is_torn_told_wrong_or_forgotten() {
+    let (first, seeds) = (number("ONECOMMIT_TEST_SEED_FIRST").unwrap_or(0), number("ONECOMMIT_TEST_SEEDS"));
+    let (seeds, began) = (seeds.unwrap_or(300), Instant::now());
+    let hits = run_all(first..first + seeds, Weather::of);
+    println!("{seeds} seeds in {} s: {hits:?}", began.elapsed().as_secs());
+}
+
+#[test]
+fn numbers_of_lost_commits_are_given_to_strangers() {
+    let hits = run_all(0..20, Weather::of_lost_commits);
+    assert!(hits["Crash"] > 100 && hits["told Committed"] > 100, "{hits:?}");
 }

@@ -12,7 +12,7 @@ use onecommit::id::TransactionId;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
 
-use super::chance::{Chance, Weather};
+use super::chance::{Chance, Draw, Weather};
 use crate::world::{Connection, Session, World};
 
 /// After this long without an answer a call is given up.
@@ -77,9 +77,9 @@ enum Trip {
 }
 
 impl Sim {
-    pub fn new(seed: u64, databases: usize) -> Arc<Self> {
+    pub fn new(seed: u64, databases: usize, weather: Draw) -> Arc<Self> {
         let mut chance = Chance::new(seed);
-        let weather = Weather::of(&mut chance);
+        let weather = weather(&mut chance);
         let inner = Inner {
             world: World::new(databases),
             chance,

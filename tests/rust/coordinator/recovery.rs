@@ -156,18 +156,27 @@ async fn a_caller_that_goes_away_leaves_nothing_prepared() {
 
 /// A branch prepared by hand under the name of a coordinator that has no record.
 pub(super) async fn prepare_orphan(place: &Place, account: i32) -> BranchName {
-    let name = BranchName {
+    let name = branch(place, TransactionId { coordinator: CoordinatorId::random(), number: 1 }, "orders");
+    prepare(place, 0, &name, account).await;
+    name
+}
+
+fn branch(place: &Place, transaction: TransactionId, participant: &str) -> BranchName {
+    let participant = participant.parse().unwrap();
+    BranchName {
         namespace: place.namespace.clone(),
         incarnation: place.incarnation,
-        transaction: TransactionId { coordinator: CoordinatorId::random(), number: 1 },
-        participant: "orders".parse().unwrap(),
+        transaction,
+        participant,
         is_home: false,
-    };
-    let client = connect(&place.urls[0]).await;
+    }
+}
+
+/// By hand, in the participant with this number.
+async fn prepare(place: &Place, participant: usize, name: &BranchName, account: i32) {
     let sql =
         format!("begin; update account set total = 1 where id = {account}; prepare transaction '{name}'");
-    client.batch_execute(&sql).await.unwrap();
-    name
+    connect(&place.urls[participant]).await.batch_execute(&sql).await.unwrap();
 }
 
 /// From now on a branch is behind its coordinator's end.
@@ -196,29 +205,58 @@ async fn of_branches_without_a_record_only_those_behind_their_coordinators_end_a
     assert!(place.session().await.coordinators().await.unwrap().is_empty());
 }
 
+/// Makes `orders` as a restored copy has it, in which the coordinator's marks are not there yet; and has a node
+/// settle the rest.
+async fn settle_all_but_orders(place: &Place, coordinator: CoordinatorId) -> Node {
+    let client = connect(&place.urls[0]).await;
+    client.batch_execute("update onecommit.coordinator set mark = 0").await.unwrap();
+    let node = place.node();
+    let session = place.session().await;
+    // The record tells last: what it says was done before.
+    let look = async || session.look(coordinator).await;
+    until("billing is settled, and orders is not", look, |found| {
+        let (record, _) = found.as_ref().expect("its record is kept");
+        record.participants.values().map(|used| used.is_settled).eq([true, false])
+    })
+    .await;
+    node
+}
+
+async fn prepared_in_billing(place: &Place) -> i64 {
+    let sql = "select count(*) from pg_prepared_xacts where database = current_database()";
+    connect(&place.urls[1]).await.query_one(sql, &[]).await.unwrap().get(0)
+}
+
 #[test]
 fn where_a_participant_has_lost_history_nothing_is_rolled_back() {
     let runtime = Runtime::new().unwrap();
     let place = runtime.block_on(Place::with_sessions_of(Log::File, SHORT));
     let id = die(&place, Died::Undecided);
     runtime.block_on(async {
-        // As a restored copy has it, in which the coordinator's marks are not there yet.
-        let client = connect(&place.urls[0]).await;
-        client.batch_execute("update onecommit.coordinator set mark = 0").await.unwrap();
-        let node = place.node();
-        let billing = async || {
-            let client = connect(&place.urls[1]).await;
-            let sql = "select count(*) from pg_prepared_xacts where database = current_database()";
-            Ok(client.query_one(sql, &[]).await.unwrap().get::<_, i64>(0))
-        };
-        until("the other one is settled", billing, |prepared| *prepared == 0).await;
+        let node = settle_all_but_orders(&place, id.coordinator).await;
+        assert_eq!(prepared_in_billing(&place).await, 0);
         assert_eq!(place.prepared().await, 1, "this one waits for a person");
-        let session = place.session().await;
-        let (record, _) = session.look(id.coordinator).await.unwrap().expect("its record is kept");
-        let settled: Vec<bool> = record.participants.values().map(|used| used.is_settled).collect();
-        assert_eq!(settled, [true, false], "billing is, orders is not");
         node.close().await;
         assert_eq!(place.prepared().await, 1);
+    });
+}
+
+#[test]
+fn a_late_branch_is_rolled_back_while_another_participant_waits_for_a_person() {
+    let runtime = Runtime::new().unwrap();
+    let place = runtime.block_on(Place::with_sessions_of(Log::File, SHORT));
+    let id = die(&place, Died::Undecided);
+    runtime.block_on(async {
+        let node = settle_all_but_orders(&place, id.coordinator).await;
+        // As of an owner that was paused between two of its PREPAREs.
+        let late = TransactionId { coordinator: id.coordinator, number: id.number + 1 };
+        prepare(&place, 1, &branch(&place, late, "billing"), 1).await;
+        until("it is rolled back", async || Ok(prepared_in_billing(&place).await), |left| *left == 0).await;
+        let session = place.session().await;
+        assert!(session.look(id.coordinator).await.unwrap().is_some(), "orders still keeps the record");
+        assert_eq!(session.outcome(late).await.unwrap(), Some(Outcome::RolledBack));
+        assert_eq!(place.prepared().await, 1, "that of orders waits for a person");
+        node.close().await;
     });
 }
 
