@@ -126,8 +126,7 @@ def numbers(urls: Mapping[str, str], sql: str) -> list[int]:
 
 def test_step_by_step(follower: Follower, two: Mapping[str, str], urls: Mapping[str, str]) -> None:
     text = text_of(TRANSACTIONS)
-    (setting,) = re.findall(r"^max_prepared_transactions = (\d+)$", text, re.MULTILINE)
-    assert int(setting) > 0
+    (setting,) = re.findall(r"^max_prepared_transactions = \d+$", text, re.MULTILINE)
     steps = [block for block in blocks(TRANSACTIONS, STEPS, two) if setting not in block.text]
     follower.follow(steps)
     assert follower.sql("select state from orders order by id") == [("paid",), ("paid",)]
