@@ -1,9 +1,11 @@
 //! Running a command until it is done, or until Ctrl-C or SIGTERM ends it.
 
+use std::convert::Infallible;
 use std::sync::{Arc, OnceLock};
 
 use tokio::signal::unix::{SignalKind, signal};
 
+use super::output::is_closed_pipe;
 use crate::error::{Error, ErrorKind, Result};
 
 /// Each shard's deliverer has a blocking thread for as long as it runs; there are at most 256 shards a
@@ -68,6 +70,16 @@ pub(super) fn until_interrupted<T>(
     // A blocking call of a client that waits for a server must not hold the exit up.
     runtime.shutdown_background();
     ended
+}
+
+/// Runs one that goes on until it is ended, by a person, a supervisor, or a reader that has enough; its exit code.
+pub(super) fn until_ended(command: impl Future<Output = Result<Infallible>>) -> Result<i32> {
+    match until_interrupted(command) {
+        Ok(Err(interruption)) => Ok(interruption.ends()),
+        Err(error) if is_closed_pipe(&error) => Ok(0),
+        Err(error) => Err(error),
+        Ok(Ok(never)) => match never {},
+    }
 }
 
 /// Waits for Ctrl-C or SIGTERM.

@@ -6,12 +6,13 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::interrupt::until_interrupted;
+use super::interrupt::{until_ended, until_interrupted};
 use super::live_line::Steps;
-use super::output::{Output, exit_code, is_closed_pipe};
+use super::output::{Output, exit_code};
 use crate::config::Config;
 use crate::coordinator::{SeenCoordinator, Surveyed};
-use crate::error::{Error, Result};
+use crate::error::Result;
+use crate::relay::Told;
 use crate::service::{self, NodeEvent, NodeFacts, Nodes, NodesWatcher, SeenNode, UnseenRelay};
 
 /// Between two attempts to watch while the store is away.
@@ -26,7 +27,7 @@ pub(super) struct NodesArguments {
 
 pub(super) fn run(config: &Config, arguments: &NodesArguments, output: Output) -> Result<i32> {
     if arguments.watch {
-        return watch(config, output);
+        return until_ended(follow(config, output));
     }
     let steps = Steps::new("asking the servers, and waiting for the owners' signs of life");
     let found = match until_interrupted(steps.during(output, service::nodes(config)))? {
@@ -41,40 +42,23 @@ pub(super) fn run(config: &Config, arguments: &NodesArguments, output: Output) -
     Ok(found.errors.first().map_or(0, exit_code))
 }
 
-fn watch(config: &Config, output: Output) -> Result<i32> {
-    match until_interrupted(follow(config, output)) {
-        Ok(Err(interruption)) => Ok(interruption.ends()),
-        // Whoever read it has enough.
-        Err(error) if is_closed_pipe(&error) => Ok(0),
-        Err(error) => Err(error),
-        Ok(Ok(never)) => match never {},
-    }
-}
-
 async fn follow(config: &Config, output: Output) -> Result<Infallible> {
     let mut watcher = NodesWatcher::new(config);
-    let mut told: Option<String> = None;
+    let mut told = Told::default();
     loop {
         match watcher.next().await {
             Ok(events) => {
-                told = None;
+                told.clear();
                 events.iter().try_for_each(|event| show(event, output))?;
             }
             Err(error) if !error.is_retriable() => return Err(error),
             Err(error) => {
-                tell(&error, &mut told);
+                if told.is_news(&error) {
+                    tracing::warn!(%error, "the nodes can't be watched now");
+                }
                 tokio::time::sleep(PAUSE).await;
             }
         }
-    }
-}
-
-/// Once, and not at each attempt.
-fn tell(error: &Error, told: &mut Option<String>) {
-    let text = error.to_string();
-    if told.as_ref() != Some(&text) {
-        tracing::warn!(%error, "the nodes can't be watched now");
-        *told = Some(text);
     }
 }
 

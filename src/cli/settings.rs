@@ -6,10 +6,11 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
-use super::interrupt::until_interrupted;
-use super::output::{Output, is_closed_pipe};
+use super::interrupt::{until_ended, until_interrupted};
+use super::output::Output;
 use crate::config::{Config, RunTimeKey, RunTimeValue, ValueSource};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{ErrorKind, Result};
+use crate::relay::Told;
 use crate::service::{self, SettingChanged, SettingsChange, SettingsWatcher};
 
 /// Between two attempts to follow while the store is away.
@@ -49,7 +50,7 @@ pub(super) fn run(config: &Config, arguments: &SettingsArguments, output: Output
         Settings::Get { key } => get(config, key.as_deref(), output),
         Settings::Set { key, value } => change(config, key, Some(value), output),
         Settings::Unset { key } => change(config, key, None, output),
-        Settings::Watch => watch(config, output),
+        Settings::Watch => until_ended(follow(config, output)),
     }
 }
 
@@ -90,41 +91,24 @@ fn change(config: &Config, key: &str, value: Option<&str>, output: Output) -> Re
     Ok(0)
 }
 
-fn watch(config: &Config, output: Output) -> Result<i32> {
-    match until_interrupted(follow(config, output)) {
-        Ok(Err(interruption)) => Ok(interruption.ends()),
-        // Whoever read it has enough.
-        Err(error) if is_closed_pipe(&error) => Ok(0),
-        Err(error) => Err(error),
-        Ok(Ok(never)) => match never {},
-    }
-}
-
 async fn follow(config: &Config, output: Output) -> Result<Infallible> {
     let mut watcher = SettingsWatcher::new(config).await?;
     show(&SettingsChange { revision: watcher.revision(), changes: Vec::new() }, output)?;
-    let mut told: Option<String> = None;
+    let mut told = Told::default();
     loop {
         match watcher.next().await {
             Ok(change) => {
-                told = None;
+                told.clear();
                 show(&change, output)?;
             }
             Err(error) if error.kind() == ErrorKind::Configuration => return Err(error),
             Err(error) => {
-                tell(&error, &mut told);
+                if told.is_news(&error) {
+                    tracing::warn!(%error, "the settings can't be followed now");
+                }
                 tokio::time::sleep(PAUSE).await;
             }
         }
-    }
-}
-
-/// Once, and not at each attempt.
-fn tell(error: &Error, told: &mut Option<String>) {
-    let text = error.to_string();
-    if told.as_ref() != Some(&text) {
-        tracing::warn!(%error, "the settings can't be followed now");
-        *told = Some(text);
     }
 }
 

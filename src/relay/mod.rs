@@ -35,4 +35,5 @@ pub(crate) use self::fit::check_progress;
 pub(crate) use self::keeper::Keeper;
 pub use self::settings::RelaySettings;
 pub use self::supervise::Relay;
+pub(crate) use self::told::Told;
 pub(crate) use self::wait::stopped;

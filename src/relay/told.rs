@@ -13,16 +13,16 @@ const DIFFERENT: usize = 8;
 
 /// What was told since all was well.
 #[derive(Debug, Default)]
-pub(super) struct Told(BTreeSet<String>);
+pub(crate) struct Told(BTreeSet<String>);
 
 impl Told {
     /// Whether `error` is yet to be told; from now on it is not.
-    pub(super) fn is_news(&mut self, error: &Error) -> bool {
+    pub(crate) fn is_news(&mut self, error: &Error) -> bool {
         self.0.len() < DIFFERENT && self.0.insert(error.to_string())
     }
 
     /// All is well again. Returns whether anything was told before.
-    pub(super) fn clear(&mut self) -> bool {
+    pub(crate) fn clear(&mut self) -> bool {
         !std::mem::take(&mut self.0).is_empty()
     }
 }

@@ -2,7 +2,6 @@
 //! understood, or would not be accepted in the file, is refused and told, and what held before goes on to hold;
 //! while the store is away, too.
 
-use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -15,11 +14,9 @@ use crate::config::{Config, Followed, LogLevel, RunTimeSettings};
 use crate::coordinator::CoordinatorSettings;
 use crate::error::{Error, Result};
 use crate::protocol::retry::Backoff;
-use crate::relay::RelaySettings;
+use crate::relay::{RelaySettings, Told};
 use crate::settings::{SettingsStore, StoredSettings};
 
-/// More errors of one outage differ only in a number.
-const TOLD_MAX: usize = 8;
 const RETRY: Backoff = Backoff { first: Duration::from_millis(100), limit: Duration::from_secs(5) };
 
 /// Which settings this process follows, for whoever shows it.
@@ -63,7 +60,7 @@ pub(super) struct Follower {
     /// What holds now.
     settings: RunTimeSettings,
     log_level: Option<LogLevel>,
-    told: BTreeSet<String>,
+    told: Told,
 }
 
 impl Follower {
@@ -80,7 +77,7 @@ impl Follower {
             seen: StoredSettings::default(),
             settings: RunTimeSettings::default(),
             log_level: None,
-            told: BTreeSet::new(),
+            told: Told::default(),
         };
         Ok((follower, Changing { relay: relays, coordinator: coordinators }))
     }
@@ -113,7 +110,7 @@ impl Follower {
     fn take(&mut self, read: Result<StoredSettings>) {
         match read {
             Ok(stored) => {
-                if !std::mem::take(&mut self.told).is_empty() {
+                if self.told.clear() {
                     tracing::info!("settings are followed again");
                 }
                 if stored != self.seen {
@@ -121,8 +118,7 @@ impl Follower {
                     self.apply();
                 }
             }
-            // A server that is away fails in a few ways one after another; each is told once.
-            Err(error) if self.told.len() < TOLD_MAX && self.told.insert(error.to_string()) => {
+            Err(error) if self.told.is_news(&error) => {
                 tracing::warn!(%error, "settings can't be followed now: those of before hold");
             }
             Err(_) => {}

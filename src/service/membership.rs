@@ -13,6 +13,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::group::{Group, GroupOf, GroupSeen, GroupSession, MEMBER_DATA_BYTES, Member};
 use crate::id::{GroupName, MemberId};
 use crate::protocol::retry::Backoff;
+use crate::relay::Told;
 
 const OPERATION: &str = "join group";
 const RETRY: Backoff = Backoff { first: Duration::from_millis(50), limit: Duration::from_secs(5) };
@@ -153,18 +154,19 @@ impl Keeper {
     pub(super) async fn keep(mut self, first: Option<Box<dyn GroupSession>>) {
         let mut session = first;
         let mut failures = 0;
-        let mut told = None;
+        let mut told = Told::default();
         loop {
             let mut current = match session.take() {
                 Some(session) => session,
                 None => match self.join_anew().await {
                     Ok(session) => {
-                        (failures, told) = (0, None);
+                        failures = 0;
+                        told.clear();
                         session
                     }
                     Err(error) => {
-                        if self.watches {
-                            tell(&error, &mut told);
+                        if self.watches && told.is_news(&error) {
+                            tracing::warn!(%error, "a group can't be joined now");
                         }
                         failures += 1;
                         tokio::select! {
@@ -236,15 +238,6 @@ async fn next(session: &mut dyn GroupSession, seen: &GroupSeen, watches: bool) -
         tokio::time::sleep(LOOK_PAUSE).await;
     }
     Err(Error::new(ErrorKind::Fenced, "keep member", "the session with the store is over"))
-}
-
-/// Once, and not at each attempt.
-fn tell(error: &Error, told: &mut Option<String>) {
-    let text = error.to_string();
-    if told.as_ref() != Some(&text) {
-        tracing::warn!(%error, "a group can't be joined now");
-        *told = Some(text);
-    }
 }
 
 async fn ended(data: &mut watch::Receiver<Vec<u8>>) {

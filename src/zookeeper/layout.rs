@@ -142,13 +142,7 @@ pub async fn remove(
     nodes.extend([paths.layout(), paths.root().to_string()]);
     for path in nodes {
         failpoint!("zookeeper.remove.before_commit")?;
-        match connection.call(connection.client().delete(&path, None)).await {
-            Ok(()) | Err(zk::Error::NoNode) => {}
-            Err(error) => {
-                let error = connection.error("remove from ZooKeeper", Effect::Possible, error);
-                return Err(error.with("path", path));
-            }
-        }
+        connection.delete("remove from ZooKeeper", &path).await?;
         failpoint!("zookeeper.remove.after_commit")?;
     }
     connection.close().await

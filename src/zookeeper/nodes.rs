@@ -1,4 +1,4 @@
-//! How nodes are read: in pages that stay small, each as of one moment.
+//! How nodes are read, in pages that stay small, each as of one moment; and deleted.
 
 use zookeeper_client as zk;
 
@@ -41,6 +41,14 @@ impl Connection {
             }
         }
         Ok(found)
+    }
+
+    /// Deletes a node; no error where it is not there.
+    pub(crate) async fn delete(&self, operation: &'static str, path: &str) -> Result<()> {
+        match self.call(self.client().delete(path, None)).await {
+            Ok(()) | Err(zk::Error::NoNode) => Ok(()),
+            Err(error) => Err(self.error(operation, Effect::Possible, error).with("path", path)),
+        }
     }
 
     /// The names below a node; None where it is not there.

@@ -1,17 +1,11 @@
 //! What lies below a node, as it is listed.
 
-use zookeeper_client as zk;
-
-use super::connection::{Connection, Effect};
+use super::connection::Connection;
 use crate::error::Result;
 
 /// The names below a node; none where it is not there.
 pub(super) async fn children(connection: &Connection, path: &str) -> Result<Vec<String>> {
-    match connection.call(connection.client().list_children(path)).await {
-        Ok(found) => Ok(found),
-        Err(zk::Error::NoNode) => Ok(Vec::new()),
-        Err(error) => Err(connection.error("look at ZooKeeper", Effect::None, error).with("path", path)),
-    }
+    Ok(connection.names("look at ZooKeeper", path).await?.unwrap_or_default())
 }
 
 /// All nodes below one, each behind those above it.

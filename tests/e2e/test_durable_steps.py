@@ -31,6 +31,7 @@ DURABLE = re.compile(
     r"|\.execute_typed\(|Effect::Possible, &sql|self\.execute\("  # a statement on its own
     r"|\bwriter\.commit\(\)|\.commit\(writer\)"  # ZooKeeper, all or nothing
     r"|\.client\(\)\.(?:create|delete|set_data)\("  # ZooKeeper, one node
+    r"|\bconnection\.delete\("  # the same, by our own function
     r"|\bself\.(?:write\(OPERATION|end_by\()"  # by a participant's own connections
     r"|\bproducer\.(?:commit|init_transactions)\(|\bcreate_topics\(|commit_consumer_state\("
 )
@@ -58,6 +59,10 @@ EXCEPTIONS = {
         "outbox/postgres/port.rs",
         "self.connection.client.execute_typed(",
     ): "claim, birth and error have them around their call of this function",
+    (
+        "zookeeper/nodes.rs",
+        "self.client().delete(path, None)",
+    ): "whoever deletes through this function has them around the call",
     (
         "postgres/connect.rs",
         'client.batch_execute("commit")',

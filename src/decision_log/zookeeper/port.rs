@@ -164,10 +164,7 @@ impl LogSession for Session {
         }
         failpoint!("zookeeper_log.let_go.before_commit")?;
         // While its session lasts nobody else can have put another node in this one's place.
-        match connection.call(connection.client().delete(&path, None)).await {
-            Ok(()) | Err(zk::Error::NoNode) => {}
-            Err(error) => return Err(failed(Effect::Possible, error)),
-        }
+        connection.delete(OPERATION, &path).await?;
         failpoint!("zookeeper_log.let_go.after_commit")
     }
 

@@ -118,13 +118,7 @@ impl LockSession for Session {
     async fn leave(&self, queue: &Queue, owner: Owner) -> Result<()> {
         let path = self.paths.entry(queue, owner);
         failpoint!("zookeeper_lock.leave.before_commit")?;
-        match self.connection.call(self.connection.client().delete(&path, None)).await {
-            Ok(()) | Err(zk::Error::NoNode) => {}
-            Err(error) => {
-                let error = self.connection.error("leave queue", Effect::Possible, error);
-                return Err(error.with("path", path));
-            }
-        }
+        self.connection.delete("leave queue", &path).await?;
         failpoint!("zookeeper_lock.leave.after_commit")
     }
 
@@ -231,13 +225,7 @@ impl Session {
     /// Removes an entry that counts no more. Whoever finds it does, so that nobody has to be relied upon.
     async fn discard(&self, path: &str) -> Result<()> {
         failpoint!("zookeeper_lock.discard.before_commit")?;
-        match self.connection.call(self.connection.client().delete(path, None)).await {
-            Ok(()) | Err(zk::Error::NoNode) => {}
-            Err(error) => {
-                let error = self.connection.error("discard entry", Effect::Possible, error);
-                return Err(error.with("path", path));
-            }
-        }
+        self.connection.delete("discard entry", path).await?;
         failpoint!("zookeeper_lock.discard.after_commit")
     }
 }

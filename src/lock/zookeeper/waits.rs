@@ -75,13 +75,7 @@ impl Session {
     pub(super) async fn forget_wait(&self, transaction: TransactionId) -> Result<()> {
         let path = self.paths.wait(transaction);
         failpoint!("zookeeper_lock.forget_wait.before_commit")?;
-        match self.connection.call(self.connection.client().delete(&path, None)).await {
-            Ok(()) | Err(zk::Error::NoNode) => {}
-            Err(error) => {
-                let error = self.connection.error("forget wait", Effect::Possible, error);
-                return Err(error.with("path", path));
-            }
-        }
+        self.connection.delete("forget wait", &path).await?;
         failpoint!("zookeeper_lock.forget_wait.after_commit")
     }
 }
