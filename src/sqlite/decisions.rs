@@ -2,6 +2,7 @@
 //! a lock for a transaction has its coordinator's fence checked by the very write that takes it. Promises that
 //! no other incarnation's file is used.
 
+use std::io;
 use std::path::Path;
 use std::time::Duration;
 
@@ -49,4 +50,16 @@ pub(crate) fn open_decisions(
         return Err(error.with("found", found).with("expected", incarnation));
     }
     Ok((connection, place))
+}
+
+/// What came of removing a part of it; no error where it was not there.
+pub(crate) fn removed(operation: &'static str, path: &Path, result: io::Result<()>) -> Result<()> {
+    match result {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            let why = "it can't be removed: check that this user may write in data_dir";
+            let error = Error::new(ErrorKind::Configuration, operation, why).caused_by(error);
+            Err(error.with("path", path.display()))
+        }
+        _ => Ok(()),
+    }
 }

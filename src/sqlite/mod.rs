@@ -20,14 +20,17 @@ mod open;
 #[cfg(feature = "relay")]
 mod place;
 #[cfg(feature = "relay")]
+mod session;
+#[cfg(feature = "relay")]
 mod transaction;
 #[cfg(feature = "relay")]
 pub(crate) use {
     blocking::Blocking,
-    decisions::{DECISIONS_FILE, open_decisions},
+    decisions::{DECISIONS_FILE, open_decisions, removed},
     liveness::{Life, Liveness},
     local_disk::network_file_system,
     open::{OwnFile, enter_wal, open_existing, open_or_create, open_own},
     place::Place,
+    session::FileSession,
     transaction::{begin, commit},
 };

@@ -1,20 +1,21 @@
 //! The decision log port on a file.
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::{fs, io};
 
 use async_trait::async_trait;
 
 use super::rows::Rows;
 use crate::decision_log::lost::lost;
 use crate::decision_log::{DecisionLog, Fence, Legacy, LogSession, Registered};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::Result;
 use crate::id::{CoordinatorId, Incarnation, TransactionId};
 use crate::protocol::batch::{Answer, Request};
 use crate::protocol::decision::{Decision, Outcome, Record};
-use crate::sqlite::{Blocking, DECISIONS_FILE, Place};
+use crate::sqlite::{DECISIONS_FILE, FileSession, removed};
+
+const REMOVE: &str = "remove decision log";
 
 /// The decision log in a folder of this machine: `decisions.db`, and the locks of who is alive in
 /// `coordinators/`.
@@ -44,20 +45,9 @@ impl FileDecisionLog {
         for ending in ["", "-wal", "-shm"] {
             let mut path = self.file.clone().into_os_string();
             path.push(ending);
-            removed(Path::new(&path), fs::remove_file(&path))?;
+            removed(REMOVE, Path::new(&path), fs::remove_file(&path))?;
         }
-        removed(&self.locks, fs::remove_dir_all(&self.locks))
-    }
-}
-
-fn removed(path: &Path, result: io::Result<()>) -> Result<()> {
-    match result {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            let why = "it can't be removed: check that this user may write in data_dir";
-            let error = Error::new(ErrorKind::Configuration, "remove decision log", why).caused_by(error);
-            Err(error.with("path", path.display()))
-        }
-        _ => Ok(()),
+        removed(REMOVE, &self.locks, fs::remove_dir_all(&self.locks))
     }
 }
 
@@ -65,31 +55,13 @@ fn removed(path: &Path, result: io::Result<()>) -> Result<()> {
 impl DecisionLog for FileDecisionLog {
     async fn open(&self) -> Result<Box<dyn LogSession>> {
         let (locks, incarnation) = (self.locks.clone(), self.incarnation);
-        let open = move |file: &mut PathBuf| Rows::open(file, &locks, incarnation);
-        let opened = Blocking::new(self.file.clone()).call("open decision log", open).await;
-        let (rows, place) = opened.map_err(|error| error.with("file", self.file.display()))?;
-        Ok(Box::new(Session { rows: Blocking::new(rows), place, file: self.file.clone() }))
-    }
-}
-
-struct Session {
-    rows: Blocking<Rows>,
-    place: Arc<Place>,
-    file: PathBuf,
-}
-
-impl Session {
-    async fn call<R: Send + 'static>(
-        &self,
-        operation: &'static str,
-        work: impl FnOnce(&mut Rows) -> Result<R> + Send + 'static,
-    ) -> Result<R> {
-        self.rows.call(operation, work).await.map_err(|error| error.with("file", self.file.display()))
+        let open = move |file: &Path| Rows::open(file, &locks, incarnation);
+        Ok(Box::new(FileSession::open(&self.file, "open decision log", open).await?))
     }
 }
 
 #[async_trait]
-impl LogSession for Session {
+impl LogSession for FileSession<Rows> {
     async fn register(&self, coordinator: CoordinatorId, record: &Record) -> Result<Fence> {
         let record = record.clone();
         self.call("register coordinator", move |rows| rows.register(coordinator, &record)).await
@@ -162,6 +134,6 @@ impl LogSession for Session {
     }
 
     fn is_over(&self) -> bool {
-        self.place.check(ErrorKind::Unclear, "look at decision log").is_err()
+        self.is_elsewhere()
     }
 }

@@ -1,20 +1,19 @@
 //! The lock port on a file.
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
-use std::{fs, io};
 
 use async_trait::async_trait;
 use tokio::time::Instant;
 
 use super::rows::Rows;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::Result;
 use crate::id::{Incarnation, TransactionId};
 use crate::lock::{Entrant, LockSession, LockStore};
 use crate::protocol::lock::{Entry, Owner, Queue, Wait};
-use crate::sqlite::{Blocking, DECISIONS_FILE, Place};
+use crate::sqlite::{DECISIONS_FILE, FileSession, removed};
 
 /// Between two looks of one who waits: nobody tells another process.
 const LOOK_INTERVAL: Duration = Duration::from_millis(20);
@@ -36,14 +35,7 @@ impl FileLocks {
 
     /// Removes what says which sessions live; the queues go with the decision log. Idempotent.
     pub fn remove(&self) -> Result<()> {
-        match fs::remove_dir_all(&self.sessions) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                let why = "it can't be removed: check that this user may write in data_dir";
-                let error = Error::new(ErrorKind::Configuration, "remove locks", why).caused_by(error);
-                Err(error.with("path", self.sessions.display()))
-            }
-            _ => Ok(()),
-        }
+        removed("remove locks", &self.sessions, fs::remove_dir_all(&self.sessions))
     }
 }
 
@@ -51,31 +43,13 @@ impl FileLocks {
 impl LockStore for FileLocks {
     async fn open(&self) -> Result<Box<dyn LockSession>> {
         let (sessions, incarnation) = (self.sessions.clone(), self.incarnation);
-        let open = move |file: &mut PathBuf| Rows::open(file, &sessions, incarnation);
-        let opened = Blocking::new(self.file.clone()).call("open locks", open).await;
-        let (rows, place) = opened.map_err(|error| error.with("file", self.file.display()))?;
-        Ok(Box::new(Session { rows: Blocking::new(rows), place, file: self.file.clone() }))
-    }
-}
-
-struct Session {
-    rows: Blocking<Rows>,
-    place: Arc<Place>,
-    file: PathBuf,
-}
-
-impl Session {
-    async fn call<R: Send + 'static>(
-        &self,
-        operation: &'static str,
-        work: impl FnOnce(&mut Rows) -> Result<R> + Send + 'static,
-    ) -> Result<R> {
-        self.rows.call(operation, work).await.map_err(|error| error.with("file", self.file.display()))
+        let open = move |file: &Path| Rows::open(file, &sessions, incarnation);
+        Ok(Box::new(FileSession::open(&self.file, "open locks", open).await?))
     }
 }
 
 #[async_trait]
-impl LockSession for Session {
+impl LockSession for FileSession<Rows> {
     async fn enter(&self, queue: &Queue, entrant: &Entrant) -> Result<()> {
         let (queue, entrant) = (queue.clone(), *entrant);
         self.call("enter queue", move |rows| rows.enter(&queue, &entrant)).await
@@ -124,7 +98,7 @@ impl LockSession for Session {
     }
 
     fn is_over(&self) -> bool {
-        self.place.check(ErrorKind::Unclear, "look at locks").is_err()
+        self.is_elsewhere()
     }
 
     fn timeout(&self) -> Option<Duration> {
