@@ -154,7 +154,9 @@ impl Rows {
         const OPERATION: &str = "leave group";
         let failed = |error| from_sqlite(OPERATION, error).with("file", self.file.display());
         let sql = "delete from member where id = ?1";
+        failpoint!("file_group.leave.before_commit")?;
         self.connection.execute(sql, [id.0.as_bytes().as_slice()]).map_err(failed)?;
+        failpoint!("file_group.leave.after_commit")?;
         if let Some(life) = self.lives.remove(&id.0) {
             life.remove();
         }

@@ -2,8 +2,8 @@
 
 A place stands here once for each way in which it is reached: on which stores, by which command,
 and at which of its hits. `test_crash_points` runs them all, and fails for a place that is missing.
-The places of transactions over several databases are those of `tests/rust/coordinator/crash.rs`,
-which has a test of its own that none is missing.
+The places of transactions over several databases, and of locks, are those of
+`tests/rust/coordinator/crash.rs`, which has a test of its own that none is missing.
 """
 
 from __future__ import annotations
@@ -31,9 +31,11 @@ Way = Literal[
     "pause_aside",
     "adopt",
     "remove",
+    "set",
+    "guard",
 ]
 # The rooms whose places `tests/rust/coordinator/crash.rs` has.
-OF_TRANSACTIONS = ("coordinator", "decision_log", "participant")
+OF_TRANSACTIONS = ("coordinator", "decision_log", "lock", "participant")
 NAME = re.compile(r'failpoint!\("([^"]+)"\)')
 
 
@@ -58,7 +60,7 @@ class CrashPoint:
 
 
 def names_in_sources() -> set[str]:
-    """The places that the program has, without those of transactions over several databases."""
+    """The places that the program has, without those of transactions and of locks."""
     found: set[str] = set()
     for file in (ROOT / "src").rglob("*.rs"):
         if file.relative_to(ROOT / "src").parts[0] in OF_TRANSACTIONS:
@@ -92,10 +94,12 @@ GROUPS: list[tuple[Stores, Way, list[str]]] = [
     ("embedded", "init", both("sqlite.birth", "init.outbox", "topic_log.create_topic")),
     ("embedded", "relay", [*RELAY, *OUTBOX, *TOPIC_LOG]),
     ("embedded", "relay", both("sqlite.birth", "lease.open", "lease.renew", "lease.take")),
+    ("embedded", "relay", both("file_group.join")),
     ("embedded", "share", both("lease.release")),
-    ("embedded", "stop", [*both("lease.leave"), "relay.leave.before"]),
+    ("embedded", "stop", [*both("lease.leave", "file_group.leave"), "relay.leave.before"]),
     ("embedded", "error", both("outbox.note_error")),
     ("embedded", "consume", both("topic_log.commit_offset")),
+    ("embedded", "set", both("file_settings.write")),
     ("postgres", "init", [*both("init.outbox"), "kafka.create_topic.before"]),
     ("postgres", "init", ["kafka.create_topic.after"]),
     ("postgres", "relay", [*RELAY, *OUTBOX, *KAFKA]),
@@ -112,7 +116,10 @@ GROUPS: list[tuple[Stores, Way, list[str]]] = [
     ("zookeeper", "init", both("zookeeper.init")),
     ("zookeeper", "relay", both("zookeeper_lease.join", "zookeeper_lease.take")),
     ("zookeeper", "share", both("zookeeper_lease.release")),
-    ("zookeeper", "stop", both("zookeeper_lease.leave")),
+    ("zookeeper", "relay", both("zookeeper_group.join")),
+    ("zookeeper", "stop", both("zookeeper_lease.leave", "zookeeper_group.leave")),
+    ("zookeeper", "set", both("zookeeper_settings.write")),
+    ("zookeeper", "guard", both("zookeeper.guard")),
 ]
 # An adoption of two shards of PostgreSQL prepares by two transactions, and notes by a third.
 ADOPTIONS = [

@@ -37,6 +37,7 @@ from .waiting import wait_until
 BACKLOG = 1200
 # That so many random ids come in rising order has the chance 1 : 3,628,800.
 JOINERS = 9
+REFUSED = 4
 UNCONFIRMED = "the leases could not be given up"
 
 POINTS = {str(point): point for point in crash_points()}
@@ -281,6 +282,36 @@ def kill_a_removal(installation: Installation, point: CrashPoint) -> list[RelayP
     return [installation.relay()]
 
 
+def kill_who_sets(installation: Installation, point: CrashPoint) -> list[RelayProcess]:
+    """It is set, or it is not; a relay works with what is stored, and set once more it holds."""
+    relay = installation.relay()
+    kill_a_command(installation, point, "settings", "set", "relay.batch_messages", "7")
+    (found,) = setting(installation)
+    expected = "7" if point.name.endswith("after_commit") else "40"
+    assert found["value"] == expected, found
+    installation.command_line.succeed("settings", "set", "relay.batch_messages", "8")
+    relay.wait_for('key="relay.batch_messages"')
+    (found,) = setting(installation)
+    assert (found["value"], found["source"]) == ("8", "run_time"), found
+    return [relay]
+
+
+def kill_while_guarding(installation: Installation, point: CrashPoint) -> list[RelayProcess]:
+    """Some nodes are a user's, others still anybody's: they are refused until all are guarded."""
+    zookeeper: dict[str, str | int | bool] = {
+        "servers": installation.zookeeper or "",
+        "user": "secured",
+        "password": "of a test",
+        "require_acl": True,
+    }
+    installation.configure(other={"zookeeper": zookeeper})
+    kill_a_command(installation, point, "init")
+    refused = installation.command_line.reached("relay")
+    assert refused.returncode == REFUSED and "anybody may change" in refused.stderr, refused
+    assert "that anybody could change" in installation.command_line.succeed("init")
+    return [installation.relay()]
+
+
 def start_again(installation: Installation, _: CrashPoint) -> list[RelayProcess]:
     return [installation.relay()]
 
@@ -313,7 +344,16 @@ RUNS: dict[Way, Callable[[Installation, CrashPoint], list[RelayProcess]]] = {
     "pause": pause_past_the_lease,
     "adopt": kill_an_adoption,
     "remove": kill_a_removal,
+    "set": kill_who_sets,
+    "guard": kill_while_guarding,
 }
+
+
+def setting(installation: Installation) -> list[dict[str, str]]:
+    """What `settings get` says of the one that is set here."""
+    told = installation.command_line.succeed("--json", "settings", "get", "relay.batch_messages")
+    found: list[dict[str, str]] = json.loads(told)["settings"]
+    return found
 
 
 def offsets(printed: str) -> list[int]:
