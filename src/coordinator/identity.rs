@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::decider::Decider;
 use super::holdings::Holdings;
-use super::registration::{Again, Registration};
+use super::registration::Registration;
 use super::settings::CoordinatorSettings;
 use super::settle::{Branch, Settler};
 use crate::config::Followed;
@@ -134,10 +134,10 @@ async fn renew(scope: Arc<Scope>, registration: Arc<Registration>, decider: Deci
         if registration.batches() == 0 {
             continue;
         }
-        match registration.renew_marks().await {
-            Ok(again) => apply_again(&scope, &registration, id, again),
-            Err(error) => tracing::warn!(%error, "the marks could not be renewed: nothing is lost"),
+        if let Err(error) = registration.renew_marks().await {
+            tracing::warn!(%error, "the marks could not be renewed: nothing is lost");
         }
+        apply_again(&scope, &registration, id);
         let deletable = registration.take_deletable();
         if !deletable.is_empty() {
             decider.delete(deletable);
@@ -148,13 +148,8 @@ async fn renew(scope: Arc<Scope>, registration: Arc<Registration>, decider: Deci
 }
 
 /// Commits decided branches again, in participants of which another instance answers.
-pub(super) fn apply_again(
-    scope: &Arc<Scope>,
-    registration: &Arc<Registration>,
-    id: CoordinatorId,
-    again: Again,
-) {
-    for (member, decided) in again {
+pub(super) fn apply_again(scope: &Arc<Scope>, registration: &Arc<Registration>, id: CoordinatorId) {
+    for (member, decided) in registration.take_again() {
         let (scope, registration) = (Arc::clone(scope), Arc::clone(registration));
         scope.runtime.clone().spawn(async move {
             // Who prepared what: the decision log does not know.

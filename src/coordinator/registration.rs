@@ -84,10 +84,7 @@ impl Registration {
     }
 
     /// Has these participants know this coordinator, with marks that are fresh enough to decide by.
-    pub(super) async fn use_participants(&self, members: &[Arc<Member>]) -> Result<Again> {
-        if self.are_fresh(members)? {
-            return Ok(Again::new());
-        }
+    pub(super) async fn use_participants(&self, members: &[Arc<Member>]) -> Result<()> {
         let mut record = self.record.lock().await;
         let unknown: Vec<_> =
             members.iter().filter(|member| !self.used().contains_key(&member.name)).cloned().collect();
@@ -96,23 +93,29 @@ impl Registration {
         }
         // Whoever held the record before may have made them fresh.
         if self.are_fresh(members)? {
-            return Ok(Again::new());
+            return Ok(());
         }
-        let again = self.round(&mut record).await?;
-        match self.are_fresh(members)? {
-            true => Ok(again),
-            false => {
-                let why =
-                    "a participant did not take this coordinator's mark in time: nothing is decided without";
-                Err(Error::new(ErrorKind::Unreachable, OPERATION, why))
-            }
+        self.round(&mut record).await?;
+        if self.are_fresh(members)? {
+            return Ok(());
         }
+        let why = "a participant did not take this coordinator's mark in time: nothing is decided without";
+        Err(Error::new(ErrorKind::Unreachable, OPERATION, why))
     }
 
     /// One round of marks in all participants; what it has covered may be deleted.
-    pub(super) async fn renew_marks(&self) -> Result<Again> {
+    pub(super) async fn renew_marks(&self) -> Result<()> {
         let mut record = self.record.lock().await;
         self.round(&mut record).await
+    }
+
+    /// What is to be applied again by now. Whoever has had marks written takes it, also where these were not
+    /// written everywhere: nobody else would, and its batches stayed in the log.
+    pub(super) fn take_again(&self) -> Again {
+        let mut used = self.used();
+        // Only in a row that is as it should: elsewhere a person has to look first.
+        let ready = used.values_mut().filter(|in_use| !in_use.again.is_empty() && in_use.marks.is_written());
+        ready.map(|in_use| (Arc::clone(&in_use.member), std::mem::take(&mut in_use.again))).collect()
     }
 
     /// Whether every one of them may be decided on.
@@ -155,7 +158,7 @@ impl Registration {
         Ok(())
     }
 
-    async fn round(&self, record: &mut Record) -> Result<Again> {
+    async fn round(&self, record: &mut Record) -> Result<()> {
         let now = self.began.elapsed();
         let mut wanted = record.clone();
         for (name, in_use) in self.used().iter_mut().filter(|(_, in_use)| !in_use.is_lost) {
@@ -175,14 +178,7 @@ impl Registration {
                 break;
             }
         }
-        let mut again = Again::new();
-        for in_use in self.used().values_mut().filter(|in_use| !in_use.again.is_empty()) {
-            // Only in a row that is as it should: elsewhere a person has to look first.
-            if in_use.marks.send().is_none() {
-                again.push((Arc::clone(&in_use.member), std::mem::take(&mut in_use.again)));
-            }
-        }
-        Ok(again)
+        Ok(())
     }
 
     /// Writes the rows that are behind their announcement; whether one has to be written again, as

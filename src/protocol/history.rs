@@ -122,6 +122,11 @@ impl OwnMarks {
         self.written = self.written.max(mark);
     }
 
+    /// Whether the row has all that was announced.
+    pub fn is_written(&self) -> bool {
+        self.written >= self.recorded.announced
+    }
+
     /// Whether a transaction that prepared something there may be decided.
     pub fn is_fresh(&self, now: Duration) -> bool {
         self.written > 0 && now.saturating_sub(self.written_announced) < FRESH_FOR

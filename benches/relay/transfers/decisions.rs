@@ -15,6 +15,8 @@ use crate::Result;
 
 /// Nodes that are left behind the newest one; those before go with the decisions that follow.
 const KEPT: u64 = 1000;
+/// Batches go so many at a time, as they do once a mark has covered them.
+const GO_TOGETHER: u64 = 100;
 
 /// Where decisions go.
 pub(super) enum Decisions {
@@ -82,8 +84,12 @@ async fn group(
             next = submitted.try_recv().ok();
         }
         while let Some(request) = batches.to_send().cloned() {
-            if let Some(old) = request.batch.checked_sub(KEPT) {
-                batches.allow_delete(old);
+            // A request that only deletes has the number of the batch that follows.
+            if !request.entries.is_empty()
+                && request.batch % GO_TOGETHER == 0
+                && let Some(old) = request.batch.checked_sub(KEPT)
+            {
+                (old.saturating_sub(GO_TOGETHER)..old).for_each(|batch| batches.allow_delete(batch));
             }
             let answer = session.decide(fence, &request).await;
             let Meaning::Decided(numbers) = batches.answered(answer) else { return };

@@ -76,9 +76,12 @@ impl Dialogue {
     async fn make_fresh(&self, registered: &Registered, writers: &[usize]) -> Result<()> {
         let members: Vec<_> =
             writers.iter().map(|writer| Arc::clone(&self.branches[*writer].member)).collect();
-        let again = registered.registration.use_participants(&members).await?;
-        apply_again(&self.scope, &registered.registration, self.id.coordinator, again);
-        Ok(())
+        if registered.registration.are_fresh(&members)? {
+            return Ok(());
+        }
+        let used = registered.registration.use_participants(&members).await;
+        apply_again(&self.scope, &registered.registration, self.id.coordinator);
+        used
     }
 
     pub(super) async fn decide(&mut self) {
