@@ -102,6 +102,9 @@ pub(crate) struct Options {
     /// Seconds of each run of transfers.
     #[arg(long, default_value_t = 4)]
     transfer_seconds: u64,
+    /// How many transfer at the same time.
+    #[arg(long, value_delimiter = ',', default_values_t = [1, 16, 64, 256], value_name = "CLIENTS")]
+    transfer_clients: Vec<usize>,
     /// Messages produced before anything is measured: a fresh broker is several times slower.
     #[arg(long, default_value_t = 3_000_000)]
     warm_up: u64,

@@ -80,12 +80,33 @@ impl Drop for Process {
 
 /// CPU seconds, user and system, of all threads so far.
 pub(crate) fn cpu_seconds(pid: u32) -> Result<f64> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    Ok(ticks(&fs::read_to_string(format!("/proc/{pid}/stat"))?, 2)? / TICKS_PER_SECOND)
+}
+
+/// CPU seconds of all processes of this name, and of those that they have started and that have ended.
+pub(crate) fn cpu_seconds_of_all(name: &str) -> Result<f64> {
+    let mut seconds = 0.0;
+    for entry in fs::read_dir("/proc")? {
+        // One that is no process, or that has ended since.
+        let Ok(stat) = fs::read_to_string(entry?.path().join("stat")) else { continue };
+        if stat
+            .split_once('(')
+            .and_then(|(_, rest)| rest.rsplit_once(')'))
+            .is_some_and(|(one, _)| one == name)
+        {
+            seconds += ticks(&stat, 4)? / TICKS_PER_SECOND;
+        }
+    }
+    Ok(seconds)
+}
+
+/// The first of: user, system, and both of children that have ended.
+fn ticks(stat: &str, fields: usize) -> Result<f64> {
     // The name in parentheses may hold anything; utime and stime are fields 14 and 15.
-    let (_, fields) = stat.rsplit_once(')').ok_or("no name in /proc/PID/stat")?;
-    let ticks: Vec<f64> =
-        fields.split_whitespace().skip(11).take(2).map(str::parse).collect::<std::result::Result<_, _>>()?;
-    Ok(ticks.iter().sum::<f64>() / TICKS_PER_SECOND)
+    let (_, rest) = stat.rsplit_once(')').ok_or("no name in /proc/PID/stat")?;
+    let ticks: std::result::Result<Vec<f64>, _> =
+        rest.split_whitespace().skip(11).take(fields).map(str::parse).collect();
+    Ok(ticks?.iter().sum())
 }
 
 /// The most memory that was ever resident, in megabytes of 1,000,000 bytes.

@@ -21,9 +21,8 @@ use self::decisions::Decisions;
 use crate::backlog::{Database, connect};
 use crate::figure::Budget::{AtLeast, AtMost, None as Free};
 use crate::figure::{Budget, Figure, percentile};
-use crate::{Options, Result, Servers};
+use crate::{Options, Result, Servers, process};
 
-const CLIENTS: [usize; 4] = [1, 16, 64, 256];
 /// How many transfer at the same time where the parts of the protocol are compared.
 const CLIENTS_OF_PARTS: usize = 16;
 const ACCOUNTS: i32 = 10_000;
@@ -57,7 +56,12 @@ struct Cost {
     transfers_per_s: f64,
     /// Of one transfer, the median.
     ms: f64,
+    /// Of one transfer, by whose it is.
+    cpu_ms: [f64; 3],
 }
+
+/// Whose CPU time is told apart: that of the servers by the names of their processes, and this one's.
+const CPU: [&str; 3] = ["PostgreSQL", "ZooKeeper", "here"];
 
 const FLOOR: &str = "floor";
 const EACH: &str = "a node each";
@@ -66,14 +70,14 @@ const ZOOKEEPER: &str = "ours";
 const ONE: &str = "one database and a message";
 const ONE_BY_HAND: &str = "the same by hand";
 
-/// Measures all of them, for one client and for several.
+/// Measures all of them, for one client and for several, and what CPU time each takes.
 pub(crate) async fn measure(servers: &Servers, options: &Options) -> Result<Vec<Figure>> {
     let databases = databases(servers).await?;
     let urls = [databases[0].url.clone(), databases[1].url.clone()];
     let folder = tempfile::tempdir()?;
     let ways = ways(&urls, servers, folder.path()).await?;
     let mut figures = Vec::new();
-    for clients in CLIENTS {
+    for &clients in &options.transfer_clients {
         let compared: Vec<&Named> =
             ways.iter().filter(|way| !way.is_part || clients == CLIENTS_OF_PARTS).collect();
         let mut costs: Vec<Vec<Cost>> = compared.iter().map(|_| Vec::new()).collect();
@@ -148,6 +152,11 @@ fn figures_of(clients: usize, compared: &[&Named], costs: &[Vec<Cost>]) -> Vec<F
         figures.push(Figure::new(format!("{clients} at a time: {}, transfers/s", way.name), Free, rates));
         let times = found.iter().map(|cost| cost.ms).collect();
         figures.push(Figure::new(format!("{clients} at a time: {}, ms (p50)", way.name), Free, times));
+        for (at, whose) in CPU.into_iter().enumerate() {
+            let spent = found.iter().map(|cost| cost.cpu_ms[at]).collect();
+            let what = format!("{clients} at a time: {}, ms of CPU, {whose}", way.name);
+            figures.push(Figure::new(what, Free, spent));
+        }
     }
     let place = |name| compared.iter().position(|way| way.name == name).expect("one of the ways");
     let ratio = |at: usize, to: usize, budget: Budget| {
@@ -184,15 +193,15 @@ fn figures_of(clients: usize, compared: &[&Named], costs: &[Vec<Cost>]) -> Vec<F
 }
 
 async fn cost(urls: &[String; 2], way: &Arc<Way>, clients: usize, limit: Duration) -> Result<Cost> {
-    let together = Arc::new(tokio::sync::Barrier::new(clients));
+    let together = Arc::new(tokio::sync::Barrier::new(clients + 1));
     let mut running = Vec::new();
     for client in 0..clients {
         let connections = [connect(&urls[0]).await?, connect(&urls[1]).await?];
+        let account = i32::try_from(client)? * (ACCOUNTS / 256);
+        // What is only made once. And whoever fails here is not waited for by the others.
+        transfer(&connections, way, account).await?;
         let (way, together) = (Arc::clone(way), Arc::clone(&together));
         running.push(tokio::spawn(async move {
-            let account = i32::try_from(client)? * (ACCOUNTS / 256);
-            // What is only made once.
-            transfer(&connections, &way, account).await?;
             together.wait().await;
             let (began, mut times) = (Instant::now(), Vec::new());
             while began.elapsed() < limit {
@@ -203,12 +212,27 @@ async fn cost(urls: &[String; 2], way: &Arc<Way>, clients: usize, limit: Duratio
             Result::Ok(times)
         }));
     }
-    let mut times = Vec::new();
+    together.wait().await;
+    let (before, mut times) = (cpu_seconds()?, Vec::new());
     for one in running {
         times.extend(one.await??);
     }
     times.sort_by(f64::total_cmp);
-    Ok(Cost { transfers_per_s: times.len() as f64 / limit.as_secs_f64(), ms: percentile(&times, 0.5) })
+    let (after, transfers) = (cpu_seconds()?, times.len() as f64);
+    Ok(Cost {
+        transfers_per_s: transfers / limit.as_secs_f64(),
+        ms: percentile(&times, 0.5),
+        cpu_ms: std::array::from_fn(|at| (after[at] - before[at]) * 1000.0 / transfers),
+    })
+}
+
+/// Kafka is another JVM beside ZooKeeper's, with nothing to do.
+fn cpu_seconds() -> Result<[f64; 3]> {
+    Ok([
+        process::cpu_seconds_of_all("postgres")?,
+        process::cpu_seconds_of_all("java")?,
+        process::cpu_seconds(std::process::id())?,
+    ])
 }
 
 async fn transfer(connections: &[Client; 2], way: &Way, account: i32) -> Result<()> {
