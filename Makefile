@@ -46,8 +46,8 @@ packages: system $(VENV)/ready
 	$(BIN)/python -m tests.packages
 
 # The protocol of transactions over several databases in large worlds, millions of states, and whole
-# nodes in thousands of worlds at random: as in the tests, and for longer. make model SEEDS=20000 SEED_FIRST=0
-SEEDS ?= 5000
+# nodes in thousands of worlds at random: as in the tests, and for longer. make model SEEDS=200000 SEED_FIRST=0
+SEEDS ?= 50000
 SEED_FIRST ?= 0
 model: headers
 	ONECOMMIT_TEST_MODEL=large ONECOMMIT_TEST_SEEDS=$(SEEDS) ONECOMMIT_TEST_SEED_FIRST=$(SEED_FIRST) \

@@ -33,7 +33,10 @@ pub struct Ends {
 /// prepared there, and `decided` the decided ones that have a branch there.
 pub fn plan(marks: &Marks, row: Option<Row>, prepared: &BTreeSet<u64>, decided: &BTreeSet<u64>) -> Plan {
     let ends = Ends { commit: prepared & decided, roll_back: prepared - decided, absent: decided - prepared };
-    match marks.judge(row, !ends.roll_back.is_empty()) {
+    // Whoever decides has a first mark in the row by then, which the record acknowledges with the next one: a copy
+    // from before it, whose numbers strangers have got since, looked settled.
+    let acknowledged = marks.acknowledged.max(u64::from(!decided.is_empty()));
+    match (Marks { acknowledged, ..*marks }).judge(row, !ends.roll_back.is_empty()) {
         Verdict::Settled => Plan::Nothing,
         Verdict::Settle => Plan::Settle(ends),
         lost @ (Verdict::ParticipantLost | Verdict::RecordLost) => Plan::Refuse(lost),
@@ -82,6 +85,19 @@ mod tests {
         assert_eq!(planned(1), Plan::Refuse(Verdict::ParticipantLost));
         assert_eq!(planned(4), Plan::Refuse(Verdict::RecordLost));
         assert!(matches!(planned(3), Plan::Settle(_)));
+    }
+
+    #[test]
+    fn a_decision_proves_a_first_mark() {
+        let (none, marks) = (BTreeSet::new(), Marks { announced: 1, acknowledged: 0 });
+        let lost = Plan::Refuse(Verdict::ParticipantLost);
+        assert_eq!(plan(&marks, None, &none, &[1].into()), lost);
+        assert_eq!(plan(&marks, row(0, true), &[1].into(), &[1].into()), lost);
+        assert!(matches!(plan(&marks, row(1, false), &none, &[1].into()), Plan::Settle(_)));
+        assert!(
+            matches!(plan(&marks, None, &[1].into(), &none), Plan::Settle(_)),
+            "nothing was decided there"
+        );
     }
 
     #[test]

@@ -7,6 +7,7 @@ from .bug import Bug, Edit, rust, unit
 FLOOR = "src/protocol/floor.rs"
 WINDOW = "src/protocol/window.rs"
 VOUCHING = "src/protocol/vouching.rs"
+RECOVERY = "src/protocol/recovery.rs"
 SIEVE = "src/protocol/sieve.rs"
 LATE_COMMIT = "read_path::plans::a_late_commit_is_not_searched_among_dead_rows"
 
@@ -108,5 +109,12 @@ BUGS = [
                 "if false {",
             )
         ],
+    ),
+    Bug(
+        "decision-proves-no-mark",
+        "Where something was decided a first mark was written: without it a history was lost.",
+        unit("protocol::recovery::tests::a_decision_proves_a_first_mark"),
+        "Refuse(ParticipantLost)",
+        [Edit(RECOVERY, "u64::from(!decided.is_empty())", "0")],
     ),
 ]

@@ -143,6 +143,8 @@ pub struct Database {
     pub is_up: bool,
     /// A failover or a restore has lost something that was flushed.
     pub has_lost_history: bool,
+    /// A copy went on under the timeline on which it was taken, which then has two histories.
+    pub is_forked: bool,
     base: Contents,
     base_position: u64,
     changes: Vec<Change>,
@@ -159,6 +161,7 @@ impl Database {
             instance: Instance { timeline: 1, started: 1, life: 1 },
             is_up: true,
             has_lost_history: false,
+            is_forked: false,
             base: Contents::default(),
             base_position: 1,
             changes: Vec::new(),
@@ -382,6 +385,7 @@ impl Database {
         self.changes.clear();
         let newest = self.instance.timeline;
         self.instance.timeline = copied.timeline;
+        self.is_forked |= self.has_lost_history && !is_archived;
         if is_archived {
             self.left.push((copied.timeline, copied.position));
             self.instance.timeline = newest + 1;

@@ -137,8 +137,11 @@ impl World {
             let id = TransactionId { coordinator: right.coordinator, number: decision.number };
             for branch in &decision.branches {
                 let database = &self.databases[World::place(&branch.participant)];
-                let is_closed = database.history(right.coordinator).is_some_and(|row| row.is_closed);
-                if is_closed && database.committed(id).is_none() {
+                let row = database.history(right.coordinator).filter(|row| row.is_closed);
+                // In a copy from behind the coordinator's last mark, which goes on under its own timeline, a
+                // stranger gets the branch's number, and nothing tells the two apart.
+                let is_told = row.is_some_and(|row| row.mark == 0 || !database.is_forked);
+                if is_told && database.committed(id).is_none() {
                     let what = format!("{id} is called settled in {}", branch.participant);
                     self.truth.wrong(Wrong::ForgottenTooEarly, what);
                 }
