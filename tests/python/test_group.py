@@ -13,7 +13,7 @@ from pathlib import Path
 
 import onecommit
 import pytest
-from onecommit import Group, GroupView, InvalidError, UnreachableError
+from onecommit import AsyncGroup, Group, GroupView, InvalidError, UnreachableError
 
 from tests.e2e.tcp_proxy import TcpProxy
 from tests.e2e.waiting import LIMIT_S, wait_until
@@ -119,13 +119,21 @@ def proxy() -> TcpProxy:
     return TcpProxy(free_port(), server)
 
 
-def test_who_loses_its_session_is_told_and_joins_again(
+@pytest.fixture
+def ways(
     two_databases: TwoDatabases, tmp_path: Path, chroot: str, proxy: TcpProxy
-) -> None:
+) -> tuple[Path, Path]:
+    """To the server, and to it through the proxy."""
     server = os.environ["ONECOMMIT_TEST_ZOOKEEPER"]
     direct = with_zookeeper(two_databases, tmp_path, server, chroot)
     init("--config", str(direct))
-    through = with_zookeeper(two_databases, tmp_path, f"127.0.0.1:{proxy.port}", chroot)
+    return direct, with_zookeeper(two_databases, tmp_path, f"127.0.0.1:{proxy.port}", chroot)
+
+
+def test_who_loses_its_session_is_told_and_joins_again(
+    ways: tuple[Path, Path], proxy: TcpProxy
+) -> None:
+    direct, through = ways
     with (
         onecommit.open(direct) as oc,
         oc.group("workers", member="stays") as stays,
@@ -144,6 +152,37 @@ def test_who_loses_its_session_is_told_and_joins_again(
         assert view.me is not None and view.me.id != first.id, "another one"
         view = wait_view(stays, lambda view: len(view.members) == 2, "it is there again")
         assert view.members[1].id != first.id
+    assert sum(proxy.hits.values()) > 0, "the cut has hit"
+
+
+async def test_who_loses_its_session_is_told_in_asyncio(
+    ways: tuple[Path, Path], proxy: TcpProxy
+) -> None:
+    direct, through = ways
+
+    async def told(group: AsyncGroup, is_as_expected: Callable[[GroupView], bool]) -> GroupView:
+        view: GroupView | None = group.view()
+        while view is not None and not is_as_expected(view):
+            view = await group.changed(LIMIT_S)
+        assert view is not None, f"never told: {group.view()}"
+        return view
+
+    async with (
+        onecommit.open_async(direct) as oc,
+        oc.group("workers", member="stays") as stays,
+        onecommit.open_async(through) as cut_off,
+        cut_off.group("workers", member="cut off") as loses,
+    ):
+        first = loses.view().me
+        assert first is not None
+        await told(stays, lambda view: len(view.members) == 2)
+        losing = asyncio.create_task(told(loses, lambda view: view.me is None))
+        proxy.cut()
+        await losing
+        await told(stays, lambda view: names(view) == ["stays"])
+        proxy.mend()
+        view = await told(loses, lambda view: view.me is not None)
+        assert view.me is not None and view.me.id != first.id, "another one"
     assert sum(proxy.hits.values()) > 0, "the cut has hit"
 
 
