@@ -278,6 +278,14 @@ fn node_through(place: &Place, proxy: &Proxy) -> Node {
     Node::open(namespace, incarnation, place.members(), Arc::new(log), Arc::new(locks), settings())
 }
 
+/// One whose locks alone go through it.
+fn node_with_locks_through(place: &Place, proxy: &Proxy) -> Node {
+    let settings_of_zookeeper = ZookeeperSettings { servers: proxy.address.clone(), ..place.zookeeper() };
+    let (namespace, incarnation) = (place.namespace.clone(), place.incarnation);
+    let locks = ZookeeperLocks::new(settings_of_zookeeper, &namespace, incarnation).unwrap();
+    Node::open(namespace, incarnation, place.members(), place.decision_log(), Arc::new(locks), settings())
+}
+
 async fn cut_off() -> (Place, Proxy, Node) {
     let place = Place::with_sessions_of(Log::Zookeeper, SHORT).await;
     let proxy = Proxy::start(&place.zookeeper().servers).await;
@@ -311,6 +319,35 @@ async fn who_is_taken_for_dead_commits_and_locks_nothing_more() {
     let sql = "select total from account where id = 2";
     assert_eq!(others[0].query_one(sql, &[]).await.unwrap().get::<_, i32>(0), 100);
     next.commit().await.unwrap();
+}
+
+/// It is its coordinator's, which lives; the session of the locks may end alone.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lock_outlives_the_session_in_which_it_was_taken() {
+    let place = Place::with_sessions_of(Log::Zookeeper, SHORT).await;
+    let proxy = Proxy::start(&place.zookeeper().servers).await;
+    let (node, other) = (node_with_locks_through(&place, &proxy), place.node());
+    let (clients, others) = (place.clients().await, place.clients().await);
+    let mut transaction = begin(&node, &clients).await.unwrap();
+    let number = transaction.lock(&account(), None).await.unwrap();
+    let held = node.lock(&name("of the session"), LIMIT).await.unwrap();
+    move_money(&clients).await;
+    proxy.open.send_replace(false);
+    let next_one = other.lock(&name("of the session"), LIMIT).await.unwrap();
+    assert!(!held.is_held() && next_one.is_held(), "its session is over");
+
+    is_had(async |limit| {
+        let mut waits = begin(&other, &others).await?;
+        let locked = waits.lock(&account(), Some(limit)).await;
+        waits.roll_back().await?;
+        locked
+    })
+    .await;
+    assert!(transaction.commit().await.unwrap().is_applied, "its coordinator lives");
+    proxy.open.send_replace(true);
+    let mut next = begin(&other, &others).await.unwrap();
+    assert!(next.lock(&account(), None).await.unwrap() > number);
+    assert_eq!(place.totals().await, [90, 110]);
 }
 
 /// The decision is on its way, and its answer never comes: whoever recovers the coordinator has the word, and until
