@@ -9,7 +9,7 @@ for ever.
 from __future__ import annotations
 
 import asyncio
-import selectors
+import select
 import time
 from collections.abc import Sequence
 from typing import Any, TypeAlias
@@ -55,21 +55,22 @@ def exchange(messages: Sequence[tuple[Any, str]], seconds: float) -> list[Answer
 
 
 def _wait(talks: Sequence[_Talk], deadline: float) -> bool:
-    with selectors.DefaultSelector() as selector:
-        for talk in talks:
-            if not talk.is_done:
-                selector.register(talk.socket, talk.events, talk)
-        while selector.get_map():
-            left = deadline - time.monotonic()
-            if left <= 0:
-                return False
-            for key, _ in selector.select(min(left, _PIECE_S)):
-                talk = key.data
-                talk.pump()
-                if talk.is_done:
-                    selector.unregister(key.fileobj)
-                elif talk.events != key.events:
-                    selector.modify(key.fileobj, talk.events, talk)
+    waiting = {talk.socket: talk for talk in talks if not talk.is_done}
+    poll = select.poll()
+    for talk in waiting.values():
+        poll.register(talk.socket, talk.events)
+    while waiting:
+        left = deadline - time.monotonic()
+        if left <= 0:
+            return False
+        for socket, _ in poll.poll(min(left, _PIECE_S) * 1000):
+            talk = waiting[socket]
+            talk.pump()
+            if talk.is_done:
+                poll.unregister(socket)
+                del waiting[socket]
+            else:
+                poll.modify(socket, talk.events)
     return True
 
 
@@ -92,20 +93,20 @@ async def _until_done(talk: _Talk) -> None:
     loop = asyncio.get_running_loop()
     while not talk.is_done:
         ready = loop.create_future()
-        socket, events = talk.socket, talk.events
+        socket, writes = talk.socket, talk.has_more
 
         def wake(ready: asyncio.Future[None] = ready) -> None:
             if not ready.done():
                 ready.set_result(None)
 
         loop.add_reader(socket, wake)
-        if events & selectors.EVENT_WRITE:
+        if writes:
             loop.add_writer(socket, wake)
         try:
             await ready
         finally:
             loop.remove_reader(socket)
-            if events & selectors.EVENT_WRITE:
+            if writes:
                 loop.remove_writer(socket)
         talk.pump()
 
@@ -115,7 +116,7 @@ class _Talk:
 
     def __init__(self, conn: Any, sql: str) -> None:
         self._pgconn = conn.pgconn
-        self._has_more = False
+        self.has_more = False
         self._row: list[str | None] = []
         self._error: tuple[str | None, str] | None = None
         self.is_done = False
@@ -123,7 +124,7 @@ class _Talk:
         try:
             self.socket = self._pgconn.socket
             self._pgconn.send_query(sql.encode(conn.info.encoding))
-            self._has_more = self._pgconn.flush() != 0
+            self.has_more = self._pgconn.flush() != 0
         except psycopg.OperationalError as error:
             self._lose(error)
         except UnicodeEncodeError as error:
@@ -132,8 +133,8 @@ class _Talk:
 
     @property
     def events(self) -> int:
-        """What to wait for."""
-        return selectors.EVENT_READ | (selectors.EVENT_WRITE if self._has_more else 0)
+        """What to wait for, as `select.poll` spells it."""
+        return select.POLLIN | (select.POLLOUT if self.has_more else 0)
 
     @property
     def answer(self) -> Answer:
@@ -143,8 +144,8 @@ class _Talk:
     def pump(self) -> None:
         """Takes what has come."""
         try:
-            if self._has_more:
-                self._has_more = self._pgconn.flush() != 0
+            if self.has_more:
+                self.has_more = self._pgconn.flush() != 0
             self._pgconn.consume_input()
             while not self._pgconn.is_busy():
                 result = self._pgconn.get_result()
