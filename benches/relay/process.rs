@@ -2,6 +2,7 @@
 //! From `/proc`, so that it may be asked while it runs.
 
 use std::fs;
+use std::io::{BufRead as _, BufReader};
 use std::path::Path;
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
@@ -35,6 +36,15 @@ impl Process {
         match self.child.try_wait()? {
             None => Ok(()),
             Some(status) => Err(format!("the {} ended by itself: {status}", self.what).into()),
+        }
+    }
+
+    /// Waits until it has said a line, on an output that is piped.
+    pub(crate) fn wait_line(&mut self) -> Result<()> {
+        let output = self.child.stdout.take().ok_or("its output is not piped")?;
+        match BufReader::new(output).lines().next() {
+            Some(line) => Ok(drop(line?)),
+            None => Err(format!("the {} ended by itself", self.what).into()),
         }
     }
 

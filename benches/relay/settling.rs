@@ -1,7 +1,7 @@
 //! A coordinator that is killed with transactions in doubt, and how long another node takes until nothing
 //! of them is prepared any more.
 
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use onecommit::coordinator::{Answer, Dialogue, Failure, Message, Next, Options as Asked};
@@ -19,32 +19,50 @@ use crate::{Options, Result, Servers};
 const SESSION: Duration = Duration::from_secs(2);
 const LIMIT: Duration = Duration::from_secs(120);
 const LOOK: Duration = Duration::from_millis(20);
+const DECIDED: &str = "decided";
+const PREPARED_ONLY: &str = "prepared";
 const PREPARED: &str = "select count(*) from pg_prepared_xacts where database = current_database()";
 
-/// Kills one with one transaction, and one with a thousand, in each round.
-pub(crate) async fn measure(servers: &Servers, options: &Options) -> Result<Vec<Figure>> {
-    let (mut one, mut thousand) = (Vec::new(), Vec::new());
-    for _ in 0..options.rounds {
-        one.push(settled_s(servers, 1).await?);
-        thousand.push(settled_s(servers, 1000).await?);
-    }
-    let what =
-        |many| format!("coordinator killed with {many} prepared: until another node has settled it, s");
-    Ok(vec![
-        Figure::new(what("one transaction"), AtMost(4.0), one),
-        Figure::new(what("1,000 transactions"), AtMost(10.0), thousand),
-    ])
+/// Where a coordinator is killed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Killed {
+    Prepared,
+    Decided,
 }
 
-async fn settled_s(servers: &Servers, transactions: i64) -> Result<f64> {
+/// Kills one with one transaction, and one with a thousand, before and behind their decisions, in each round.
+pub(crate) async fn measure(servers: &Servers, options: &Options) -> Result<Vec<Figure>> {
+    let cases = [
+        (Killed::Prepared, 1, "one transaction prepared", 4.0),
+        (Killed::Decided, 1, "one transaction decided", 4.0),
+        (Killed::Prepared, 1000, "1,000 transactions prepared", 10.0),
+        (Killed::Decided, 1000, "1,000 transactions decided", 10.0),
+    ];
+    let mut found = cases.map(|_| Vec::new());
+    for _ in 0..options.rounds {
+        for ((killed, transactions, ..), found) in cases.iter().zip(&mut found) {
+            found.push(settled_s(servers, *killed, *transactions).await?);
+        }
+    }
+    let figure = |((_, _, what, most), found)| {
+        let what = format!("coordinator killed with {what}: until another node has settled it, s");
+        Figure::new(what, AtMost(most), found)
+    };
+    Ok(cases.into_iter().zip(found).map(figure).collect())
+}
+
+async fn settled_s(servers: &Servers, killed: Killed, transactions: i64) -> Result<f64> {
     let databases = databases(servers).await?;
     let urls = [databases[0].url.clone(), databases[1].url.clone()];
     let (namespace, incarnation) = (ours::namespace()?, Incarnation::random());
     let stores = ours::stores_of(&servers.zookeeper, SESSION, &namespace, incarnation).await?;
     let node = ours::open(&urls, stores)?;
-    let place = format!("{namespace} {incarnation} {} {} {transactions}", urls[0], urls[1]);
+    let word = if killed == Killed::Decided { DECIDED } else { PREPARED_ONLY };
+    let place = format!("{namespace} {incarnation} {} {} {word} {transactions}", urls[0], urls[1]);
     let mut command = Command::new(std::env::current_exe()?);
-    let doomed = Process::start("coordinator", command.arg("--doomed").arg(place))?;
+    command.arg("--doomed").arg(place).stdout(Stdio::piped());
+    let mut doomed = Process::start("coordinator", &mut command)?;
+    doomed.wait_line()?;
     let clients = [connect(&urls[0]).await?, connect(&urls[1]).await?];
     wait_prepared(&clients, transactions).await?;
     drop(doomed);
@@ -76,10 +94,10 @@ async fn wait_prepared(clients: &[Client; 2], transactions: i64) -> Result<()> {
     }
 }
 
-/// The other process: prepares its transactions, decides none, and waits for its end.
+/// The other process: prepares its transactions, and decides all or none, says so, and waits for its end.
 pub(crate) async fn doomed(servers: &Servers, place: &str) -> Result<()> {
     let parts: Vec<&str> = place.split(' ').collect();
-    let [namespace, incarnation, one, two, transactions] = parts[..] else { return Err(place.into()) };
+    let [namespace, incarnation, one, two, word, transactions] = parts[..] else { return Err(place.into()) };
     let (namespace, incarnation) = (namespace.parse()?, incarnation.parse()?);
     let urls = [one.to_string(), two.to_string()];
     let stores = ours::stores_of(&servers.zookeeper, SESSION, &namespace, incarnation).await?;
@@ -96,8 +114,12 @@ pub(crate) async fn doomed(servers: &Servers, place: &str) -> Result<()> {
         }
         dialogue.commit();
         drive(&mut dialogue, &clients).await?;
+        if word == DECIDED {
+            dialogue.work().await;
+        }
         kept.push(dialogue);
     }
+    println!("{word}");
     std::future::pending().await
 }
 
