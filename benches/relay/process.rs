@@ -42,10 +42,11 @@ impl Process {
     /// Waits until it has said a line, on an output that is piped.
     pub(crate) fn wait_line(&mut self) -> Result<()> {
         let output = self.child.stdout.take().ok_or("its output is not piped")?;
-        match BufReader::new(output).lines().next() {
-            Some(line) => Ok(drop(line?)),
-            None => Err(format!("the {} ended by itself", self.what).into()),
+        let mut said = String::new();
+        if BufReader::new(output).read_line(&mut said)? == 0 {
+            return Err(format!("the {} ended by itself", self.what).into());
         }
+        Ok(())
     }
 
     /// CPU seconds so far.

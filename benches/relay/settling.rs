@@ -4,7 +4,9 @@
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use onecommit::coordinator::{Answer, Dialogue, Failure, Message, Next, Options as Asked};
+use onecommit::coordinator::{
+    Answer, CoordinatorSettings, Dialogue, Failure, Message, Next, Options as Asked,
+};
 use onecommit::id::Incarnation;
 use tokio_postgres::{Client, SimpleQueryMessage};
 
@@ -56,7 +58,7 @@ async fn settled_s(servers: &Servers, killed: Killed, transactions: i64) -> Resu
     let urls = [databases[0].url.clone(), databases[1].url.clone()];
     let (namespace, incarnation) = (ours::namespace()?, Incarnation::random());
     let stores = ours::stores_of(&servers.zookeeper, SESSION, &namespace, incarnation).await?;
-    let node = ours::open(&urls, stores)?;
+    let node = ours::open(&urls, stores, CoordinatorSettings::default())?;
     let word = if killed == Killed::Decided { DECIDED } else { PREPARED_ONLY };
     let place = format!("{namespace} {incarnation} {} {} {word} {transactions}", urls[0], urls[1]);
     let mut command = Command::new(std::env::current_exe()?);
@@ -101,7 +103,7 @@ pub(crate) async fn doomed(servers: &Servers, place: &str) -> Result<()> {
     let (namespace, incarnation) = (namespace.parse()?, incarnation.parse()?);
     let urls = [one.to_string(), two.to_string()];
     let stores = ours::stores_of(&servers.zookeeper, SESSION, &namespace, incarnation).await?;
-    let node = ours::open(&urls, stores)?;
+    let node = ours::open(&urls, stores, CoordinatorSettings::default())?;
     let clients = [connect(&urls[0]).await?, connect(&urls[1]).await?];
     let mut kept = Vec::new();
     for account in 0..transactions.parse::<i32>()? {

@@ -12,7 +12,7 @@ pub(crate) mod ours;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use onecommit::coordinator::Node;
+use onecommit::coordinator::{CoordinatorSettings, Node};
 use onecommit::outbox::postgres::print_sql;
 use tokio_postgres::Client;
 
@@ -30,6 +30,8 @@ pub(crate) const TABLES: &str = "create table account (id int primary key, balan
     insert into account select n, 0 from generate_series(0, 9999) n; analyze account";
 /// Nobody's session ends while it is measured.
 const SESSION: Duration = Duration::from_secs(10);
+/// No run takes as long.
+const UNREACHED: Duration = Duration::from_secs(3600);
 
 /// How transfers are made.
 enum Way {
@@ -67,6 +69,8 @@ const FLOOR: &str = "floor";
 const EACH: &str = "a node each";
 const GROUPED: &str = "grouped";
 const ZOOKEEPER: &str = "ours";
+const ALL_AT_ONCE: &str = "ours, with a message, applied all at once";
+const HOME_FIRST: &str = "ours, with a message";
 const ONE: &str = "one database and a message";
 const ONE_BY_HAND: &str = "the same by hand";
 
@@ -122,10 +126,13 @@ async fn ways(urls: &[String; 2], servers: &Servers, folder: &std::path::Path) -
     let stores = ours::in_zookeeper(&servers.zookeeper, SESSION).await?;
     let bare = |part, decisions| Ok(Way::Bare(Bare::new(part, decisions)?)) as Result<Way>;
     let decided = async |part| bare(part, Some(Decisions::grouped(&*stores.log).await?));
-    let ours = |stores, has_messages| {
-        let node = Box::new(ours::open(urls, stores)?);
+    let set = |stores, has_messages, settings| {
+        let node = Box::new(ours::open(urls, stores, settings)?);
         Ok(Way::Ours { node, has_messages }) as Result<Way>
     };
+    let ours = |stores, has_messages| set(stores, has_messages, CoordinatorSettings::default());
+    let unrenewed = CoordinatorSettings { mark_interval: UNREACHED, ..CoordinatorSettings::default() };
+    let at_once = CoordinatorSettings { home_wait: Duration::ZERO, ..CoordinatorSettings::default() };
     let ensemble = ours::in_zookeeper(&servers.ensemble, SESSION).await?;
     let ways = [
         ("plain", false, bare(Part::Plain, None)?),
@@ -135,12 +142,14 @@ async fn ways(urls: &[String; 2], servers: &Servers, folder: &std::path::Path) -
         ("and the begin's mark", true, decided(Part::Marked).await?),
         ("and the question what each did", true, decided(Part::Asked).await?),
         ("and the vote's status", true, decided(Part::Voted).await?),
+        ("ours, but no mark is renewed", true, set(stores.clone(), false, unrenewed)?),
         (ZOOKEEPER, false, ours(stores.clone(), false)?),
         ("ours, three ZooKeepers", false, ours(ensemble, false)?),
         ("ours, in a file", false, ours(ours::in_file(folder), false)?),
-        ("ours, with a message", false, ours(stores.clone(), true)?),
+        (ALL_AT_ONCE, true, set(stores.clone(), true, at_once)?),
+        (HOME_FIRST, false, ours(stores.clone(), true)?),
         (ONE_BY_HAND, false, Way::OneByHand),
-        (ONE, false, Way::One(Box::new(ours::open(urls, stores)?))),
+        (ONE, false, Way::One(Box::new(ours::open(urls, stores, CoordinatorSettings::default())?))),
     ];
     Ok(ways.into_iter().map(|(name, is_part, way)| Named { name, way: Arc::new(way), is_part }).collect())
 }
@@ -179,13 +188,15 @@ fn figures_of(clients: usize, compared: &[&Named], costs: &[Vec<Cost>]) -> Vec<F
     figures.push(ratio(group, floor, Free));
     for at in group + 1..=ours {
         if compared[at].is_part || (at == ours && compared[at - 1].is_part) {
-            // What a part adds may be 3 %; what is left between the last one and ours is marks, registration
-            // and connections of our own.
+            // What a part adds may be 3 %.
             figures.push(ratio(at, at - 1, AtLeast(0.97)));
         }
     }
     for at in ours + 1..place(ONE_BY_HAND) {
         figures.push(ratio(at, floor, Free));
+    }
+    if let Some(at_once) = compared.iter().position(|way| way.name == ALL_AT_ONCE) {
+        figures.push(ratio(place(HOME_FIRST), at_once, AtLeast(0.97)));
     }
     let budget = if clients == 16 { AtLeast(0.95) } else { Free };
     figures.push(ratio(place(ONE), place(ONE_BY_HAND), budget));

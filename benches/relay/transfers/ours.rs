@@ -75,14 +75,14 @@ pub(super) fn in_file(folder: &Path) -> Stores {
 }
 
 /// A node with a database for each name; the first one has an outbox.
-pub(crate) fn open(urls: &[String; 2], stores: Stores) -> Result<Node> {
+pub(crate) fn open(urls: &[String; 2], stores: Stores, settings: CoordinatorSettings) -> Result<Node> {
     let mut members = Vec::new();
     for ((name, url), outbox) in NAMES.into_iter().zip(urls).zip([Some("onecommit".to_string()), None]) {
         let port = PostgresParticipant::new(&url.parse()?, "onecommit", CONNECTIONS, LIMIT);
         members.push(Member::new(name.parse()?, Arc::new(port), outbox));
     }
     let Stores { log, locks, incarnation } = stores;
-    Ok(Node::open("bench".parse()?, incarnation, members, log, locks, CoordinatorSettings::default()))
+    Ok(Node::open("bench".parse()?, incarnation, members, log, locks, settings))
 }
 
 /// A change of one database with a message: nothing is prepared.
