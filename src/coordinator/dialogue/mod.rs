@@ -286,8 +286,7 @@ impl Dialogue {
                 self.machine.on(Event::Committed(came.unwrap_or(Committed::Unknown)));
             }
             Some(Step::Register(writers)) => {
-                let registered = tokio::time::timeout_at(self.deadline, self.register(&writers)).await;
-                let registered = registered.unwrap_or_else(|_| Err(late("the participants did not answer")));
+                let registered = self.register(&writers).await;
                 let event = Event::Registered(registered.is_ok());
                 self.blame(registered.err());
                 self.machine.on(event);
