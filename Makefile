@@ -25,7 +25,7 @@ lint: system $(VENV)/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy python/onecommit
-	$(BIN)/mypy tests/conftest.py tests/servers tests/e2e tests/chaos tests/shape tests/examples tests/documents tests/planted tests/bad_input tests/packages.py examples benches
+	$(BIN)/mypy tests/conftest.py tests/servers tests/e2e tests/chaos tests/python tests/shape tests/examples tests/documents tests/planted tests/bad_input tests/packages.py examples benches
 
 # What needs no server.
 unit: system $(VENV)/ready

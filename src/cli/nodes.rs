@@ -13,7 +13,7 @@ use crate::config::Config;
 use crate::coordinator::{SeenCoordinator, Surveyed};
 use crate::error::Result;
 use crate::relay::Told;
-use crate::service::{self, NodeEvent, NodeFacts, Nodes, NodesWatcher, SeenNode, UnseenRelay};
+use crate::service::{self, LockFacts, NodeEvent, NodeFacts, Nodes, NodesWatcher, SeenNode, UnseenRelay};
 
 /// Between two attempts to watch while the store is away.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -89,6 +89,7 @@ fn node_as_json(SeenNode { id, facts }: &SeenNode) -> Value {
         "id": id.to_string(), "kind": facts.kind, "host": facts.host, "pid": facts.pid,
         "since_ms": facts.since_ms, "relay": facts.relay, "shards": facts.shards,
         "coordinator": facts.coordinator, "recovering": facts.recovering,
+        "locks": facts.locks, "locks_held": facts.locks_held,
         "settings_revision": facts.settings_revision, "settings_refused": facts.settings_refused,
     })
 }
@@ -142,9 +143,18 @@ fn line(SeenNode { id, facts }: &SeenNode) -> String {
     }
     held.extend(facts.coordinator.iter().map(|id| format!("coordinator {id}")));
     held.extend(facts.recovering.iter().map(|id| format!("recovers coordinator {id}")));
+    held.extend(facts.locks.iter().map(lock));
+    if facts.locks_held > facts.locks.len() {
+        held.push(format!("{} locks in all", facts.locks_held));
+    }
     held.push(format!("settings {}", facts.settings_revision));
     if facts.settings_refused {
         held.push("refuses newer settings".to_string());
     }
     format!("{name}, process {pid} on {host} for {seconds} s: {}", held.join("; "))
+}
+
+fn lock(LockFacts { kind, name, number }: &LockFacts) -> String {
+    // A name may have anything in it.
+    format!("{kind} {name:?} ({number})")
 }

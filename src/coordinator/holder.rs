@@ -205,6 +205,7 @@ async fn watch_over(place: Arc<Place>, told: Arc<watch::Sender<State>>, mut clos
         }
     }
     told.send_modify(|state| state.is_lost = true);
+    place.unlist();
     let (name, number) = (&place.queue.name, place.number);
     tracing::warn!(%name, number, "a lock, or a leadership, is lost: the session with its store has ended");
 }

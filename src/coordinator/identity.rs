@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinHandle;
 use uuid::Uuid;
 
 use super::decider::Decider;
@@ -16,7 +17,7 @@ use super::settings::CoordinatorSettings;
 use super::settle::{Branch, Settler};
 use crate::config::Followed;
 use crate::decision_log::DecisionLog;
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::id::{CoordinatorId, Incarnation, Namespace, ParticipantName, TransactionId};
 use crate::protocol::branch::BranchName;
 
@@ -73,8 +74,19 @@ pub(super) struct Coordinator {
     id: CoordinatorId,
     next: AtomicU64,
     scope: Arc<Scope>,
-    /// None until something is to be decided: whoever writes to one database needs no decision log.
-    registered: tokio::sync::Mutex<Option<Registered>>,
+    registering: tokio::sync::Mutex<Registering>,
+}
+
+/// How far its registration is.
+#[derive(Default)]
+enum Registering {
+    /// Nothing is to be decided yet: whoever writes to one database needs no decision log. Or the last attempt failed.
+    #[default]
+    No,
+    /// One attempt, which goes on when nobody waits for it any more: it may be alive for this id by then, and a second
+    /// one beside it would take it for somebody else.
+    UnderWay(JoinHandle<Result<Registered>>),
+    Done(Registered),
 }
 
 /// What a registered coordinator decides with.
@@ -86,8 +98,8 @@ pub(super) struct Registered {
 
 impl Coordinator {
     pub(super) fn new(scope: Arc<Scope>) -> Self {
-        let registered = tokio::sync::Mutex::default();
-        Coordinator { id: CoordinatorId((scope.new_id)()), next: AtomicU64::new(1), scope, registered }
+        let registering = tokio::sync::Mutex::default();
+        Coordinator { id: CoordinatorId((scope.new_id)()), next: AtomicU64::new(1), scope, registering }
     }
 
     pub(super) fn next_transaction(&self) -> TransactionId {
@@ -96,28 +108,51 @@ impl Coordinator {
 
     /// Its registration, which is made where there is none yet.
     pub(super) async fn registered(&self) -> Result<Registered> {
-        let mut registered = self.registered.lock().await;
-        if let Some(registered) = &*registered {
-            return Ok(registered.clone());
+        let mut registering = self.registering.lock().await;
+        loop {
+            match &mut *registering {
+                Registering::Done(registered) => return Ok(registered.clone()),
+                Registering::No => {
+                    let attempt = register(Arc::clone(&self.scope), self.id);
+                    *registering = Registering::UnderWay(self.scope.runtime.spawn(attempt));
+                }
+                Registering::UnderWay(attempt) => {
+                    let is_old = attempt.is_finished();
+                    match attempt.await.unwrap_or_else(|error| Err(stopped(error))) {
+                        Ok(registered) => *registering = Registering::Done(registered),
+                        Err(error) => {
+                            *registering = Registering::No;
+                            // What kept one from it that nobody waited for may be over.
+                            if !is_old {
+                                return Err(error);
+                            }
+                        }
+                    }
+                }
+            }
         }
-        let Scope { log, settings, .. } = &*self.scope;
-        let retry = settings.now().retry;
-        let registration = Arc::new(Registration::new(&**log, self.id, retry).await?);
-        self.scope.holdings.registered(self.id);
-        let decider = Decider::start(Arc::clone(&registration), retry);
-        tokio::spawn(renew(Arc::clone(&self.scope), Arc::clone(&registration), decider.clone(), self.id));
-        let new = Registered { registration, decider };
-        *registered = Some(new.clone());
-        Ok(new)
     }
 
     /// Whether it decides nothing more.
     pub(super) fn is_over(&self) -> bool {
         // While somebody registers it, it is not.
-        self.registered.try_lock().is_ok_and(|registered| {
-            registered.as_ref().is_some_and(|registered| registered.registration.is_over())
+        self.registering.try_lock().is_ok_and(|registering| {
+            matches!(&*registering, Registering::Done(registered) if registered.registration.is_over())
         })
     }
+}
+
+async fn register(scope: Arc<Scope>, id: CoordinatorId) -> Result<Registered> {
+    let retry = scope.settings.now().retry;
+    let registration = Arc::new(Registration::new(&*scope.log, id, retry).await?);
+    scope.holdings.registered(id);
+    let decider = Decider::start(Arc::clone(&registration), retry);
+    tokio::spawn(renew(scope, Arc::clone(&registration), decider.clone(), id));
+    Ok(Registered { registration, decider })
+}
+
+fn stopped(error: tokio::task::JoinError) -> Error {
+    Error::new(ErrorKind::Unclear, "register coordinator", "the call was not finished").caused_by(error)
 }
 
 /// Renews the marks while there are decisions, and deletes those that are not needed any more; gives the

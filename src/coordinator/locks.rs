@@ -15,6 +15,7 @@ use tokio::sync::Mutex;
 use tokio::time::Instant;
 
 use super::held::Members;
+use super::holdings::{Holdings, Listed};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{HolderId, ParticipantName, TransactionId};
 use crate::lock::{self, Entrant, LockSession, LockStore};
@@ -29,11 +30,16 @@ const LEAVE_TRIES: u32 = 100;
 /// How long what was compared with the participants holds, within one session.
 const FLOOR_INTERVAL: Duration = Duration::from_secs(10);
 
+/// The queues in which a transaction is, or may be; those it holds are listed.
+pub(super) type Locked = BTreeMap<Queue, Option<Listed>>;
+
 /// See the module.
 pub(super) struct Locks {
     store: Arc<dyn LockStore>,
     members: Members,
     session: Mutex<Option<Opened>>,
+    /// For whoever shows it.
+    holdings: Arc<Holdings>,
     pub(super) retry: Backoff,
     runtime: Handle,
 }
@@ -47,8 +53,13 @@ struct Opened {
 
 impl Locks {
     /// In the tokio runtime that this is called in.
-    pub(super) fn new(store: Arc<dyn LockStore>, members: Members, retry: Backoff) -> Self {
-        Locks { store, members, session: Mutex::default(), retry, runtime: Handle::current() }
+    pub(super) fn new(
+        store: Arc<dyn LockStore>,
+        members: Members,
+        holdings: Arc<Holdings>,
+        retry: Backoff,
+    ) -> Self {
+        Locks { store, members, session: Mutex::default(), holdings, retry, runtime: Handle::current() }
     }
 
     /// The session that is open, or a new one.
@@ -113,7 +124,7 @@ impl Locks {
         transaction: TransactionId,
         fence: Fence,
         until: Instant,
-    ) -> Result<i64> {
+    ) -> Result<Listed> {
         let mut failures = 0;
         loop {
             let asked = async {
@@ -123,7 +134,7 @@ impl Locks {
             };
             match asked.await {
                 Err(error) if is_unanswered(&error) && Instant::now() < until => failures += 1,
-                asked => return asked,
+                asked => return asked.map(|number| self.holdings.holds(queue, number)),
             }
             tokio::time::sleep(self.retry.wait(failures, 0.5)).await;
         }
@@ -151,23 +162,25 @@ impl Locks {
         let session = self.session_to_lock(until).await?;
         let owner = HolderId::random();
         let (locks, queue) = (Arc::clone(self), queue.clone());
-        let mut place = Place { number: 0, queue, owner, is_left: AtomicBool::new(false), session, locks };
+        let is_left = AtomicBool::new(false);
+        let mut place = Place { number: 0, queue, owner, is_left, listed: None, session, locks };
         let entrant = Entrant::Holder(owner);
         place.number = lock::acquire(&*place.session, &place.queue, entrant, until, self.retry).await?;
+        place.listed = Some(self.holdings.holds(&place.queue, place.number));
         Ok(place)
     }
 
     /// Gives up what a transaction has, or asked for; goes on behind the caller's back where the store does not
     /// answer at once.
-    pub(super) async fn release(self: &Arc<Self>, transaction: TransactionId, queues: Vec<Queue>) {
-        if queues.is_empty() || self.try_to_release(transaction, &queues).await.is_ok() {
+    pub(super) async fn release(self: &Arc<Self>, transaction: TransactionId, locked: Locked) {
+        if locked.is_empty() || self.try_to_release(transaction, &locked).await.is_ok() {
             return;
         }
         let locks = Arc::clone(self);
         self.runtime.spawn(async move {
             for failures in 1..LEAVE_TRIES {
                 tokio::time::sleep(locks.retry.wait(failures, 0.5)).await;
-                match locks.try_to_release(transaction, &queues).await {
+                match locks.try_to_release(transaction, &locked).await {
                     Err(error) if failures + 1 == LEAVE_TRIES => {
                         let why = "locks could not be released: they are once this process has ended and was recovered";
                         tracing::error!(%transaction, %error, "{why}");
@@ -179,9 +192,9 @@ impl Locks {
         });
     }
 
-    async fn try_to_release(&self, transaction: TransactionId, queues: &[Queue]) -> Result<()> {
+    async fn try_to_release(&self, transaction: TransactionId, locked: &Locked) -> Result<()> {
         let session = self.opened().await?.session;
-        for queue in queues {
+        for queue in locked.keys() {
             session.leave(queue, Owner::Transaction(transaction)).await?;
         }
         Ok(())
@@ -216,6 +229,8 @@ pub(super) struct Place {
     pub(super) queue: Queue,
     owner: HolderId,
     is_left: AtomicBool,
+    /// None until it is held.
+    listed: Option<Listed>,
     pub(super) session: Arc<dyn LockSession>,
     locks: Arc<Locks>,
 }
@@ -227,8 +242,14 @@ impl Place {
         self.session.is_there(&self.queue, &entry).await
     }
 
+    /// It is not claimed any more: nobody is shown it.
+    pub(super) fn unlist(&self) {
+        self.listed.iter().for_each(Listed::remove);
+    }
+
     /// Leaves it, as soon as the store answers.
     pub(super) async fn leave(&self) {
+        self.unlist();
         let left = self.session.leave(&self.queue, Owner::Holder(self.owner)).await;
         self.is_left.store(left.is_ok(), Ordering::SeqCst);
     }

@@ -78,8 +78,9 @@ impl Node {
         let members: BTreeMap<_, _> =
             members.into_iter().map(|member| (member.name.clone(), Arc::new(member))).collect();
         let settings = settings.into();
-        let locks = Arc::new(Locks::new(locks, members.clone(), settings.now().retry));
+        let retry = settings.now().retry;
         let scope = Arc::new(Scope::new(namespace, incarnation, log, settings, closed, new_id));
+        let locks = Arc::new(Locks::new(locks, members.clone(), Arc::clone(&scope.holdings), retry));
         let recovery = Arc::new(RecoveryTally::default());
         let recoverer =
             Recoverer::new(Arc::clone(&scope), members.clone(), Arc::clone(&locks), Arc::clone(&recovery));
@@ -106,7 +107,7 @@ impl Node {
         Arc::clone(&self.recovery)
     }
 
-    /// Which coordinators it has a hand on.
+    /// Which coordinators it has a hand on, and which locks it holds.
     pub fn holdings(&self) -> Arc<Holdings> {
         Arc::clone(&self.scope.holdings)
     }

@@ -146,8 +146,9 @@ impl Recoverer {
             }
         }
         if self.cleaned.is_none_or(|at| at.elapsed() >= CLEAN_INTERVAL) {
+            // Also where it fails: it can wait for the next time, and the rest of this sweep can't wait for it.
             self.cleaned = Some(Instant::now());
-            self.clean(session).await?;
+            self.clean(session).await;
         }
         let orphan_interval = self.scope.settings.now().orphan_interval;
         if self.looked_for_orphans.is_none_or(|at| at.elapsed() >= orphan_interval) {
@@ -169,17 +170,20 @@ impl Recoverer {
         Ok(())
     }
 
-    /// Forgets what nobody asks for any more.
-    async fn clean(&self, session: &dyn LogSession) -> Result<()> {
+    /// Forgets what nobody asks for any more, in each place: one that is away for good keeps no other one full.
+    async fn clean(&mut self, session: &dyn LogSession) {
         let (keep_days, outcomes_max) = {
             let settings = self.scope.settings.now();
             (settings.keep_days, settings.outcomes_max)
         };
-        session.forget_outcomes(keep_days, outcomes_max).await?;
-        for member in self.members.values() {
-            member.port.forget_histories(keep_days).await?;
+        let mut failed: Vec<Error> = Vec::new();
+        failed.extend(session.forget_outcomes(keep_days, outcomes_max).await.err());
+        for (name, member) in &self.members {
+            let forgotten = member.port.forget_histories(keep_days).await;
+            failed.extend(forgotten.err().map(|error| error.with("participant", name)));
         }
-        self.locks.clean().await
+        failed.extend(self.locks.clean().await.err());
+        failed.iter().for_each(|error| self.tell(error));
     }
 
     /// Whether there is something in it that this node can settle, or nothing left at all.

@@ -37,7 +37,7 @@ pub use membership::{GroupView, Membership};
 pub use node::{open_caretaker, open_node};
 pub use nodes::{NodeEvent, Nodes, NodesWatcher, SeenNode, UnseenRelay, nodes};
 pub use observed::{Observed, Reason};
-pub use presence::NodeFacts;
+pub use presence::{LockFacts, NodeFacts};
 pub use reader::{Reader, open_reader};
 pub use relay::{run_observed, run_relays};
 pub use remove::{Removal, look_before_removing, remove, undelivered};

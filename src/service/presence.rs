@@ -19,11 +19,17 @@ use crate::coordinator::Holdings;
 use crate::error::Result;
 use crate::group::{GroupOf, Member};
 use crate::id::{MemberId, ParticipantName};
+use crate::protocol::lock::{Purpose, Queue};
 use crate::relay::{Tally, stopped};
 
 const VERSION: u32 = 1;
 /// Between two looks at what this process holds.
 const PAUSE: Duration = Duration::from_millis(500);
+/// Locks that were taken later are not said: what one transaction after the other takes for a moment would have this
+/// written anew at every look.
+const LOCK_AGE: Duration = PAUSE;
+/// Most locks that are named.
+const LOCKS_NAMED_MAX: usize = 20;
 const LEAVE_LIMIT: Duration = Duration::from_secs(2);
 
 /// What a node says of itself.
@@ -46,10 +52,27 @@ pub struct NodeFacts {
     pub coordinator: Option<String>,
     /// Those of the dead that it recovers.
     pub recovering: Vec<String>,
+    /// Locks and leaderships that it has held for half a second at least, those held longest first: 20 at most.
+    #[serde(default)]
+    pub locks: Vec<LockFacts>,
+    /// How many they are in all.
+    #[serde(default)]
+    pub locks_held: usize,
     /// Which settings it follows that change at run time.
     pub settings_revision: u64,
     /// Whether it does not understand those that are stored.
     pub settings_refused: bool,
+}
+
+/// A lock that a node holds.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LockFacts {
+    /// `lock`, or `leader` for a leadership.
+    pub kind: String,
+    /// Its name.
+    pub name: String,
+    /// Its fencing number, or the term.
+    pub number: i64,
 }
 
 impl NodeFacts {
@@ -124,6 +147,7 @@ impl Presence {
             let mine = shards.filter(|(_, shard)| shard.owned.load(std::sync::atomic::Ordering::Relaxed));
             mine.map(|(number, _)| number).collect::<Vec<_>>()
         };
+        let locks = holdings.map(|held| held.locks(LOCK_AGE)).unwrap_or_default();
         let tallies = self.relay.iter().flat_map(|(_, tallies)| tallies);
         NodeFacts {
             version: VERSION,
@@ -137,13 +161,42 @@ impl Presence {
             recovering: holdings
                 .map(|held| held.recovering().iter().map(ToString::to_string).collect())
                 .unwrap_or_default(),
+            locks: locks.iter().take(LOCKS_NAMED_MAX).map(lock_facts).collect(),
+            locks_held: locks.len(),
             settings_revision: self.following.revision(),
             settings_refused: self.following.refused().is_some(),
         }
     }
 }
 
+fn lock_facts((queue, number): &(Queue, i64)) -> LockFacts {
+    let kind = match queue.purpose {
+        Purpose::Lock => "lock",
+        Purpose::Leader => "leader",
+    };
+    LockFacts { kind: kind.to_string(), name: queue.name.to_string(), number: *number }
+}
+
 fn encode(facts: &NodeFacts) -> Vec<u8> {
     // Of texts and numbers it can't fail.
     serde_json::to_vec(facts).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What was said before nodes told their locks.
+    const OLDER: &str = r#"{"version":1,"kind":"program","host":"app1","pid":815,"since_ms":7,"relay":null,"shards":{},
+        "coordinator":null,"recovering":[],"settings_revision":3,"settings_refused":false}"#;
+
+    #[test]
+    fn what_other_releases_say_of_themselves_is_read_where_it_is_understood() {
+        let older = NodeFacts::decode(OLDER.as_bytes()).unwrap();
+        assert_eq!((older.pid, older.locks.len(), older.locks_held), (815, 0, 0));
+        let later = OLDER.replacen('{', r#"{"holds_more":[1],"#, 1);
+        assert_eq!(NodeFacts::decode(later.as_bytes()), Some(older));
+        let other = OLDER.replace(r#""version":1"#, r#""version":2"#);
+        assert_eq!(NodeFacts::decode(other.as_bytes()), None);
+    }
 }

@@ -41,7 +41,8 @@ fn meaning(error: &SqliteError) -> (ErrorKind, &'static str) {
     match code(error) {
         Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => (
             ErrorKind::Unreachable,
-            "the file is locked: another process holds its write lock, look for a long transaction",
+            "the file is locked: another process holds its write lock, look for a long transaction, and for a \
+             process that is stopped in the middle of one",
         ),
         Some(ErrorCode::DiskFull) => (ErrorKind::Unreachable, "the disk is full: make room"),
         Some(ErrorCode::SystemIoFailure) => (ErrorKind::Unreachable, "the disk reported an error"),

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+import onecommit
+import psycopg
 import pytest
 
 from .command_line import CommandLine, RelayProcess
@@ -16,7 +18,7 @@ from .conftest import OwnServers
 from .installation import Installation, Servers, embedded
 from .transacting_application import SETTLES, WAITS_PREPARED
 from .two_databases import TwoDatabases
-from .waiting import wait_until
+from .waiting import LIMIT_S, wait_until
 
 Node = dict[str, Any]
 
@@ -147,6 +149,59 @@ def test_programs_are_seen_with_their_coordinators_and_what_the_dead_have_left(
 
     with databases.application(SETTLES):
         wait_nodes(command_line, lambda found: not found["left"], "nothing is left")
+
+
+def held(kind: str, name: str, number: int) -> dict[str, str | int]:
+    return {"kind": kind, "name": name, "number": number}
+
+
+def test_locks_are_seen_while_they_are_held(databases: TwoDatabases) -> None:
+    command_line = databases.installation.command_line
+    with ExitStack() as stack:
+        main = stack.enter_context(psycopg.connect(databases.installation.outbox.url))
+        billing = stack.enter_context(psycopg.connect(databases.url))
+        oc = stack.enter_context(onecommit.open(command_line.configuration))
+        event = stack.enter_context(watching(command_line))
+
+        def watch_for(locks: list[dict[str, str | int]]) -> None:
+            node = event()["node"]
+            while node["locks"] != locks:
+                node = event()["node"]
+            assert node["locks_held"] == len(locks), node
+
+        with oc.lock("nightly\nreport", timeout=LIMIT_S) as lock:
+            lock_held = held("lock", "nightly\nreport", lock.number)
+            watch_for([lock_held])
+            with oc.leader("billing", timeout=LIMIT_S) as leader:
+                leader_held = held("leader", "billing", leader.number)
+                watch_for([lock_held, leader_held])
+                with oc.transaction(deadline=LIMIT_S, main=main, billing=billing) as tx:
+                    number = tx.lock("account/1")
+                    watch_for([lock_held, leader_held, held("lock", "account/1", number)])
+                    told = command_line.succeed("nodes")
+                    expected = f'leader "billing" ({leader.number}); lock "account/1" ({number}); '
+                    assert f'lock "nightly\\nreport" ({lock.number}); {expected}' in told, told
+                watch_for([lock_held, leader_held])
+            watch_for([lock_held])
+        watch_for([])
+
+
+def test_of_many_locks_some_are_named_and_all_are_counted(databases: TwoDatabases) -> None:
+    command_line = databases.installation.command_line
+    with ExitStack() as stack:
+        oc = stack.enter_context(onecommit.open(command_line.configuration))
+        names = [f"b{n}" for n in range(20)]
+        for name in names:
+            stack.enter_context(oc.lock(name, timeout=LIMIT_S))
+
+        def is_counted(count: int) -> Callable[[dict[str, Any]], bool]:
+            return lambda found: [node["locks_held"] for node in found["nodes"]] == [count]
+
+        wait_nodes(command_line, is_counted(20), "all of them")
+        stack.enter_context(oc.lock("a later one", timeout=LIMIT_S))
+        found = wait_nodes(command_line, is_counted(21), "the later one too")
+        assert [lock["name"] for lock in found["nodes"][0]["locks"]] == names
+        assert "; 21 locks in all; " in command_line.succeed("nodes")
 
 
 def test_a_zookeeper_that_is_away_is_told_and_nodes_are_seen_again(

@@ -324,4 +324,33 @@ BUGS = [
             )
         ],
     ),
+    Bug(
+        "cleaning-ends-with-the-first-failure",
+        "What is old is forgotten in each participant, also where another one is away.",
+        rust(
+            "coordinator::recovery::what_is_old_is_forgotten_also_where_another_participant_is_away"
+        ),
+        "it is forgotten, but it never came",
+        [
+            Edit(
+                RECOVER,
+                'failed.extend(forgotten.err().map(|error| error.with("participant", name)));',
+                'failed.extend(forgotten.err().map(|error| error.with("participant", name)));\n'
+                "if !failed.is_empty() { break; }",
+            )
+        ],
+    ),
+    Bug(
+        "registers-beside-itself",
+        "An attempt to register that nobody waits for is taken up, and none made beside it.",
+        rust("coordinator::mistakes::a_decision_log_that_another_process_keeps_locked_is_told"),
+        "somebody else is alive for this coordinator",
+        [
+            Edit(
+                "src/coordinator/identity.rs",
+                "*registering = Registering::UnderWay(self.scope.runtime.spawn(attempt));",
+                "return attempt.await;",
+            )
+        ],
+    ),
 ]

@@ -34,7 +34,8 @@ BUGS = [
             Edit(
                 WORK,
                 "let is_settled = match rest {",
-                "locks.release(id, locked.clone()).await; let is_settled = match rest {",
+                "let mut locked = locked; locks.release(id, std::mem::take(&mut locked)).await; "
+                "let is_settled = match rest {",
             )
         ],
     ),

@@ -17,7 +17,7 @@ import pytest
 
 from .outbox_tables import postgres_tables, sqlite_tables
 from .slow_prepare import FAST, SLOW
-from .two_databases import NAMES, TwoDatabases
+from .two_databases import Connections, TwoDatabases, close
 
 MODULE = [sys.executable, "-m", "onecommit"]
 POSTGRES = "ONECOMMIT_TEST_POSTGRES"
@@ -126,11 +126,10 @@ def oc(two_databases: TwoDatabases) -> Iterator[onecommit.Onecommit]:
 
 
 @pytest.fixture
-def conns(two_databases: TwoDatabases) -> Iterator[dict[str, psycopg.Connection[Any]]]:
-    opened = {name: two_databases.connect(name) for name in NAMES}
+def conns(two_databases: TwoDatabases) -> Iterator[Connections]:
+    opened = two_databases.connect_both()
     yield opened
-    for conn in opened.values():
-        conn.close()
+    close(opened)
 
 
 @pytest.fixture
@@ -140,4 +139,6 @@ def slow(two_databases: TwoDatabases) -> Iterator[None]:
         conn.execute(SLOW.encode())
     yield
     with two_databases.connect("orders") as conn:
+        # What a failed test has left prepared would keep it waiting for ever.
+        conn.execute("set lock_timeout = '60s'")
         conn.execute(FAST.encode())

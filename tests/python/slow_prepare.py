@@ -12,7 +12,10 @@ create function slow() returns trigger language plpgsql as
 create constraint trigger slow after update on orders deferrable initially deferred
     for each row execute function slow()"""
 FAST = "drop trigger if exists slow on orders; drop function if exists slow()"
-UNDER_WAY = "select count(*) from pg_stat_activity where wait_event = 'PgSleep'"
+# In this run's own database: another run may be at the same server.
+UNDER_WAY = """
+select count(*) from pg_stat_activity
+where wait_event = 'PgSleep' and datname = current_database()"""
 
 
 def wait_for_a_prepare(databases: TwoDatabases) -> None:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
 
 import onecommit
 import psycopg
 import pytest
 
 from .slow_prepare import UNDER_WAY, wait_for_its_end
-from .two_databases import NAMES, TwoDatabases
+from .two_databases import NAMES, Connections, TwoDatabases
 
 PAY = "update orders set paid = true where id = 42"
 PAYMENT = "insert into payments values (42, 100)"
@@ -21,7 +20,7 @@ pytestmark = pytest.mark.usefixtures("slow")
 
 
 def test_a_connection_whose_answer_is_late_is_closed(
-    oc: onecommit.Onecommit, conns: dict[str, Any], two_databases: TwoDatabases
+    oc: onecommit.Onecommit, conns: Connections, two_databases: TwoDatabases
 ) -> None:
     late = pytest.raises(onecommit.UnreachableError, match="deadline")
     with late, oc.transaction(deadline=DEADLINE_S, **conns):
@@ -40,7 +39,7 @@ def test_a_connection_whose_answer_is_late_is_closed(
 
 
 async def test_the_same_with_asyncio(two_databases: TwoDatabases) -> None:
-    conns = {name: await two_databases.connect_async(name) for name in NAMES}
+    conns = await two_databases.connect_both_async()
     async with onecommit.open_async(two_databases.config) as oc:
         with pytest.raises(onecommit.UnreachableError, match="deadline"):
             async with oc.transaction(deadline=DEADLINE_S, **conns):

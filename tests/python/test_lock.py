@@ -6,13 +6,12 @@ import asyncio
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import onecommit
 import psycopg
 import pytest
 
-from .two_databases import NAMES, TwoDatabases
+from .two_databases import Connections, TwoDatabases, close, close_async
 
 ADD = "update payments set total = {} where id = 1"
 LIMIT_S = 120.0
@@ -53,7 +52,7 @@ def test_one_transaction_holds_a_lock_at_a_time(
 
 
 def test_a_lock_that_is_not_free_in_time_is_a_conflict(
-    oc: onecommit.Onecommit, conns: dict[str, Any]
+    oc: onecommit.Onecommit, conns: Connections
 ) -> None:
     with oc.lock("payment/1") as held, oc.transaction(**conns) as tx:
         with pytest.raises(onecommit.ConflictError, match="held the lock for as long"):
@@ -72,7 +71,7 @@ def test_a_deadlock_is_run_again(oc: onecommit.Onecommit, two_databases: TwoData
     runs = []
 
     def work(first: str, second: str) -> None:
-        conns = {name: two_databases.connect(name, autocommit=True) for name in NAMES}
+        conns = two_databases.connect_both(autocommit=True)
 
         def body(tx: onecommit.Transaction) -> None:
             runs.append(first)
@@ -84,8 +83,7 @@ def test_a_deadlock_is_run_again(oc: onecommit.Onecommit, two_databases: TwoData
         try:
             oc.run(body, **conns)
         finally:
-            for conn in conns.values():
-                conn.close()
+            close(conns)
 
     with ThreadPoolExecutor(2) as pool:
         for done in [pool.submit(work, "a", "b"), pool.submit(work, "b", "a")]:
@@ -103,7 +101,7 @@ def test_an_election_has_one_leader(oc: onecommit.Onecommit) -> None:
         assert after.number > leader.number
 
 
-def test_mistakes_are_told(oc: onecommit.Onecommit, conns: dict[str, Any]) -> None:
+def test_mistakes_are_told(oc: onecommit.Onecommit, conns: Connections) -> None:
     for name in ("", "x" * 201, 7, None, "\ud800"):
         with pytest.raises(onecommit.InvalidError, match="lock's name"), oc.lock(name):  # type: ignore[arg-type]
             pass
@@ -168,15 +166,14 @@ def test_the_error_of_the_block_passes_through(oc: onecommit.Onecommit) -> None:
 
 async def test_all_of_it_with_asyncio(payments: TwoDatabases) -> None:
     async def add_async(oc: onecommit.AsyncOnecommit) -> int:
-        conns = {name: await payments.connect_async(name) for name in NAMES}
+        conns = await payments.connect_both_async()
         async with oc.transaction(**conns) as tx:
             number = await tx.lock("payment/1")
             found = await conns["billing"].execute("select total from payments where id = 1")
             row = await found.fetchone()
             assert row is not None
             await conns["billing"].execute(ADD.format(row[0] + 1).encode())
-        for conn in conns.values():
-            await conn.close()
+        await close_async(conns)
         return number
 
     async with onecommit.open_async(payments.config) as oc:
@@ -190,7 +187,7 @@ async def test_all_of_it_with_asyncio(payments: TwoDatabases) -> None:
 
 
 async def test_a_cancelled_wait_leaves_the_queue(two_databases: TwoDatabases) -> None:
-    conns = {name: await two_databases.connect_async(name) for name in NAMES}
+    conns = await two_databases.connect_both_async()
     async with onecommit.open_async(two_databases.config) as oc:
 
         async def lock_in_vain() -> None:
@@ -210,13 +207,10 @@ async def test_a_cancelled_wait_leaves_the_queue(two_databases: TwoDatabases) ->
                     await task
         async with oc.lock("a", timeout=LIMIT_S) as held:
             assert held.is_held
-    for conn in conns.values():
-        await conn.close()
+    await close_async(conns)
 
 
-def test_a_connection_error_gives_the_lock_up(
-    oc: onecommit.Onecommit, conns: dict[str, Any]
-) -> None:
+def test_a_connection_error_gives_the_lock_up(oc: onecommit.Onecommit, conns: Connections) -> None:
     with pytest.raises(psycopg.errors.DivisionByZero), oc.transaction(**conns) as tx:
         tx.lock("a")
         conns["orders"].execute("select 1 / 0")

@@ -12,7 +12,7 @@ import onecommit
 import psycopg
 import pytest
 
-from .two_databases import NAMES, TwoDatabases
+from .two_databases import AsyncConnections, Connections, TwoDatabases, close, close_async
 
 PAY = "update orders set paid = true where id = 42"
 PAYMENT = "insert into payments values (42, 100)"
@@ -20,26 +20,23 @@ LIMIT_S = 120.0
 
 
 @pytest.fixture
-async def async_conns(
-    two_databases: TwoDatabases,
-) -> AsyncIterator[dict[str, psycopg.AsyncConnection[Any]]]:
-    opened = {name: await two_databases.connect_async(name) for name in NAMES}
+async def async_conns(two_databases: TwoDatabases) -> AsyncIterator[AsyncConnections]:
+    opened = await two_databases.connect_both_async()
     yield opened
-    for conn in opened.values():
-        await conn.close()
+    await close_async(opened)
 
 
 def test_two_databases_and_a_message_commit_as_one(
-    oc: onecommit.Onecommit, conns: dict[str, Any], two_databases: TwoDatabases
+    oc: onecommit.Onecommit, conns: Connections, two_databases: TwoDatabases
 ) -> None:
     for round_ in (1, 2):
         with oc.transaction(**conns) as tx:
-            assert tx.protocol is None
+            early = tx.protocol
             conns["orders"].execute(PAY)
             conns["billing"].execute(PAYMENT)
             id_ = tx.publish("order.paid", key="42", value={"total": 100})
             assert two_databases.paid() == (int(round_ > 1), round_ - 1, round_ - 1)
-        assert (tx.protocol, tx.applied) == ("two-phase", True)
+        assert (early, tx.protocol, tx.applied) == (None, "two-phase", True)
         assert two_databases.paid() == (1, round_, round_)
         found = "select message_id, topic, key, value from onecommit.outbox order by id desc"
         assert conns["orders"].execute(found).fetchone() == (
@@ -56,7 +53,7 @@ def test_two_databases_and_a_message_commit_as_one(
 def test_an_exception_rolls_everything_back(
     oc: onecommit.Onecommit, two_databases: TwoDatabases, autocommit: bool
 ) -> None:
-    conns = {name: two_databases.connect(name, autocommit=autocommit) for name in NAMES}
+    conns = two_databases.connect_both(autocommit=autocommit)
     with pytest.raises(KeyError, match="mine"), oc.transaction(**conns) as tx:
         conns["orders"].execute(PAY)
         conns["billing"].execute(PAYMENT)
@@ -68,12 +65,11 @@ def test_an_exception_rolls_everything_back(
         conns["orders"].execute(PAY)
     assert tx.protocol == "one-phase"
     assert two_databases.paid() == (1, 0, 0)
-    for conn in conns.values():
-        conn.close()
+    close(conns)
 
 
 def test_what_a_database_refuses_rolls_the_other_back(
-    oc: onecommit.Onecommit, conns: dict[str, Any], two_databases: TwoDatabases
+    oc: onecommit.Onecommit, conns: Connections, two_databases: TwoDatabases
 ) -> None:
     with pytest.raises(psycopg.errors.CheckViolation), oc.transaction(**conns):
         conns["orders"].execute(PAY)
@@ -86,7 +82,7 @@ def test_what_a_database_refuses_rolls_the_other_back(
 
 
 def test_committing_inside_is_noticed(
-    oc: onecommit.Onecommit, conns: dict[str, Any], two_databases: TwoDatabases
+    oc: onecommit.Onecommit, conns: Connections, two_databases: TwoDatabases
 ) -> None:
     with pytest.raises(onecommit.InvalidError, match="billing") as caught, oc.transaction(**conns):
         conns["orders"].execute(PAY)
@@ -97,13 +93,13 @@ def test_committing_inside_is_noticed(
 
 
 def test_connections_that_can_not_take_part_are_refused(
-    oc: onecommit.Onecommit, conns: dict[str, Any], two_databases: TwoDatabases
+    oc: onecommit.Onecommit, conns: Connections, two_databases: TwoDatabases
 ) -> None:
     orders, billing = conns["orders"], conns["billing"]
     closed = two_databases.connect("orders")
     closed.close()
     asynchronous = asyncio.run(two_databases.connect_async("orders"))
-    wrong = [
+    wrong: list[tuple[dict[str, Any], str]] = [
         ({"orders": closed}, "closed"),
         ({"orders": object()}, "psycopg"),
         ({"orders": asynchronous}, "psycopg"),
@@ -126,7 +122,7 @@ def test_connections_that_can_not_take_part_are_refused(
 
 
 def test_only_what_kafka_takes_and_only_where_there_is_an_outbox(
-    oc: onecommit.Onecommit, conns: dict[str, Any], two_databases: TwoDatabases
+    oc: onecommit.Onecommit, conns: Connections, two_databases: TwoDatabases
 ) -> None:
     with oc.transaction(billing=conns["billing"]) as tx, pytest.raises(onecommit.InvalidError):
         tx.publish("order.paid", key="42")
@@ -145,9 +141,9 @@ def test_only_what_kafka_takes_and_only_where_there_is_an_outbox(
 
 
 def test_a_conflict_is_run_again(
-    oc: onecommit.Onecommit, conns: dict[str, Any], two_databases: TwoDatabases
+    oc: onecommit.Onecommit, conns: Connections, two_databases: TwoDatabases
 ) -> None:
-    runs = []
+    runs: list[str] = []
 
     def pay(tx: onecommit.Transaction) -> int:
         conns["orders"].execute("select count(*) from orders where paid")
@@ -170,7 +166,7 @@ def test_a_conflict_is_run_again(
 
 
 def test_the_deadline_holds_for_all_of_it(
-    oc: onecommit.Onecommit, conns: dict[str, Any], two_databases: TwoDatabases
+    oc: onecommit.Onecommit, conns: Connections, two_databases: TwoDatabases
 ) -> None:
     with two_databases.connect("billing") as rival:
         rival.execute("lock table payments")
@@ -242,7 +238,7 @@ def test_it_is_used_in_its_block(two_databases: TwoDatabases) -> None:
 
 
 async def test_asyncio_has_the_same(
-    two_databases: TwoDatabases, async_conns: dict[str, Any]
+    two_databases: TwoDatabases, async_conns: AsyncConnections
 ) -> None:
     async with onecommit.open_async(two_databases.config) as oc:
         async with oc.transaction(**async_conns) as tx:
@@ -282,7 +278,7 @@ async def test_many_at_a_time_in_one_loop(two_databases: TwoDatabases) -> None:
 
 
 async def test_a_caller_that_is_cancelled_leaves_nothing(
-    two_databases: TwoDatabases, async_conns: dict[str, Any]
+    two_databases: TwoDatabases, async_conns: AsyncConnections
 ) -> None:
     begun = asyncio.Event()
     async with onecommit.open_async(two_databases.config) as oc:

@@ -19,20 +19,20 @@ from tests.servers import Postgres
 
 from .conftest import init
 from .slow_prepare import wait_for_a_prepare, wait_for_its_end
-from .two_databases import NAMES, TwoDatabases
+from .two_databases import NAMES, Connections, TwoDatabases, close
 
 PAY = "update orders set paid = true where id = 42"
 PAYMENT = "insert into payments values (42, 100)"
 NOTHING = (0, 0, 0)
 
 
-def work(conns: dict[str, Any]) -> None:
+def work(conns: Connections) -> None:
     """Writes in both."""
     conns["orders"].execute(PAY)
     conns["billing"].execute(PAYMENT)
 
 
-def pays(oc: onecommit.Onecommit, conns: dict[str, Any]) -> None:
+def pays(oc: onecommit.Onecommit, conns: Connections) -> None:
     """Everything goes on."""
     with oc.transaction(**conns) as tx:
         work(conns)
@@ -53,7 +53,7 @@ def test_a_server_that_prepares_nothing_or_nothing_more(
         databases = TwoDatabases.create(server.dsn, tmp_path)
         init("--config", str(databases.config))
         databases.empty()
-        conns = {name: databases.connect(name) for name in NAMES}
+        conns = databases.connect_both()
         with onecommit.open(databases.config) as oc:
             with pytest.raises(kind, match="rolled back") as caught, oc.transaction(**conns) as tx:
                 work(conns)
@@ -64,8 +64,7 @@ def test_a_server_that_prepares_nothing_or_nothing_more(
             with oc.transaction(**conns) as tx:
                 conns["orders"].execute(PAY)
             assert tx.protocol == "one-phase", "that needs nothing prepared"
-        for conn in conns.values():
-            conn.close()
+        close(conns)
 
 
 @pytest.mark.parametrize(
@@ -85,7 +84,7 @@ def test_ending_a_branch_inside_is_noticed(
     end: Callable[[psycopg.Connection[Any]], Any],
     autocommit: bool,
 ) -> None:
-    conns = {name: two_databases.connect(name, autocommit=autocommit) for name in NAMES}
+    conns = two_databases.connect_both(autocommit=autocommit)
     noticed = pytest.raises(onecommit.InvalidError, match="committed or rolled back inside")
     with noticed as caught, oc.transaction(**conns) as tx:
         tx.publish("order.paid", key="42")
@@ -94,15 +93,14 @@ def test_ending_a_branch_inside_is_noticed(
     assert "participant: billing" in str(caught.value)
     paid, payments, messages = two_databases.paid()
     assert (paid, messages) == (0, 0) and payments <= 1, "what was committed inside stays"
-    for conn in conns.values():
-        conn.rollback()
+    for name in NAMES:
+        conns[name].rollback()
     pays(oc, conns)
-    for conn in conns.values():
-        conn.close()
+    close(conns)
 
 
 def test_a_connection_with_a_transaction_open_is_refused(
-    oc: onecommit.Onecommit, conns: dict[str, Any]
+    oc: onecommit.Onecommit, conns: Connections
 ) -> None:
     conns["billing"].execute("select 1")
     with pytest.raises(onecommit.InvalidError, match="end its transaction first") as caught:
@@ -113,7 +111,7 @@ def test_a_connection_with_a_transaction_open_is_refused(
 
 
 def test_a_transaction_is_ended_once(
-    oc: onecommit.Onecommit, conns: dict[str, Any], two_databases: TwoDatabases
+    oc: onecommit.Onecommit, conns: Connections, two_databases: TwoDatabases
 ) -> None:
     with oc.transaction(**conns) as tx:
         work(conns)
@@ -134,7 +132,7 @@ def test_a_transaction_is_ended_once(
 
 
 def test_one_that_is_dropped_leaves_nothing_prepared(
-    oc: onecommit.Onecommit, conns: dict[str, Any], two_databases: TwoDatabases
+    oc: onecommit.Onecommit, conns: Connections, two_databases: TwoDatabases
 ) -> None:
     tx = oc.transaction(**conns)
     tx.__enter__()
@@ -148,14 +146,14 @@ def test_one_that_is_dropped_leaves_nothing_prepared(
     collector.join()
     with pytest.raises(onecommit.InvalidError, match="end its transaction first"):
         oc.transaction(**conns)
-    for conn in conns.values():
-        conn.rollback()
+    for name in NAMES:
+        conns[name].rollback()
     assert (two_databases.paid(), two_databases.prepared()) == (NOTHING, 0)
     pays(oc, conns)
 
 
 def test_what_was_opened_is_collected_on_another_thread(
-    conns: dict[str, Any], two_databases: TwoDatabases
+    conns: Connections, two_databases: TwoDatabases
 ) -> None:
     opened = onecommit.open(two_databases.config)
     pays(opened.__enter__(), conns)
@@ -171,7 +169,7 @@ def test_what_was_opened_is_collected_on_another_thread(
 
 
 def test_ctrl_c_inside_rolls_back(
-    oc: onecommit.Onecommit, conns: dict[str, Any], two_databases: TwoDatabases
+    oc: onecommit.Onecommit, conns: Connections, two_databases: TwoDatabases
 ) -> None:
     with pytest.raises(KeyboardInterrupt), oc.transaction(**conns):
         work(conns)
@@ -182,7 +180,7 @@ def test_ctrl_c_inside_rolls_back(
 
 @pytest.mark.usefixtures("slow")
 def test_ctrl_c_while_it_prepares_leaves_nothing(
-    oc: onecommit.Onecommit, conns: dict[str, Any], two_databases: TwoDatabases
+    oc: onecommit.Onecommit, conns: Connections, two_databases: TwoDatabases
 ) -> None:
     def interrupt() -> None:
         wait_for_a_prepare(two_databases)
@@ -203,7 +201,7 @@ async def test_a_caller_that_is_cancelled_while_it_prepares_leaves_nothing(
     two_databases: TwoDatabases,
 ) -> None:
     async with onecommit.open_async(two_databases.config) as oc:
-        conns = {name: await two_databases.connect_async(name) for name in NAMES}
+        conns = await two_databases.connect_both_async()
 
         async def pay() -> None:
             async with oc.transaction(**conns):
@@ -222,14 +220,15 @@ async def test_a_caller_that_is_cancelled_while_it_prepares_leaves_nothing(
 
 
 def test_a_sqlite_branch_is_refused(
-    conns: dict[str, Any], two_databases: TwoDatabases, tmp_path: Path
+    conns: Connections, two_databases: TwoDatabases, tmp_path: Path
 ) -> None:
     config = tmp_path / "files.toml"
     file = f'[participants.files]\nurl = "sqlite:///{tmp_path}/files.db"\n'
     config.write_text(two_databases.config.read_text() + file)
     lite = sqlite3.connect(":memory:")
+    files: tuple[Any, ...] = (lite, conns["billing"])
     with onecommit.open(config) as oc:
-        for conn in (lite, conns["billing"]):
+        for conn in files:
             with pytest.raises(onecommit.InvalidError, match="SQLite can't prepare") as caught:
                 oc.transaction(orders=conns["orders"], files=conn)
             for words in ("onecommit.Outbox", "participant: files"):

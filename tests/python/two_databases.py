@@ -5,16 +5,31 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypedDict
 
 import psycopg
 
-NAMES = ("orders", "billing")
+Name = Literal["orders", "billing"]
+NAMES: tuple[Name, Name] = ("orders", "billing")
 TABLES = """
 create table orders (id int primary key, paid bool not null default false);
 create table payments (id int, total int not null check (total >= 0));
 """
 ROWS = "truncate orders, payments; insert into orders (id) values (42), (43)"
+
+
+class Connections(TypedDict):
+    """One of the application's own to each, as a transaction takes them."""
+
+    orders: psycopg.Connection[Any]
+    billing: psycopg.Connection[Any]
+
+
+class AsyncConnections(TypedDict):
+    """The same for asyncio."""
+
+    orders: psycopg.AsyncConnection[Any]
+    billing: psycopg.AsyncConnection[Any]
 
 
 @dataclass(frozen=True)
@@ -28,7 +43,7 @@ class TwoDatabases:
     @classmethod
     def create(cls, server: str, directory: Path) -> TwoDatabases:
         """Makes them, with tables of an application; `init` has still to be run."""
-        urls = {}
+        urls: dict[str, str] = {}
         text = f'namespace = "two"\ndata_dir = "{directory}/data"\n'
         for name in NAMES:
             database = f"onecommit_{name}_{os.getpid()}"
@@ -50,6 +65,20 @@ class TwoDatabases:
     async def connect_async(self, name: str) -> psycopg.AsyncConnection[Any]:
         """The same for asyncio."""
         return await psycopg.AsyncConnection.connect(self.urls[name])
+
+    def connect_both(self, **arguments: Any) -> Connections:
+        """A connection to each."""
+        return {
+            "orders": self.connect("orders", **arguments),
+            "billing": self.connect("billing", **arguments),
+        }
+
+    async def connect_both_async(self) -> AsyncConnections:
+        """The same for asyncio."""
+        return {
+            "orders": await self.connect_async("orders"),
+            "billing": await self.connect_async("billing"),
+        }
 
     def empty(self) -> None:
         """Makes both as they were."""
@@ -84,3 +113,15 @@ class TwoDatabases:
             for url in self.urls.values():
                 name = url.rsplit("/", 1)[1]
                 admin.execute(f"drop database {name} with (force)".encode())
+
+
+def close(conns: Connections) -> None:
+    """Closes both."""
+    for name in NAMES:
+        conns[name].close()
+
+
+async def close_async(conns: AsyncConnections) -> None:
+    """The same for asyncio."""
+    for name in NAMES:
+        await conns[name].close()

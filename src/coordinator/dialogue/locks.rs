@@ -5,6 +5,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::Dialogue;
+use crate::coordinator::locks::Locked;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::LockName;
 use crate::protocol::lock::{Purpose, Queue};
@@ -23,8 +24,9 @@ impl Dialogue {
             let why = "the transaction is not open: lock inside of it";
             return Err(Error::new(ErrorKind::Invalid, OPERATION, why).with("name", name));
         }
-        if let Some(Some(number)) = self.locked.get(name) {
-            return Ok(*number);
+        let queue = Queue { purpose: Purpose::Lock, name: name.clone() };
+        if let Some(Some(held)) = self.locked.get(&queue) {
+            return Ok(held.number);
         }
         let until = timeout.map_or(self.deadline, |timeout| self.deadline.min(Instant::now() + timeout));
         let registered = tokio::time::timeout_at(until, self.coordinator.registered()).await;
@@ -37,18 +39,15 @@ impl Dialogue {
         self.registered = Some(registered);
         self.machine.holds_locks();
         // From here on it may be in the queue.
-        self.locked.insert(name.clone(), None);
-        let number = self.locks.lock(&queue(name), self.id, fence, until).await?;
-        self.locked.insert(name.clone(), Some(number));
+        self.locked.insert(queue.clone(), None);
+        let held = self.locks.lock(&queue, self.id, fence, until).await?;
+        let number = held.number;
+        self.locked.insert(queue, Some(held));
         Ok(number)
     }
 
     /// The queues in which it is, or may be.
-    pub(super) fn take_locked(&mut self) -> Vec<Queue> {
-        std::mem::take(&mut self.locked).into_keys().map(|name| queue(&name)).collect()
+    pub(super) fn take_locked(&mut self) -> Locked {
+        std::mem::take(&mut self.locked)
     }
-}
-
-fn queue(name: &LockName) -> Queue {
-    Queue { purpose: Purpose::Lock, name: name.clone() }
 }

@@ -13,7 +13,6 @@ mod publish;
 mod told;
 mod work;
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,10 +23,10 @@ pub use self::failure::Failure;
 use self::messages::Messages;
 use super::decider::Verdict;
 use super::identity::{Coordinator, Registered, Scope};
-use super::locks::Locks;
+use super::locks::{Locked, Locks};
 use super::member::Member;
 use crate::error::{Error, ErrorKind, Result};
-use crate::id::{LockName, TransactionId};
+use crate::id::TransactionId;
 use crate::participant::postgres::branch;
 use crate::participant::{Instance, Isolation};
 use crate::protocol::transaction::{Committed, Decided, Event, Protocol, Step, Told, Transaction};
@@ -109,9 +108,9 @@ pub struct Dialogue {
     is_begun: bool,
     messages: Messages,
     locks: Arc<Locks>,
-    /// Each lock that was asked for, with its number once it is held. They are kept until every branch is at its
+    /// Each lock that was asked for, listed once it is held. They are kept until every branch is at its
     /// end; in doubt, until whoever recovers this coordinator has settled it.
-    locked: BTreeMap<LockName, Option<i64>>,
+    locked: Locked,
     registered: Option<Registered>,
     rest: Rest,
     cause: Option<Error>,
@@ -164,7 +163,7 @@ impl Dialogue {
             is_begun: false,
             messages: Messages::default(),
             locks,
-            locked: BTreeMap::new(),
+            locked: Locked::new(),
             registered: None,
             rest: Rest::Nothing,
             cause: None,
@@ -287,8 +286,7 @@ impl Dialogue {
                 self.machine.on(Event::Committed(came.unwrap_or(Committed::Unknown)));
             }
             Some(Step::Register(writers)) => {
-                let registered = tokio::time::timeout_at(self.deadline, self.register(&writers)).await;
-                let registered = registered.unwrap_or_else(|_| Err(late("the participants did not answer")));
+                let registered = self.register(&writers).await;
                 let event = Event::Registered(registered.is_ok());
                 self.blame(registered.err());
                 self.machine.on(event);

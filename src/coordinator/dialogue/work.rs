@@ -13,6 +13,9 @@ use crate::protocol::decision::{DecidedBranch, Decision, Outcome};
 use crate::protocol::fate::{Fate, Prepared};
 use crate::protocol::transaction::{Committed, Decided, Event};
 
+const LOG_IS_SILENT: &str = "the decision log did not answer: see that ZooKeeper is there, or, where there is none, that no \
+                             process is stopped in the middle of a write to decisions.db";
+
 impl Dialogue {
     /// Waits until few enough are in flight.
     pub(super) async fn wait_for_place(&mut self) {
@@ -68,12 +71,19 @@ impl Dialogue {
     }
 
     pub(super) async fn register(&mut self, writers: &[usize]) -> Result<()> {
-        let registered = self.coordinator.registered().await?;
+        let registered = tokio::time::timeout_at(self.deadline, self.coordinator.registered()).await;
+        let registered = registered.unwrap_or_else(|_| Err(late(LOG_IS_SILENT)))?;
         self.registered = Some(registered.clone());
         self.make_fresh(&registered, writers).await
     }
 
+    /// Within the deadline.
     async fn make_fresh(&self, registered: &Registered, writers: &[usize]) -> Result<()> {
+        let made = tokio::time::timeout_at(self.deadline, self.have_marks_made(registered, writers)).await;
+        made.unwrap_or_else(|_| Err(late("the decision log, or a participant, did not answer")))
+    }
+
+    async fn have_marks_made(&self, registered: &Registered, writers: &[usize]) -> Result<()> {
         let members: Vec<_> =
             writers.iter().map(|writer| Arc::clone(&self.branches[*writer].member)).collect();
         if registered.registration.are_fresh(&members)? {
@@ -89,8 +99,7 @@ impl Dialogue {
         if !matches!(self.rest, Rest::Await(_)) {
             let writers: Vec<usize> = self.machine.written().map(|(branch, _)| branch).collect();
             // The PREPAREs may have taken long.
-            let fresh = tokio::time::timeout_at(self.deadline, self.make_fresh(&registered, &writers)).await;
-            if let Err(error) = fresh.unwrap_or_else(|_| Err(late("the participants did not answer"))) {
+            if let Err(error) = self.make_fresh(&registered, &writers).await {
                 self.blame(Some(error));
                 return self.machine.on(Event::Decided(Decided::No));
             }

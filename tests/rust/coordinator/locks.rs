@@ -149,6 +149,12 @@ fn a_lock_in_zookeeper_outlives_its_holder_until_all_is_applied() {
     a_lock_outlives_its_holder(Log::Zookeeper);
 }
 
+/// What a node shows of its locks: name, number.
+fn listed(node: &Node) -> Vec<(String, i64)> {
+    let locks = node.holdings().locks(Duration::ZERO);
+    locks.into_iter().map(|(queue, number)| (queue.name.to_string(), number)).collect()
+}
+
 /// It is not given up while a branch is not applied, also by a holder that lives: the way to one database is cut
 /// behind the decision.
 async fn a_lock_stays_until_it_is_applied(log: Log) {
@@ -160,7 +166,8 @@ async fn a_lock_stays_until_it_is_applied(log: Log) {
     let (node, clients) = (place.node_of(members, place.decision_log()), place.clients().await);
     let mut dialogue = node.begin(&names(), Options::default()).unwrap();
     drive(&mut dialogue, &clients, |_| false).await;
-    dialogue.lock(&account(), None).await.unwrap();
+    let number = dialogue.lock(&account(), None).await.unwrap();
+    let held = [("account/1".to_string(), number)];
     move_money(&clients).await;
     dialogue.commit();
     drive_to(&mut dialogue, &clients, Died::Decided).await;
@@ -170,8 +177,10 @@ async fn a_lock_stays_until_it_is_applied(log: Log) {
     until("one branch is applied", async || Ok(place.prepared().await), |prepared| *prepared == 1).await;
     tokio::time::sleep(Duration::from_millis(300)).await;
     assert!(is_queued(&*session, id).await, "released before it was applied");
+    assert_eq!(listed(&node), held);
     proxy.open.send_replace(true);
     until("it is left", async || Ok(is_queued(&*session, id).await), |is_queued| !is_queued).await;
+    until("it is listed no more", async || Ok(listed(&node)), Vec::is_empty).await;
     assert_eq!((place.prepared().await, place.totals().await), (0, [90, 110]));
 }
 
@@ -418,6 +427,35 @@ async fn a_lock_of_a_process_and_one_of_a_transaction_are_the_same() {
     }
 }
 
+/// Whoever waits holds nothing yet, and who has given up holds nothing any more.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_lists_what_it_holds() {
+    let place = Place::new(Log::File).await;
+    let (node, clients) = (place.node(), place.clients().await);
+    let lock = node.lock(&name("report"), LIMIT).await.unwrap();
+    let mut transaction = begin(&node, &clients).await.unwrap();
+    let number = transaction.lock(&account(), None).await.unwrap();
+    assert_eq!(transaction.lock(&account(), None).await.unwrap(), number);
+    is_had(async |limit| transaction.lock(&name("report"), Some(limit)).await).await;
+    is_had(async |limit| node.lock(&account(), limit).await).await;
+    let leader = node.lead(&name("report"), None).await.unwrap();
+    let of = |name: &str, number| (name.to_string(), number);
+    let all = [of("report", lock.number()), of("account/1", number), of("report", leader.number())];
+    assert_eq!(listed(&node), all);
+
+    lock.release().await.unwrap();
+    assert_eq!(listed(&node), all[1..]);
+    transaction.commit().await.unwrap();
+    assert_eq!(listed(&node), all[2..]);
+    let again = node.lock(&account(), LIMIT).await.unwrap();
+    drop(leader);
+    until("it is given up", async || Ok(listed(&node)), |listed| listed.len() == 1).await;
+    let holdings = node.holdings();
+    node.close().await;
+    assert_eq!(holdings.locks(Duration::ZERO), [], "closed");
+    assert_eq!(again.release().await.unwrap_err().kind(), ErrorKind::Fenced);
+}
+
 async fn is_told(held: &HeldLock) {
     tokio::time::timeout(LIMIT, held.lost()).await.expect("nobody was told");
     assert!(!held.is_held());
@@ -432,6 +470,7 @@ async fn who_has_lost_the_session_is_told_before_another_one_holds_the_lock() {
     let next = other.lock(&account(), LIMIT).await.unwrap();
     assert!(!held.is_held(), "two claim it");
     is_told(&held).await;
+    until("it is listed no more", async || Ok(listed(&node)), Vec::is_empty).await;
     assert!(next.number() > held.number());
     proxy.open.send_replace(true);
     assert_eq!(held.release().await.unwrap_err().kind(), ErrorKind::Fenced);

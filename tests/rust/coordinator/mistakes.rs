@@ -3,6 +3,7 @@
 use std::io::Write;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use onecommit::ErrorKind;
 use onecommit::coordinator::{Node, Options};
@@ -16,8 +17,8 @@ use tokio_postgres::Client;
 use tracing::subscriber::DefaultGuard;
 
 use super::recovery::{Died, die};
-use super::{Log, Place, SHORT, begin, connect, member, move_money, text};
-use crate::patience::{answered, until};
+use super::{Log, Place, SHORT, begin, connect, member, move_money, names, text};
+use crate::patience::{LIMIT, answered, until};
 
 /// What is logged on this thread.
 #[derive(Clone, Default)]
@@ -267,4 +268,40 @@ fn a_participant_that_was_moved_is_named_and_settled_where_it_was() {
         |place| vec![("orders", place.urls[0].clone()), ("billing", other.urls[1].clone())],
         "give the participant its old address",
     );
+}
+
+/// As by a process that is stopped in the middle of a write. Neither is it taken for somebody who lives for this
+/// node's coordinator, nor does anything of those who did not wait for the end stay behind.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_decision_log_that_another_process_keeps_locked_is_told() {
+    let place = Place::new(Log::File).await;
+    drop(place.session().await);
+    let (node, clients) = (place.node(), place.clients().await);
+    let file = place.directory.join("decisions.db");
+    let other = rusqlite::Connection::open(&file).unwrap();
+    other.execute_batch("begin immediate").unwrap();
+    let fails = async |deadline| {
+        let options = Options { deadline: Some(deadline), ..Options::default() };
+        let branches: Vec<_> = names().into_iter().zip(&clients).collect();
+        let transaction = node.transaction(&branches, options).await.unwrap();
+        move_money(&clients).await;
+        let error = transaction.commit().await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unreachable, "{error}");
+        text(&error)
+    };
+    for _ in 0..2 {
+        let late = fails(Duration::from_secs(2)).await;
+        assert!(late.contains("the decision log did not answer"), "{late}");
+    }
+    let locked = fails(LIMIT).await;
+    let file = format!("file: {}", file.display());
+    for words in ["the file is locked: another process", "waited_ms: 10000", &file] {
+        assert!(locked.contains(words), "{locked}");
+    }
+    other.execute_batch("rollback").unwrap();
+    let transaction = begin(&node, &clients).await.unwrap();
+    move_money(&clients).await;
+    transaction.commit().await.unwrap();
+    assert_eq!(place.totals().await, [90, 110]);
+    node.close().await;
 }

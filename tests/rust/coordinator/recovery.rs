@@ -9,7 +9,9 @@ use onecommit::protocol::decision::Outcome;
 use tokio::runtime::Runtime;
 use tokio_postgres::Client;
 
-use super::{Log, Place, SHORT, begin, connect, drive, move_money, move_money_of, names, text};
+use super::{
+    Log, NAMES, Place, SHORT, begin, connect, drive, member, move_money, move_money_of, names, text,
+};
 use crate::patience::{answered, until};
 
 /// How far the dead one came: how much of its own work it had begun.
@@ -312,4 +314,20 @@ async fn who_was_taken_over_decides_nothing_more_and_another_coordinator_goes_on
     assert_eq!(place.totals().await, [80, 120]);
     node.close().await;
     other.close().await;
+}
+
+/// It comes first, by its name.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_old_is_forgotten_also_where_another_participant_is_away() {
+    let place = Place::new(Log::File).await;
+    let client = connect(&place.urls[0]).await;
+    let closed = "insert into onecommit.coordinator (id, closed, closed_at)
+                  values (gen_random_uuid(), true, now() - interval '1 year')";
+    client.batch_execute(closed).await.unwrap();
+    let away = member(NAMES[1], "postgresql://nobody@127.0.0.1:1/nothing", false);
+    assert!(NAMES[1] < NAMES[0]);
+    let node = place.node_of(vec![member(NAMES[0], &place.urls[0], true), away], place.decision_log());
+    let rows = async || Ok(client.query("select from onecommit.coordinator", &[]).await.unwrap().len());
+    until("it is forgotten", rows, |rows| *rows == 0).await;
+    node.close().await;
 }
