@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use onecommit::id::{CoordinatorId, TransactionId};
+use onecommit::protocol::history::FRESH_FOR;
 use tokio::time::sleep;
 use uuid::Uuid;
 
@@ -141,12 +142,16 @@ fn take_log_away(sim: &Arc<Sim>) -> bool {
 fn restore_log(sim: &Arc<Sim>, copies: &Copies) -> bool {
     let mut inner = sim.lock();
     let is_old = |at: &Duration| sim.now() - *at >= COPY_AGE_MIN;
-    let old: Vec<&Log> = copies.logs.iter().filter(|(at, _)| is_old(at)).map(|(_, log)| log).collect();
+    let old: Vec<&(Duration, Log)> = copies.logs.iter().filter(|(at, _)| is_old(at)).collect();
     if old.is_empty() {
         return false;
     }
-    let copied = *inner.chance.pick(&old);
+    let (at, copied) = *inner.chance.pick(&old);
     inner.world.log.restore(copied);
+    let behind = *at..*at + FRESH_FOR;
+    let unnoticed: Vec<_> =
+        inner.decided.iter().filter(|(_, decided)| behind.contains(decided)).map(|(id, _)| *id).collect();
+    inner.unnoticed.extend(unnoticed);
     inner.sessions.clear();
     true
 }

@@ -1,7 +1,7 @@
 //! What a run is made of: the world, chance, the processes, and every call between them. A call takes its
 //! time; its request or its answer may be lost, or it is given up and done later all the same.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
 use std::future::pending;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -61,6 +61,11 @@ pub struct Inner {
     processes: Vec<State>,
     pub sessions: BTreeMap<Session, Process>,
     pub meant: BTreeMap<TransactionId, Meant>,
+    /// When each transaction was decided.
+    pub decided: BTreeMap<TransactionId, Duration>,
+    /// Decided right behind the copy that took the log's place: with marks that the copy knows, too, so that
+    /// nothing tells what it lacks.
+    pub unnoticed: BTreeSet<TransactionId>,
     pub messages: BTreeMap<MessageId, TransactionId>,
     /// How often each thing went wrong: a run in which nothing did proves nothing.
     pub hits: BTreeMap<String, u32>,
@@ -89,6 +94,8 @@ impl Sim {
             processes: Vec::new(),
             sessions: BTreeMap::new(),
             meant: BTreeMap::new(),
+            decided: BTreeMap::new(),
+            unnoticed: BTreeSet::new(),
             messages: BTreeMap::new(),
             hits: BTreeMap::new(),
             next_connection: 0,
@@ -207,7 +214,12 @@ impl Sim {
                 To::Database(place) => inner.world.databases[place].is_up,
                 To::Log => inner.log_is_up,
             };
-            is_up.then(|| effect(&mut inner.world))
+            let answer = is_up.then(|| effect(&mut inner.world));
+            if inner.world.truth.decided.len() > inner.decided.len() {
+                let (now, decided) = (self.now(), inner.world.truth.decided.clone());
+                decided.into_iter().for_each(|id| drop(inner.decided.entry(id).or_insert(now)));
+            }
+            answer
         };
         self.note(format!("p{process} {what}: {answer:?}"));
         answer
