@@ -151,7 +151,7 @@ fn restore_log(sim: &Arc<Sim>, copies: &Copies) -> bool {
     let behind = *at..*at + FRESH_FOR;
     let unnoticed: Vec<_> =
         inner.decided.iter().filter(|(_, decided)| behind.contains(decided)).map(|(id, _)| *id).collect();
-    inner.unnoticed.extend(unnoticed);
+    inner.world.truth.unnoticed.extend(unnoticed);
     inner.sessions.clear();
     true
 }

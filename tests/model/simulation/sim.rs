@@ -1,7 +1,7 @@
 //! What a run is made of: the world, chance, the processes, and every call between them. A call takes its
 //! time; its request or its answer may be lost, or it is given up and done later all the same.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::future::pending;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -63,9 +63,6 @@ pub struct Inner {
     pub meant: BTreeMap<TransactionId, Meant>,
     /// When each transaction was decided.
     pub decided: BTreeMap<TransactionId, Duration>,
-    /// Decided right behind the copy that took the log's place: with marks that the copy knows, too, so that
-    /// nothing tells what it lacks.
-    pub unnoticed: BTreeSet<TransactionId>,
     pub messages: BTreeMap<MessageId, TransactionId>,
     /// How often each thing went wrong: a run in which nothing did proves nothing.
     pub hits: BTreeMap<String, u32>,
@@ -95,7 +92,6 @@ impl Sim {
             sessions: BTreeMap::new(),
             meant: BTreeMap::new(),
             decided: BTreeMap::new(),
-            unnoticed: BTreeSet::new(),
             messages: BTreeMap::new(),
             hits: BTreeMap::new(),
             next_connection: 0,
@@ -217,7 +213,9 @@ impl Sim {
             let answer = is_up.then(|| effect(&mut inner.world));
             if inner.world.truth.decided.len() > inner.decided.len() {
                 let (now, decided) = (self.now(), inner.world.truth.decided.clone());
-                decided.into_iter().for_each(|id| drop(inner.decided.entry(id).or_insert(now)));
+                for id in decided {
+                    inner.decided.entry(id).or_insert(now);
+                }
             }
             answer
         };

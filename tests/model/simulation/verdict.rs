@@ -45,8 +45,7 @@ pub fn judge(inner: &mut Inner) {
     }
     let outcomes: Vec<_> = inner.world.log.outcomes().collect();
     for (id, outcome) in outcomes {
-        let is_committed = outcome == onecommit::protocol::decision::Outcome::Committed;
-        if is_committed != inner.world.truth.decided.contains(&id) && !inner.unnoticed.contains(&id) {
+        if !inner.world.truth.is_so(id, outcome) {
             wrong.push((Wrong::Untrue, format!("the outcome {outcome:?} of {id} is kept")));
         }
     }

@@ -162,7 +162,7 @@ impl World {
 
     fn keeps(&mut self, outcomes: &[(TransactionId, Outcome)]) {
         for (id, outcome) in outcomes {
-            if self.truth.decided.contains(id) != (*outcome == Outcome::Committed) {
+            if !self.truth.is_so(*id, *outcome) {
                 self.truth.wrong(Wrong::Untrue, format!("the outcome {outcome:?} of {id} is kept"));
             }
         }

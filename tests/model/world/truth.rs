@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use onecommit::id::TransactionId;
+use onecommit::protocol::decision::Outcome;
 
 /// What a caller was told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -39,6 +40,9 @@ pub struct Truth {
     /// Of which a prepared branch was rolled back.
     pub rolled_back: BTreeSet<TransactionId>,
     pub told: BTreeMap<TransactionId, Told>,
+    /// Decided right behind the copy that took the log's place: by marks that the copy has, too, so that nothing
+    /// tells what it lacks.
+    pub unnoticed: BTreeSet<TransactionId>,
     wrong: Option<(Wrong, String)>,
 }
 
@@ -55,6 +59,11 @@ impl Truth {
         self.wrong.as_ref().map(|(wrong, what)| (*wrong, what.as_str()))
     }
 
+    /// Whether it may be kept that a transaction has ended so.
+    pub fn is_so(&self, id: TransactionId, outcome: Outcome) -> bool {
+        self.decided.contains(&id) == (outcome == Outcome::Committed) || self.unnoticed.contains(&id)
+    }
+
     pub(super) fn decides(&mut self, id: TransactionId) {
         if self.told.get(&id) == Some(&Told::RolledBack) {
             self.wrong(Wrong::Untrue, format!("{id} is decided, and its caller was told it is rolled back"));
@@ -68,6 +77,7 @@ impl Truth {
     pub(super) fn ends(&mut self, id: TransactionId, commits: bool) {
         match (commits, self.decided.contains(&id)) {
             (true, false) => self.wrong(Wrong::Torn, format!("{id} is committed, and was never decided")),
+            (false, true) if self.unnoticed.contains(&id) => {}
             (false, true) => self.wrong(Wrong::Torn, format!("{id} is rolled back, and was decided")),
             (false, false) => drop(self.rolled_back.insert(id)),
             (true, true) => {}
