@@ -88,7 +88,7 @@ class Case:
             for worker in dying:
                 stopped = partial(is_stopped, worker.process.pid)
                 wait_until(stopped, "it stands there", LIMIT_S, self.said)
-            # On a busy machine it did: the first one's session was over before the second one stood.
+            # On a busy machine it did: the session of the first was over before the second stood.
             is_left = any(one["state"] != "committed" for one in self.bank.listed())
             for worker in dying:
                 worker.kill()
