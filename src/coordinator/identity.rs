@@ -87,6 +87,8 @@ enum Registering {
     /// one beside it would take it for somebody else.
     UnderWay(JoinHandle<Result<Registered>>),
     Done(Registered),
+    /// Somebody is registered under this id: most likely this node's own attempt, of which no answer came.
+    Lost,
 }
 
 /// What a registered coordinator decides with.
@@ -112,6 +114,7 @@ impl Coordinator {
         loop {
             match &mut *registering {
                 Registering::Done(registered) => return Ok(registered.clone()),
+                Registering::Lost => return Err(lost()),
                 Registering::No => {
                     let attempt = register(Arc::clone(&self.scope), self.id);
                     *registering = Registering::UnderWay(self.scope.runtime.spawn(attempt));
@@ -121,7 +124,8 @@ impl Coordinator {
                     match attempt.await.unwrap_or_else(|error| Err(stopped(error))) {
                         Ok(registered) => *registering = Registering::Done(registered),
                         Err(error) => {
-                            *registering = Registering::No;
+                            let is_lost = matches!(error.kind(), ErrorKind::Unclear | ErrorKind::Fenced);
+                            *registering = if is_lost { Registering::Lost } else { Registering::No };
                             // What kept one from it that nobody waited for may be over.
                             if !is_old {
                                 return Err(error);
@@ -136,8 +140,10 @@ impl Coordinator {
     /// Whether it decides nothing more.
     pub(super) fn is_over(&self) -> bool {
         // While somebody registers it, it is not.
-        self.registering.try_lock().is_ok_and(|registering| {
-            matches!(&*registering, Registering::Done(registered) if registered.registration.is_over())
+        self.registering.try_lock().is_ok_and(|registering| match &*registering {
+            Registering::Done(registered) => registered.registration.is_over(),
+            Registering::Lost => true,
+            Registering::No | Registering::UnderWay(_) => false,
         })
     }
 }
@@ -149,6 +155,12 @@ async fn register(scope: Arc<Scope>, id: CoordinatorId) -> Result<Registered> {
     let decider = Decider::start(Arc::clone(&registration), retry);
     tokio::spawn(renew(scope, Arc::clone(&registration), decider.clone(), id));
     Ok(Registered { registration, decider })
+}
+
+/// Whoever comes later gets a coordinator of another id.
+fn lost() -> Error {
+    let why = "it is not known whether this coordinator is registered: another one takes its place";
+    Error::new(ErrorKind::Fenced, "register coordinator", why)
 }
 
 fn stopped(error: tokio::task::JoinError) -> Error {

@@ -104,9 +104,15 @@ impl SimulatedSession {
 impl LogSession for SimulatedSession {
     async fn register(&self, id: CoordinatorId, record: &Record) -> Result<Fence> {
         let record = Arc::new(record.clone());
-        self.write(format!("register {id}"), move |world, session| world.log.register(session, id, record))
-            .await
-            .map(fence)
+        let what = format!("register {id}");
+        let registered =
+            self.write(what, move |world, session| world.log.register(session, id, record)).await;
+        let mut inner = self.sim.lock();
+        if inner.registrations_unheard > 0 {
+            inner.registrations_unheard -= 1;
+            return Err(Error::new(ErrorKind::Unclear, "ask decision log", "no answer"));
+        }
+        registered.map(fence)
     }
 
     async fn record(&self, held: Fence, record: &Record) -> Result<()> {

@@ -135,3 +135,22 @@ fn numbers_of_lost_commits_are_given_to_strangers() {
     let hits = run_all(0..20, Weather::of_lost_commits);
     assert!(hits["Crash"] > 100 && hits["told Committed"] > 100, "{hits:?}");
 }
+
+/// Its own attempt holds the id for as long as the session that it was made in: who goes on under it would find
+/// somebody else alive.
+#[test]
+fn a_coordinator_that_may_be_registered_is_given_up() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
+    runtime.expect("a runtime").block_on(async {
+        let sim = Sim::new(7, 2, |_| Weather::calm());
+        sim.lock().registrations_unheard = 6;
+        let programs = Program { callers: 1, transactions: 12, started: Arc::new(Mutex::default()) };
+        programs.start(&sim);
+        settle(&sim, &programs).await;
+        let inner = sim.lock();
+        assert_eq!(inner.registrations_unheard, 0);
+        let told: Vec<&String> = inner.trace.iter().filter(|line| line.contains("told of")).collect();
+        let failed = told.iter().filter(|line| line.contains("Err(")).count();
+        assert!(failed == 1 && told.len() > 8, "{told:?}");
+    });
+}

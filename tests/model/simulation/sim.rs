@@ -57,6 +57,8 @@ pub struct Inner {
     pub chance: Chance,
     pub weather: Weather,
     pub log_is_up: bool,
+    /// So many coordinators are registered without hearing of it.
+    pub registrations_unheard: u32,
     pub trace: Vec<String>,
     processes: Vec<State>,
     pub sessions: BTreeMap<Session, Process>,
@@ -87,6 +89,7 @@ impl Sim {
             chance,
             weather,
             log_is_up: true,
+            registrations_unheard: 0,
             trace: Vec::new(),
             processes: Vec::new(),
             sessions: BTreeMap::new(),
