@@ -125,7 +125,7 @@ fn run_all(seeds: Range<u64>, weather: Draw) -> BTreeMap<String, u32> {
 #[test]
 fn whatever_befalls_the_world_nothing_is_torn_told_wrong_or_forgotten() {
     let (first, seeds) = (number("ONECOMMIT_TEST_SEED_FIRST").unwrap_or(0), number("ONECOMMIT_TEST_SEEDS"));
-    let (seeds, began) = (seeds.unwrap_or(300), Instant::now());
+    let (seeds, began) = (seeds.unwrap_or(500), Instant::now());
     let hits = run_all(first..first + seeds, Weather::of);
     println!("{seeds} seeds in {} s: {hits:?}", began.elapsed().as_secs());
 }
