@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .bug import Bug, Edit, rust
+from .bug import Bug, Edit, rust, unit
 
 BRANCH = "src/participant/postgres/branch.rs"
 HISTORY = "src/participant/postgres/history.rs"
@@ -86,5 +86,28 @@ BUGS = [
         OWNER,
         "permission denied to finish prepared transaction",
         [Edit(PORT, "owner.filter(|owner| !taken.may_end_for(owner))", "owner.filter(|_| false)")],
+    ),
+    Bug(
+        "wait-for-a-lock-unlimited",
+        "Row locks crosswise in two databases are seen by neither: each wait has a limit.",
+        unit("participant::postgres::branch::tests::a_wait_for_a_lock_is_always_limited"),
+        "assertion failed: begin(Duration::ZERO)",
+        [Edit(BRANCH, "set local lock_timeout = {ms};", "set local onecommit.ms = {ms};")],
+    ),
+    Bug(
+        "role-that-nobody-can-take",
+        "A branch is prepared only under a role that this node can take to end it.",
+        rust(
+            "coordinator::reproduced::"
+            "a_role_that_we_can_not_take_is_refused_before_anything_is_prepared"
+        ),
+        "called `Result::unwrap_err()` on an `Ok` value",
+        [
+            Edit(
+                "src/coordinator/dialogue/answers.rs",
+                "branch.member.can_act_as(role).await.unwrap_or(false);",
+                "branch.member.can_act_as(role).await.is_ok();",
+            )
+        ],
     ),
 ]
