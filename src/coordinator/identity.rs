@@ -91,6 +91,17 @@ enum Registering {
     Lost,
 }
 
+impl Registering {
+    /// Once an attempt has ended so.
+    fn behind(ended: &Result<Registered>) -> Self {
+        match ended {
+            Ok(registered) => Registering::Done(registered.clone()),
+            Err(error) if matches!(error.kind(), ErrorKind::Unclear | ErrorKind::Fenced) => Registering::Lost,
+            Err(_) => Registering::No,
+        }
+    }
+}
+
 /// What a registered coordinator decides with.
 #[derive(Clone)]
 pub(super) struct Registered {
@@ -121,16 +132,11 @@ impl Coordinator {
                 }
                 Registering::UnderWay(attempt) => {
                     let is_old = attempt.is_finished();
-                    match attempt.await.unwrap_or_else(|error| Err(stopped(error))) {
-                        Ok(registered) => *registering = Registering::Done(registered),
-                        Err(error) => {
-                            let is_lost = matches!(error.kind(), ErrorKind::Unclear | ErrorKind::Fenced);
-                            *registering = if is_lost { Registering::Lost } else { Registering::No };
-                            // What kept one from it that nobody waited for may be over.
-                            if !is_old {
-                                return Err(error);
-                            }
-                        }
+                    let ended = attempt.await.unwrap_or_else(|error| Err(stopped(error)));
+                    *registering = Registering::behind(&ended);
+                    // What kept one from it that nobody waited for may be over.
+                    if let (Err(error), false) = (ended, is_old) {
+                        return Err(error);
                     }
                 }
             }

@@ -109,7 +109,7 @@ impl OwnMarks {
         let mark = self.recorded.announced;
         let expected = [self.written, self.sent];
         self.sent = self.sent.max(mark);
-        (self.written < mark).then_some(CompareAndSet { expected, mark })
+        (!self.is_written()).then_some(CompareAndSet { expected, mark })
     }
 
     /// The row has it.

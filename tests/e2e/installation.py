@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -100,6 +101,12 @@ class Installation:
         self.wait_delivered()
         self.wait_pruned()
         relay.stop()
+
+    def setting(self, key: str) -> tuple[str, str]:
+        """A setting's value, and where it comes from."""
+        told = self.command_line.succeed("--json", "settings", "get", key)
+        (found,) = json.loads(told)["settings"]
+        return found["value"], found["source"]
 
     def owners(self) -> set[str | None]:
         """Who owns the shards; None stands for those that nobody does."""

@@ -286,13 +286,11 @@ def kill_who_sets(installation: Installation, point: CrashPoint) -> list[RelayPr
     """It is set, or it is not; a relay works with what is stored, and set once more it holds."""
     relay = installation.relay()
     kill_a_command(installation, point, "settings", "set", "relay.batch_messages", "7")
-    (found,) = setting(installation)
-    expected = "7" if point.name.endswith("after_commit") else "40"
-    assert found["value"] == expected, found
+    value, _ = installation.setting("relay.batch_messages")
+    assert value == ("7" if point.name.endswith("after_commit") else "40")
     installation.command_line.succeed("settings", "set", "relay.batch_messages", "8")
     relay.wait_for('key="relay.batch_messages"')
-    (found,) = setting(installation)
-    assert (found["value"], found["source"]) == ("8", "run_time"), found
+    assert installation.setting("relay.batch_messages") == ("8", "run_time")
     return [relay]
 
 
@@ -347,13 +345,6 @@ RUNS: dict[Way, Callable[[Installation, CrashPoint], list[RelayProcess]]] = {
     "set": kill_who_sets,
     "guard": kill_while_guarding,
 }
-
-
-def setting(installation: Installation) -> list[dict[str, str]]:
-    """What `settings get` says of the one that is set here."""
-    told = installation.command_line.succeed("--json", "settings", "get", "relay.batch_messages")
-    found: list[dict[str, str]] = json.loads(told)["settings"]
-    return found
 
 
 def offsets(printed: str) -> list[int]:

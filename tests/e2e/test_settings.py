@@ -49,12 +49,6 @@ def settings(installation: Installation, *words: str) -> dict[str, Any]:
     return told
 
 
-def value(installation: Installation, key: str) -> tuple[str, str]:
-    """A setting's value, and where it comes from."""
-    (found,) = settings(installation, "get", key)["settings"]
-    return found["value"], found["source"]
-
-
 def commits_for(installation: Installation, admin: Admin) -> float:
     """In how many transactions the messages of one burst are delivered."""
     (before,) = admin.sums(COMMITS)
@@ -67,12 +61,12 @@ def commits_for(installation: Installation, admin: Admin) -> float:
 def test_a_running_relay_follows(installed: Installation) -> None:
     relay, admin = watched_relay(installed)
     admin.wait_ready()
-    assert value(installed, "relay.batch_messages") == ("5000", "file")
+    assert installed.setting("relay.batch_messages") == ("5000", "file")
     assert commits_for(installed, admin) < FEW
 
     changed = settings(installed, "set", "relay.batch_messages", "2")
     assert (changed["was"]["value"], changed["is"]["value"]) == ("5000", "2"), changed
-    assert value(installed, "relay.batch_messages") == ("2", "run_time")
+    assert installed.setting("relay.batch_messages") == ("2", "run_time")
     admin.wait_sum(REVISION, changed["revision"])
     relay.wait_for('a setting has changed key="relay.batch_messages" was="as configured" is="2"')
     assert commits_for(installed, admin) >= PIECES - 1
@@ -89,7 +83,7 @@ def test_a_running_relay_follows(installed: Installation) -> None:
     assert 'is="77"' not in relay.text()
 
     admin.wait_sum(REVISION, settings(installed, "unset", "relay.batch_messages")["revision"])
-    assert value(installed, "relay.batch_messages") == ("5000", "file")
+    assert installed.setting("relay.batch_messages") == ("5000", "file")
     assert commits_for(installed, admin) < FEW
 
     # One that is started later works with them from its begin.
@@ -139,7 +133,7 @@ def test_nobody_overwrites_what_another_one_sets(installed: Installation) -> Non
         for done in pool.map(set_one, keys.items()):
             assert done.returncode == 0, done
     for key, expected in keys.items():
-        assert value(installed, key) == (expected, "run_time"), key
+        assert installed.setting(key) == (expected, "run_time"), key
     assert settings(installed, "get")["revision"] == len(keys)
 
 
@@ -220,7 +214,7 @@ def test_a_policy_changes_for_the_next_message_that_cannot_be_delivered(
     dead, waits = small.commit((b"parked", TOO_LARGE), (b"parked", b"small"))
     small.wait_dead(dead, waiting=1)
     key = f"topics.{small.name}.on_poison"
-    assert value(installation, key) == ("park", "default")
+    assert installation.setting(key) == ("park", "default")
     admin.wait_sum(REVISION, settings(installation, "set", key, "pass")["revision"])
     passed, goes_on = small.commit((b"passed", TOO_LARGE), (b"passed", b"small"))
     small.wait_delivered(goes_on)

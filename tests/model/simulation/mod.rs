@@ -38,10 +38,14 @@ struct Run {
     hits: BTreeMap<String, u32>,
 }
 
-fn run(seed: u64, weather: Draw) -> Run {
+/// Runs it on one thread, and on a clock that jumps.
+fn simulated<T>(work: impl Future<Output = T>) -> T {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
-    let runtime = runtime.expect("a runtime");
-    runtime.block_on(async {
+    runtime.expect("a runtime").block_on(work)
+}
+
+fn run(seed: u64, weather: Draw) -> Run {
+    simulated(async {
         let sim = Sim::new(seed, 2 + usize::from(seed % 4 == 3), weather);
         let programs = Program { callers: 2, transactions: 12, started: Arc::new(Mutex::default()) };
         for _ in 0..2 {
@@ -140,8 +144,7 @@ fn numbers_of_lost_commits_are_given_to_strangers() {
 /// somebody else alive.
 #[test]
 fn a_coordinator_that_may_be_registered_is_given_up() {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
-    runtime.expect("a runtime").block_on(async {
+    simulated(async {
         let sim = Sim::new(7, 2, |_| Weather::calm());
         sim.lock().registrations_unheard = 6;
         let programs = Program { callers: 1, transactions: 12, started: Arc::new(Mutex::default()) };
