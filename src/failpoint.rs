@@ -61,7 +61,9 @@ mod armed {
         drop(points);
         if let Ok(path) = std::env::var("ONECOMMIT_FAILPOINTS_LOG") {
             let mut log = std::fs::OpenOptions::new().create(true).append(true).open(path);
-            let written = log.as_mut().map(|file| writeln!(file, "failpoint {name} hit"));
+            // In one piece: whoever waits for the line never reads half of it.
+            let line = format!("failpoint {name} hit\n");
+            let written = log.as_mut().map(|file| file.write_all(line.as_bytes()));
             written.expect("failpoints: log").expect("failpoints: log");
         }
         let signal = |flag: &str| {

@@ -17,7 +17,7 @@ from tests.servers import Postgres
 from tests.servers.postgres import StopMode
 
 from .copied_postgres import BaseBackup
-from .postgres_crash import nothing_flushed_by_itself, signal_all
+from .postgres_crash import hold, nothing_flushed_by_itself, signal_all
 from .standby import Standby
 
 # What would flush or number transactions by itself while a test prepares a crash.
@@ -74,7 +74,7 @@ class Servers:
         find = f"select pid from pg_stat_activity where backend_type = '{process}'"
         pids = [int(str(pid)) for (pid,) in self._servers[name].query(find)]
         assert pids, f"there is no {process}"
-        signal_all(pids, signal.SIGSTOP)
+        hold(self._servers[name], pids)
         self._held[name] = pids
         self._stack.callback(self.go_on, name)
 

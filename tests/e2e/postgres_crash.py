@@ -14,9 +14,17 @@ from contextlib import contextmanager, suppress
 
 from tests.servers import Postgres
 
+from .waiting import wait_until
+
 FLUSHERS = """
 select pid from pg_stat_activity where backend_type in ('walwriter', 'background writer')
 """
+# What is at work may have a lock that all others need; what waits for its next turn has none.
+AT_WORK = """
+select pid from pg_stat_activity
+where pid = any('{{{}}}') and coalesce(wait_event_type, '') not in ('Activity', 'Client')
+"""
+ANSWER_LIMIT_S = 5.0
 
 
 @contextmanager
@@ -31,11 +39,28 @@ def nothing_flushed_by_itself(postgres: Postgres) -> Iterator[Callable[[], None]
         signal_all(pids, signal.SIGKILL)
         postgres.wait_until_stopped()
 
-    signal_all(pids, signal.SIGSTOP)
+    hold(postgres, pids)
     try:
         yield crash
     finally:
         signal_all(pids, signal.SIGCONT)
+
+
+def hold(postgres: Postgres, pids: Sequence[int]) -> None:
+    """SIGSTOP, taken back and tried again where it hit one at work: that could hold everybody."""
+    at_work = AT_WORK.format(",".join(map(str, pids)))
+
+    def held() -> bool:
+        signal_all(pids, signal.SIGSTOP)
+        try:
+            if not postgres.query(at_work, limit=ANSWER_LIMIT_S):
+                return True
+        except TimeoutError:
+            pass  # one was stopped while it changed what this reads
+        signal_all(pids, signal.SIGCONT)
+        return False
+
+    wait_until(held, f"{pids} are held while they wait")
 
 
 def signal_all(pids: Sequence[int], number: signal.Signals) -> None:

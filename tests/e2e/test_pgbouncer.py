@@ -21,7 +21,7 @@ from .bank import Bank
 from .bank_worker import DIES_PREPARED
 from .conftest import MakeInstallation, OwnServers
 from .installation import PostgresInstallation, Servers
-from .postgres_crash import signal_all
+from .postgres_crash import hold, signal_all
 from .postgres_outbox import ledger_of, publish
 from .waiting import wait_until
 
@@ -131,8 +131,9 @@ def test_requests_that_are_given_up_are_cancelled_and_the_pooler_lives(
     def are_cancelled() -> bool:
         """Whatever backend the pooler opens next does not answer, either."""
         found = {int(str(pid)) for (pid,) in own_servers.postgres.query(backends)}
-        signal_all(list(found - frozen), signal.SIGSTOP)
-        frozen.update(found)
+        if opened := list(found - frozen):
+            frozen.update(opened)
+            hold(own_servers.postgres, opened)
         said = pooler.log.read_text()
         assert pooler.running, said
         return said.count("successfully sent cancel request") >= CANCELS

@@ -19,7 +19,7 @@ from urllib.parse import quote
 
 from .fetch import postgres_programs
 from .ports import free_port
-from .postgres_wire import query
+from .postgres_wire import LIMIT_S, query
 from .process import Account, ServerError, tail
 from .server import Server
 
@@ -68,9 +68,12 @@ class Postgres(Server):
     def database_url(self, name: str) -> str:
         return f"postgresql://postgres@{self.address}/{quote(name, safe='')}"
 
-    def query(self, sql: str, database: str = "postgres") -> list[tuple[str | None, ...]]:
-        """Runs one statement (or several, as one transaction); values come back as text."""
-        return query(self.port, sql, database)
+    def query(
+        self, sql: str, database: str = "postgres", limit: float = LIMIT_S
+    ) -> list[tuple[str | None, ...]]:
+        """Runs one statement (or several, as one transaction); values come back as text. No answer
+        within `limit` seconds is a `TimeoutError`."""
+        return query(self.port, sql, database, limit)
 
     def create_database(self, name: str) -> str:
         """Creates a database and returns its url."""

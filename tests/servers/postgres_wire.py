@@ -11,6 +11,7 @@ import struct
 
 PROTOCOL = 3 << 16
 TRUSTED = b"\0\0\0\0"
+LIMIT_S = 60.0
 
 
 class PostgresError(ValueError):
@@ -22,7 +23,7 @@ class PostgresError(ValueError):
 
 
 def query(
-    port: int, sql: str, database: str = "postgres", limit: float = 60.0
+    port: int, sql: str, database: str = "postgres", limit: float = LIMIT_S
 ) -> list[tuple[str | None, ...]]:
     """Runs `sql` as user postgres on a connection of its own."""
     with socket.create_connection(("127.0.0.1", port), timeout=limit) as connection:
