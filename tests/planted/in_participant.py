@@ -92,7 +92,7 @@ BUGS = [
         "Row locks crosswise in two databases are seen by neither: each wait has a limit.",
         unit("participant::postgres::branch::tests::a_wait_for_a_lock_is_always_limited"),
         "assertion failed: begin(Duration::ZERO)",
-        [Edit(BRANCH, "set local lock_timeout = {ms};", "set local onecommit.ms = {ms};")],
+        [Edit(BRANCH, "'lock_timeout', '{ms}'", "'onecommit.ms', '{ms}'")],
     ),
     Bug(
         "role-that-nobody-can-take",

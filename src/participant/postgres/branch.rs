@@ -9,14 +9,14 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::id::TransactionId;
 use crate::participant::Isolation;
 use crate::postgres::literal;
-use crate::postgres::server::{DATABASE, STARTED};
+use crate::postgres::server::{CATALOG, STARTED, database_of};
 use crate::protocol::branch::BranchName;
 use crate::protocol::fate::Fate;
 use crate::protocol::transaction::{Committed, Vote};
 
 /// Asks what the branch did: [`asked`]. In a failed transaction it is an error, 25P02.
 pub const ASK: &str =
-    "select current_setting('onecommit.tx', true), pg_current_xact_id_if_assigned()::text, current_user";
+    "select current_setting('onecommit.tx', true), pg_current_xact_id_if_assigned(), current_user";
 
 /// Rolls the branch back. Without a row.
 pub const ROLL_BACK: &str = "rollback";
@@ -58,13 +58,17 @@ pub enum Work {
 /// Begins a branch: [`began`]. By its last statement, which tells where, a transaction of `repeatable
 /// read` or above has its snapshot. The commit is made to wait for its flush: without, it was seen by
 /// others and gone after a crash; one that waits for standbys, too, stays.
+///
+/// Every transaction pays for it in each database: a statement more, or an answer taken apart by the server,
+/// costs as much as half of the begin.
 pub fn begin(transaction: TransactionId, isolation: Isolation, lock_timeout: Duration) -> String {
     let id = literal(&transaction.to_string());
     // 0 would be no limit at all.
     let ms = lock_timeout.as_millis().clamp(1, i32::MAX as u128);
     format!(
-        "begin isolation level {isolation}; set local onecommit.tx = {id}; set local lock_timeout = {ms}; \
-         select {DATABASE}, {STARTED}, pg_is_in_recovery()::text, (now() = statement_timestamp())::text, \
+        "begin isolation level {isolation}; select {CATALOG}, {STARTED}, pg_is_in_recovery(), \
+         now() = statement_timestamp(), set_config('onecommit.tx', {id}, true), \
+         set_config('lock_timeout', '{ms}', true), \
          case when current_setting('synchronous_commit') in ('off', 'local') \
          then set_config('synchronous_commit', 'on', true) end"
     )
@@ -72,15 +76,15 @@ pub fn begin(transaction: TransactionId, isolation: Isolation, lock_timeout: Dur
 
 /// Reads the answer to [`begin`].
 pub fn began(row: TextRow<'_>) -> Result<Began> {
-    match row {
-        [Some(database), Some(started), Some(recovery), Some(new), _] => Ok(Began {
-            database: database.clone(),
-            started: started.clone(),
-            is_in_recovery: recovery == "true",
-            is_new: new == "true",
-        }),
-        _ => Err(malformed("begin branch", row)),
-    }
+    let [Some(catalog), Some(started), Some(recovery), Some(new), ..] = row else {
+        return Err(malformed("begin branch", row));
+    };
+    Ok(Began {
+        database: database_of(catalog).ok_or_else(|| malformed("begin branch", row))?.to_string(),
+        started: started.clone(),
+        is_in_recovery: recovery == "t",
+        is_new: new == "t",
+    })
 }
 
 /// Reads the answer to [`ASK`]. The setting is gone as soon as somebody has ended the transaction.
@@ -99,7 +103,7 @@ pub fn asked(transaction: TransactionId, row: TextRow<'_>) -> Result<Work> {
 /// Prepares a branch: [`voted`].
 pub fn prepare(name: &BranchName, xid: u64) -> String {
     let name = literal(&name.to_string());
-    format!("prepare transaction {name}; select pg_current_wal_flush_lsn()::text, pg_xact_status('{xid}')")
+    format!("prepare transaction {name}; select pg_current_wal_flush_lsn(), pg_xact_status('{xid}')")
 }
 
 /// Reads the vote. On a failed transaction PREPARE is answered without an error, and has rolled it back;
@@ -201,7 +205,9 @@ mod tests {
     fn answers_that_can_not_be_are_errors() {
         let transaction = TransactionId { coordinator: CoordinatorId::random(), number: 7 };
         let ours = transaction.to_string();
-        for wrong in [row(&[]), row(&["1"]), row(&["-", "5", "false", "true", "-"])] {
+        for wrong in
+            [row(&[]), row(&["base/5/1259"]), row(&["-", "5", "f", "t", "-"]), row(&["5", "5", "f", "t"])]
+        {
             assert!(began(&wrong).is_err());
         }
         for wrong in [row(&[]), row(&[&ours, "5", "-"]), row(&[&ours, "x", "app"])] {
@@ -218,8 +224,8 @@ mod tests {
     fn a_wait_for_a_lock_is_always_limited() {
         let transaction = TransactionId { coordinator: CoordinatorId::random(), number: 7 };
         let begin = |limit| begin(transaction, Isolation::Serializable, limit);
-        assert!(begin(Duration::ZERO).contains("set local lock_timeout = 1;"));
-        assert!(begin(Duration::MAX).contains("set local lock_timeout = 2147483647;"));
+        assert!(begin(Duration::ZERO).contains("set_config('lock_timeout', '1', true)"));
+        assert!(begin(Duration::MAX).contains("set_config('lock_timeout', '2147483647', true)"));
         assert!(begin(Duration::ZERO).starts_with("begin isolation level serializable;"));
     }
 }

@@ -279,9 +279,9 @@ fn run(world: &mut World, place: usize, number: Connection, statement: &Statemen
     Ok(match statement {
         Statement::Begin(id) => {
             let (identity, started) = (database.identity(), database.started());
-            let is_new = database.begin(number, *id);
-            let is_new = Some(is_new.to_string());
-            vec![Some(identity.database), Some(started), text("false"), is_new, None]
+            let is_new = text(if database.begin(number, *id) { "t" } else { "f" });
+            let catalog = Some(format!("base/{}/1259", identity.database));
+            vec![catalog, Some(started), text("f"), is_new, text(&id.to_string()), text("1000"), None]
         }
         Statement::Ask(messages, only_in) => {
             let open = database.asked(number).map(|(id, ..)| id);

@@ -28,7 +28,7 @@ impl Statement {
             "commit" => Statement::CommitReader,
             "rollback" => Statement::RollBack,
             _ if sql.starts_with("begin ") => {
-                Statement::Begin(quoted(sql.split_once("onecommit.tx = ")?.1)?.parse().ok()?)
+                Statement::Begin(quoted(sql.split_once("set_config('onecommit.tx', ")?.1)?.parse().ok()?)
             }
             _ if sql.starts_with("prepare transaction ") => {
                 Statement::Prepare(BranchName::parse(quoted(sql)?)?, number(sql)?)
