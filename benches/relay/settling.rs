@@ -21,29 +21,23 @@ use crate::{Options, Result, Servers};
 const SESSION: Duration = Duration::from_secs(2);
 const LIMIT: Duration = Duration::from_secs(120);
 const LOOK: Duration = Duration::from_millis(20);
+/// Where a coordinator is killed.
 const DECIDED: &str = "decided";
 const PREPARED_ONLY: &str = "prepared";
 const PREPARED: &str = "select count(*) from pg_prepared_xacts where database = current_database()";
 
-/// Where a coordinator is killed.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Killed {
-    Prepared,
-    Decided,
-}
-
 /// Kills one with one transaction, and one with a thousand, before and behind their decisions, in each round.
 pub(crate) async fn measure(servers: &Servers, options: &Options) -> Result<Vec<Figure>> {
     let cases = [
-        (Killed::Prepared, 1, "one transaction prepared", 4.0),
-        (Killed::Decided, 1, "one transaction decided", 4.0),
-        (Killed::Prepared, 1000, "1,000 transactions prepared", 10.0),
-        (Killed::Decided, 1000, "1,000 transactions decided", 10.0),
+        (PREPARED_ONLY, 1, "one transaction prepared", 4.0),
+        (DECIDED, 1, "one transaction decided", 4.0),
+        (PREPARED_ONLY, 1000, "1,000 transactions prepared", 10.0),
+        (DECIDED, 1000, "1,000 transactions decided", 10.0),
     ];
     let mut found = cases.map(|_| Vec::new());
     for _ in 0..options.rounds {
-        for ((killed, transactions, ..), found) in cases.iter().zip(&mut found) {
-            found.push(settled_s(servers, *killed, *transactions).await?);
+        for ((word, transactions, ..), found) in cases.iter().zip(&mut found) {
+            found.push(settled_s(servers, word, *transactions).await?);
         }
     }
     let figure = |((_, _, what, most), found)| {
@@ -53,13 +47,12 @@ pub(crate) async fn measure(servers: &Servers, options: &Options) -> Result<Vec<
     Ok(cases.into_iter().zip(found).map(figure).collect())
 }
 
-async fn settled_s(servers: &Servers, killed: Killed, transactions: i64) -> Result<f64> {
+async fn settled_s(servers: &Servers, word: &str, transactions: i64) -> Result<f64> {
     let databases = databases(servers).await?;
     let urls = [databases[0].url.clone(), databases[1].url.clone()];
     let (namespace, incarnation) = (ours::namespace()?, Incarnation::random());
     let stores = ours::stores_of(&servers.zookeeper, SESSION, &namespace, incarnation).await?;
     let node = ours::open(&urls, stores, CoordinatorSettings::default())?;
-    let word = if killed == Killed::Decided { DECIDED } else { PREPARED_ONLY };
     let place = format!("{namespace} {incarnation} {} {} {word} {transactions}", urls[0], urls[1]);
     let mut command = Command::new(std::env::current_exe()?);
     command.arg("--doomed").arg(place).stdout(Stdio::piped());

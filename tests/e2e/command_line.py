@@ -22,7 +22,8 @@ from .waiting import LIMIT_S, RUN_LIMIT_S, wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 BINARY = Path(os.environ.get("ONECOMMIT_TEST_BINARY", ROOT / "target" / "debug" / "onecommit"))
-FAILED, UNREACHABLE = 1, 3
+# A command's exit status, by what can be done.
+FAILED, CONFIGURATION, UNREACHABLE, REFUSED = 1, 2, 3, 4
 # How errors whose outcome is not known are told: the same command may succeed later.
 UNCLEAR = re.compile(
     '"retriable":true|did not confirm it|could not be kept for long enough|outcome is not known'

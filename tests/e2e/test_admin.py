@@ -14,7 +14,7 @@ import pytest
 from tests.servers import free_port
 
 from .admin_client import Admin, watched_relay
-from .command_line import CommandLine
+from .command_line import CONFIGURATION, CommandLine
 from .dead_letters import TOO_LARGE, SmallTopic
 from .installation import Installation, PostgresInstallation, Table, embedded
 from .tcp_proxy import TcpProxy
@@ -150,11 +150,11 @@ def test_an_address_that_is_taken_ends_the_relay_at_its_start(local: Installatio
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         wrong = local.configure("taken.toml", {"admin": {"listen": address}})
         done = CommandLine(local.folder, wrong).run("relay")
-    assert done.returncode == 2 and address in done.stderr, done
+    assert done.returncode == CONFIGURATION and address in done.stderr, done
     assert "another process" in done.stderr and "delivers" not in done.stderr, done
     wrong = local.configure("name.toml", {"admin": {"listen": "localhost:9090"}})
     done = CommandLine(local.folder, wrong).run("relay")
-    assert done.returncode == 2 and "127.0.0.1:9090" in done.stderr, done
+    assert done.returncode == CONFIGURATION and "127.0.0.1:9090" in done.stderr, done
 
 
 def test_whoever_says_nothing_is_left_and_too_much_is_refused(local: Installation) -> None:

@@ -12,7 +12,7 @@ from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, Producer, To
 from confluent_kafka.admin import AdminClient
 
 from .adoption import Adoption, long_leases
-from .command_line import RelayProcess
+from .command_line import CONFIGURATION, FAILED, REFUSED, RelayProcess
 from .conftest import MakeInstallation, OwnServers
 from .installation import PARTITIONS, PostgresInstallation, Servers, Table
 from .kafka_topics import REQUEST_LIMIT_S, KafkaTopics, progress_topic, progress_topics
@@ -66,10 +66,10 @@ def test_nobody_can_be_asked(delivered: PostgresInstallation) -> None:
     restored(delivered)
     before = state(delivered)
     done = delivered.command_line.reached("adopt", "main")
-    assert done.returncode == 2 and "--yes" in done.stderr, done
+    assert done.returncode == CONFIGURATION and "--yes" in done.stderr, done
     assert "barrier row" in done.stdout and f"delivers all {MORE} messages" in done.stdout
     done = delivered.command_line.reached("adopt", "other", "--yes")
-    assert done.returncode == 2 and "no participant of this name" in done.stderr, done
+    assert done.returncode == CONFIGURATION and "no participant of this name" in done.stderr, done
     assert state(delivered) == before
 
 
@@ -78,7 +78,7 @@ def test_the_answer_of_a_person_decides(delivered: PostgresInstallation) -> None
     before = state(delivered)
     for answer in ("", "yes", "mai"):
         done = delivered.command_line.answered(answer, "adopt", "main")
-        assert done.returncode == 1, done
+        assert done.returncode == FAILED, done
         assert "barrier row" in done.stdout and "nothing was changed" in done.stderr
         assert state(delivered) == before
     done = delivered.command_line.answered("main", "adopt", "main")
@@ -94,7 +94,7 @@ def test_no_relay_may_live(delivered: PostgresInstallation) -> None:
     # Only a look at the installation would tell it, which it takes when it takes a shard.
     delivered.outbox.execute("update onecommit.installation set delivery_id = 'another'")
     done = delivered.command_line.reached("adopt", "main", "--yes")
-    assert done.returncode == 4 and relay.id() in done.stderr, done
+    assert done.returncode == REFUSED and relay.id() in done.stderr, done
     assert "stop them" in done.stderr
     relay.kill()
 
@@ -216,7 +216,7 @@ def test_a_progress_that_can_not_be_read(delivered: PostgresInstallation, record
     adoption = Adoption(delivered)
     if record[:1] == b"\x09":
         done = adoption.command_line.reached("adopt", "main", "--yes")
-        assert done.returncode == 4 and "later release" in done.stderr, done
+        assert done.returncode == REFUSED and "later release" in done.stderr, done
         return
     relay = delivered.relay()
     assert relay.wait() == 4 and "onecommit adopt" in relay.text(), relay.text()
@@ -267,7 +267,7 @@ def test_zookeeper(
             living.wait_for("delivers", times=2)
             adoption = Adoption(made, made.configure("first.toml"))
             done = adoption.command_line.reached("adopt", "main", "--yes")
-            assert done.returncode == 4 and living.id() in done.stderr, done
+            assert done.returncode == REFUSED and living.id() in done.stderr, done
             living.stop()
         adoption = Adoption(made, made.configure("first.toml"))
         relay = adoption.relay()

@@ -18,7 +18,7 @@ import pytest
 
 from tests.servers import Kafka
 
-from .command_line import CommandLine
+from .command_line import CONFIGURATION, UNREACHABLE, CommandLine
 from .conftest import MakeInstallation
 from .installation import Installation, PostgresInstallation, Servers, embedded
 
@@ -82,7 +82,7 @@ def test_a_data_dir_that_is_no_folder_or_not_to_be_written_is_named(tmp_path: Pa
         configuration.write_text(f'data_dir = "{place}"\n')
         for words in (["init"], ["relay"], ["status"]):
             done = CommandLine(tmp_path, configuration).run(*words)
-            assert done.returncode == 2, done
+            assert done.returncode == CONFIGURATION, done
             said = done.stderr + done.stdout
             assert str(place) in said or (words != ["init"] and "`onecommit init`" in said), done
 
@@ -93,7 +93,7 @@ def run(installation: Installation, before: list[str], words: tuple[str, ...]) -
     done = subprocess.run(
         command, cwd=installation.folder, capture_output=True, text=True, check=False
     )
-    assert done.returncode == 2, done
+    assert done.returncode == CONFIGURATION, done
     return done.stdout + done.stderr
 
 
@@ -134,7 +134,7 @@ def test_a_file_that_another_process_holds_is_waited_for_and_named(local: Instal
         relay = local.relay()
         relay.wait_for("the file is locked: another process holds its write lock")
         done = local.command_line.run("init")
-        assert done.returncode == 3 and "write lock" in done.stderr, done
+        assert done.returncode == UNREACHABLE and "write lock" in done.stderr, done
         holder.execute("rollback")
     local.finish(relay, at_least=10)
 

@@ -16,7 +16,7 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from .command_line import BINARY, CommandLine
+from .command_line import BINARY, CONFIGURATION, UNREACHABLE, CommandLine
 from .conftest import MakeInstallation
 from .installation import Installation, PostgresInstallation, Table, embedded
 from .terminal import on_a_terminal
@@ -161,7 +161,7 @@ def test_status_tells_position_and_age_and_makes_nothing(local: Installation) ->
     for leftover in data.glob("topics.db*"):
         leftover.unlink()
     done = local.command_line.run("status")
-    assert done.returncode == 3 and "the topic log is not there" in done.stdout, done
+    assert done.returncode == UNREACHABLE and "the topic log is not there" in done.stdout, done
     assert {path.name.split("-")[0] for path in data.iterdir()} == {
         path.name.split("-")[0] for path in there
     } - {"topics.db"}
@@ -190,7 +190,7 @@ def test_the_demo_takes_the_relay_settings_of_a_file(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [configuration]
     configuration.write_text("[relay]\nlease_timeout = 600\n")
     done = command_line.run("demo")
-    assert done.returncode == 2 and "lease_timeout_ms" in done.stderr, done
+    assert done.returncode == CONFIGURATION and "lease_timeout_ms" in done.stderr, done
 
 
 @pytest.mark.parametrize(
@@ -209,7 +209,7 @@ def test_a_kafka_property_that_is_not_taken_ends_a_command(
     wrong = installation.configure("wrong.toml", {"kafka": kafka})
     done = CommandLine(installation.folder, wrong).reached(command)
     told = done.stdout + done.stderr
-    assert done.returncode == 2 and said in told and value not in told, done
+    assert done.returncode == CONFIGURATION and said in told and value not in told, done
 
 
 def test_init_without_the_right_to_make_tables_says_who_can_and_how(
@@ -228,10 +228,11 @@ def test_init_without_the_right_to_make_tables_says_who_can_and_how(
             limited = made.configure("limited.toml", {"participants.main": table})
             command_line = CommandLine(made.folder, limited)
             done = command_line.reached("init")
-            assert done.returncode == 2 and "onecommit init --print-sql" in done.stderr, done
+            assert done.returncode == CONFIGURATION, done
+            assert "onecommit init --print-sql" in done.stderr, done
             owner.execute(command_line.succeed("init", "--print-sql").encode())
             done = command_line.reached("init")
-            assert done.returncode == 2 and "lacks a right" in done.stderr, done
+            assert done.returncode == CONFIGURATION and "lacks a right" in done.stderr, done
             grants = (
                 "grant usage on schema {0} to {1}; grant all on all tables in schema {0} to {1}"
             )

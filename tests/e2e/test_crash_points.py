@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from .command_line import FAILPOINTS, FAILPOINTS_LOG, KILLED, RelayProcess
+from .command_line import FAILPOINTS, FAILPOINTS_LOG, KILLED, REFUSED, RelayProcess
 from .crash_points import (
     BEFORE_RECORDS,
     CrashPoint,
@@ -37,7 +37,6 @@ from .waiting import wait_until
 BACKLOG = 1200
 # That so many random ids come in rising order has the chance 1 : 3,628,800.
 JOINERS = 9
-REFUSED = 4
 UNCONFIRMED = "the leases could not be given up"
 
 POINTS = {str(point): point for point in crash_points()}

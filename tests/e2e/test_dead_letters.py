@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+from .command_line import CONFIGURATION, FAILED
 from .conftest import MakeInstallation
 from .dead_letters import SMALL_BYTES, TOO_LARGE, SmallTopic
 from .installation import PostgresInstallation
@@ -47,7 +48,7 @@ def test_a_dead_letter_parks_its_key_and_nothing_else_until_it_is_retried(
     # Retried as it is, it fails again.
     def fails_again() -> bool:
         done = installation.command_line.reached("dead-letter", "retry", dead)
-        assert done.returncode == 1, done
+        assert done.returncode == FAILED, done
         return "failed again" in done.stdout
 
     wait_until(fails_again, "it is tried, and fails again", explain=relay.text)
@@ -73,7 +74,7 @@ def test_a_discarded_message_is_gone_and_its_key_goes_on(
     )
     small.wait_dead(dead, waiting=3)
     done = installation.command_line.reached("dead-letter", "discard", dead)
-    assert done.returncode == 2 and "--yes" in done.stderr, done
+    assert done.returncode == CONFIGURATION and "--yes" in done.stderr, done
     assert small.see_to("discard", dead, "--yes") in ([dead], None)
     small.wait_delivered(behind)
     # The next one that can't be delivered parks the key again.
@@ -200,7 +201,7 @@ def test_what_is_asked_for_without_a_relay_is_done_by_the_next_one(
     small.raise_limit()
     ask = ["--json", "dead-letter", "retry", dead, "--wait-seconds", "0"]
     done = installation.command_line.reached(*ask)
-    assert done.returncode == 1 and len(json.loads(done.stdout)["pending"]) == 1, done
+    assert done.returncode == FAILED and len(json.loads(done.stdout)["pending"]) == 1, done
     assert small.letters()[0]["request"] == "retry"
     relay = installation.relay()
     small.wait_delivered(dead, behind)
@@ -213,6 +214,7 @@ def test_ids_that_are_no_dead_letters_are_refused(installation: PostgresInstalla
     unknown = "00000000-0000-4000-8000-000000000000"
     for words in (["show", unknown], ["retry", unknown], ["discard", unknown, "--yes"]):
         done = installation.command_line.reached("dead-letter", *words)
-        assert done.returncode == 2 and unknown in done.stderr, done
+        assert done.returncode == CONFIGURATION and unknown in done.stderr, done
     for words in (["show", "no-id"], ["retry"], ["list", "--participant", "nobody"]):
-        assert installation.command_line.reached("dead-letter", *words).returncode == 2, words
+        done = installation.command_line.reached("dead-letter", *words)
+        assert done.returncode == CONFIGURATION, words

@@ -14,7 +14,7 @@ import pytest
 
 from tests.servers import Postgres
 
-from .command_line import BINARY
+from .command_line import BINARY, CONFIGURATION, UNREACHABLE
 from .installation import Servers
 from .waiting import LIMIT_S, RUN_LIMIT_S, wait_until
 
@@ -90,7 +90,7 @@ def test_ctrl_c_leaves_nothing(tmp_path: Path) -> None:
 def test_a_server_that_prepares_nothing(tmp_path: Path) -> None:
     with Postgres(settings={"max_prepared_transactions": "0"}) as server:
         done = demo(tmp_path, "--postgres", server.dsn)
-        assert done.returncode == 2, done
+        assert done.returncode == CONFIGURATION, done
         assert "max_prepared_transactions" in done.stderr and "--postgres" in done.stderr
         assert databases(server.dsn) == 0
     assert list(tmp_path.iterdir()) == []
@@ -98,8 +98,9 @@ def test_a_server_that_prepares_nothing(tmp_path: Path) -> None:
 
 def test_no_server(tmp_path: Path) -> None:
     done = demo(tmp_path, "--postgres", "postgresql://u:secret@127.0.0.1:1/postgres")
-    assert done.returncode == 3 and "127.0.0.1" in done.stderr and "secret" not in done.stderr, done
+    assert done.returncode == UNREACHABLE and "127.0.0.1" in done.stderr, done
+    assert "secret" not in done.stderr, done
     assert "left behind" not in done.stderr, done
     done = demo(tmp_path, "--postgres", "mysql://127.0.0.1/x")
-    assert done.returncode == 2 and "postgresql://" in done.stderr, done
+    assert done.returncode == CONFIGURATION and "postgresql://" in done.stderr, done
     assert list(tmp_path.iterdir()) == []

@@ -24,14 +24,13 @@ from tests.servers import Postgres, ZooKeeper
 
 from .bank import Bank
 from .bank_worker import LOCKS
-from .command_line import FAILPOINTS
+from .command_line import FAILPOINTS, REFUSED
 from .copied_postgres import BaseBackup
 from .installation import Servers
 from .postgres_outbox import PostgresOutbox, url_of
 from .standby import Standby
 from .waiting import wait_until
 
-REFUSED = 4
 TRANSFERS, MANY = 6, 40
 PREPARED = "select gid from pg_prepared_xacts where database = current_database()"
 UNKNOWN = "prepared branches of a coordinator that the decision log does not know"

@@ -14,7 +14,7 @@ import pytest
 
 from tests.documents.document import blocks
 
-from .command_line import CommandLine
+from .command_line import CONFIGURATION, CommandLine
 from .installation import Installation, sqlite_to_kafka
 from .secured_kafka import Right, SecuredKafka
 from .waiting import wait_until
@@ -24,7 +24,6 @@ HEADING = "## Give each role its least rights in Kafka"
 RESOURCES = {"--topic": "TOPIC", "--group": "GROUP", "--transactional-id": "TRANSACTIONAL_ID"}
 ROLES = ("init", "relay", "status", "consume")
 LACKING = "Kafka does not let this user"
-CONFIGURATION = 2
 
 
 @pytest.fixture(scope="module")

@@ -14,13 +14,12 @@ from subprocess import CompletedProcess
 
 import pytest
 
+from .command_line import CONFIGURATION, UNREACHABLE
 from .consume_process import consuming
 from .installation import Installation, sqlite_to_kafka
 from .secured_kafka import Properties, Right, SecuredKafka
 from .waiting import wait_until
 
-CONFIGURATION = 2
-UNREACHABLE = 3
 EVERYTHING = [Right("ALL", kind, "*") for kind in ("TOPIC", "GROUP", "TRANSACTIONAL_ID")]
 # Whatever is logged, no token is in it.
 TALKATIVE = {"ONECOMMIT_LOG": "trace"}

@@ -12,6 +12,7 @@ from confluent_kafka.admin import AdminClient
 from tests.servers import Kafka
 
 from .adoption import Adoption
+from .command_line import REFUSED
 from .conftest import MakeInstallation
 from .installation import PARTITIONS, Servers
 from .kafka_topics import REQUEST_LIMIT_S
@@ -48,7 +49,7 @@ def test_a_kafka_wiped_behind_the_same_address_is_refused(
     assert "Kafka cluster" in said and "another one" in said, said
 
     done = made.command_line.reached("init")
-    assert done.returncode == 4 and "onecommit adopt main" in done.stderr, done
+    assert done.returncode == REFUSED and "onecommit adopt main" in done.stderr, done
     admin = AdminClient({"bootstrap.servers": own_kafka.address})
     there = admin.list_topics(timeout=REQUEST_LIMIT_S).topics
     assert not [name for name in there if made.name in name]

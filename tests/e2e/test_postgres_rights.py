@@ -15,7 +15,7 @@ import pytest
 
 from tests.documents.document import blocks
 
-from .command_line import CommandLine
+from .command_line import CONFIGURATION, CommandLine
 from .installation import (
     Installation,
     PostgresInstallation,
@@ -43,7 +43,6 @@ SUPPORT = [
     ["dead-letter", "topic", DEAD],
     ["dead-letter", "topic", DEAD, "--undo"],
 ]
-CONFIGURATION = 2
 
 
 class Grant(NamedTuple):

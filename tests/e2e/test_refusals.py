@@ -16,7 +16,7 @@ from psycopg import sql
 
 from tests.servers import ZooKeeper
 
-from .command_line import CommandLine, RelayProcess
+from .command_line import REFUSED, CommandLine, RelayProcess
 from .conftest import MakeInstallation, OwnServers
 from .installation import Installation, PostgresInstallation, Servers, Table
 from .kafka_topics import REQUEST_LIMIT_S, progress_topic, progress_topics
@@ -170,7 +170,7 @@ def test_another_kafka_cluster_is_refused(
     other = delivered.configure("other.toml", {"kafka": table})
     refuses(relay_of(delivered, other), "Kafka cluster", "expected", "found")
     done = CommandLine(delivered.folder, other).reached("init")
-    assert done.returncode == 4 and "Kafka cluster" in done.stderr
+    assert done.returncode == REFUSED and "Kafka cluster" in done.stderr
     there = AdminClient({"bootstrap.servers": own_servers.kafka.address})
     names = there.list_topics(timeout=REQUEST_LIMIT_S).topics
     assert not [name for name in names if name.startswith("onecommit.")]
@@ -182,7 +182,7 @@ def test_another_number_of_shards_is_refused(delivered: PostgresInstallation) ->
     other = delivered.configure("other.toml", {"participants.main": table})
     refuses(relay_of(delivered, other), "2 shards", "3")
     done = CommandLine(delivered.folder, other).reached("init")
-    assert done.returncode == 4 and "another number of shards" in done.stderr
+    assert done.returncode == REFUSED and "another number of shards" in done.stderr
 
 
 def test_a_second_database_under_the_name_of_the_first_is_refused(
@@ -262,7 +262,7 @@ def test_a_zookeeper_emptied_while_branches_are_prepared_is_not_prepared_anew(
         made.init()
         wipe(own_servers.zookeeper)
         done = made.command_line.reached("init", "--topic", made.topic)
-        assert done.returncode == 4, done
+        assert done.returncode == REFUSED, done
         for words in ("ZooKeeper does not know this namespace", branch, "ROLLBACK PREPARED"):
             assert words in done.stderr, done
         refuses(made.relay(), "ZooKeeper does not know this namespace")

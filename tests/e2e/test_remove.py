@@ -11,6 +11,7 @@ import pytest
 from confluent_kafka.admin import AdminClient
 
 from .adoption import long_leases
+from .command_line import CONFIGURATION, FAILED, REFUSED
 from .conftest import MakeInstallation
 from .installation import Installation, PostgresInstallation, embedded
 from .kafka_topics import REQUEST_LIMIT_S
@@ -58,7 +59,8 @@ def test_all_of_ours_goes_and_the_topics_for_messages_stay(
     made = on_servers
     assert len(topics(made)) == 2
     done = made.command_line.answered("yes", "init", "--remove")
-    assert done.returncode == 1 and "nothing was changed" in done.stderr and has_schema(made), done
+    assert done.returncode == FAILED and "nothing was changed" in done.stderr, done
+    assert has_schema(made)
     done = made.command_line.answered(made.name, "init", "--remove")
     assert done.returncode == 0 and f"({made.name})" in done.stderr, done
     assert "removed" in done.stdout, done
@@ -75,13 +77,13 @@ def test_messages_that_wait_are_not_thrown_away(on_files: Installation) -> None:
     made.outbox.burst(made.topic, 7)
     words = ["init", "--remove", "--yes"]
     done = made.command_line.reached(*words)
-    assert done.returncode == 4 and "messages: 7" in done.stderr, done
+    assert done.returncode == REFUSED and "messages: 7" in done.stderr, done
     assert "7 messages that were not delivered" in done.stdout
     told = made.command_line.succeed("--json", *words, "--discard-undelivered")
     (participant,) = json.loads(told)["participants"]
     assert participant == {"participant": "main", "undelivered_messages": 7}
     done = made.command_line.reached("status")
-    assert done.returncode == 2, done
+    assert done.returncode == CONFIGURATION, done
 
 
 @pytest.mark.parametrize("given", ["on_servers", "on_files"])
@@ -90,15 +92,15 @@ def test_no_relay_may_live(given: str, request: pytest.FixtureRequest) -> None:
     relay = made.relay()
     relay.wait_for("delivers", times=made.outbox.shards)
     done = made.command_line.reached("init", "--remove", "--yes", "--discard-undelivered")
-    assert done.returncode == 4 and relay.id() in done.stderr, done
+    assert done.returncode == REFUSED and relay.id() in done.stderr, done
     made.outbox.burst(made.topic, BACKLOG)
     made.finish(relay, at_least=2 * BACKLOG)
 
 
 def test_nobody_can_be_asked(on_files: Installation) -> None:
     done = on_files.command_line.reached("init", "--remove")
-    assert done.returncode == 2 and "--yes" in done.stderr, done
+    assert done.returncode == CONFIGURATION and "--yes" in done.stderr, done
     done = on_files.command_line.reached("init", "--remove", "--topic", "t")
-    assert done.returncode == 2, done
+    assert done.returncode == CONFIGURATION, done
     on_files.outbox.burst(on_files.topic, BACKLOG)
     on_files.finish(on_files.relay(), at_least=2 * BACKLOG)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+from .command_line import CONFIGURATION, REFUSED
 from .installation import Table
 from .transacting_application import SETTLES, TRANSACTS
 from .two_databases import TwoDatabases
@@ -23,7 +24,8 @@ def refused(both: TwoDatabases, state: str, coordinator: str) -> None:
 
     def is_told() -> bool:
         done = both.installation.command_line.reached(*REMOVE)
-        assert done.returncode == 4 and "branches of theirs may be prepared" in done.stderr, done
+        assert done.returncode == REFUSED, done
+        assert "branches of theirs may be prepared" in done.stderr, done
         return f"{state}: {coordinator}" in done.stderr
 
     # That one is dead is told by ZooKeeper once its session is over.
@@ -43,7 +45,7 @@ def test_nothing_goes_before_every_coordinator_is_settled_and_then_all_of_it(
 
         def is_settled() -> bool:
             # Without a terminal nobody can be asked: that is what stands against it then.
-            return command_line.reached("init", "--remove").returncode == 2
+            return command_line.reached("init", "--remove").returncode == CONFIGURATION
 
         wait_until(is_settled, "what the dead have left is settled")
     command_line.succeed(*REMOVE)
@@ -62,14 +64,14 @@ def test_what_was_set_up_with_an_outbox_is_not_removed_as_one_without(
     made.init()
     made.configure(other={"participants.billing": {"url": both.url}})
     done = made.command_line.reached(*REMOVE)
-    assert done.returncode == 4 and "shards: 3" in done.stderr, done
+    assert done.returncode == REFUSED and "shards: 3" in done.stderr, done
     assert "outbox = true" in done.stderr and "outbox" in both.tables()
 
 
 def test_it_shows_who_has_no_outbox(databases: TwoDatabases) -> None:
     command_line = databases.installation.command_line
     done = command_line.reached("init", "--remove")
-    assert done.returncode == 2 and "tables of billing: no outbox" in done.stdout, done
+    assert done.returncode == CONFIGURATION and "tables of billing: no outbox" in done.stdout, done
     told = json.loads(command_line.succeed("--json", *REMOVE))
     names = [participant["participant"] for participant in told["participants"]]
     assert names == ["main", "billing"] and told["removed"]

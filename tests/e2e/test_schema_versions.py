@@ -3,6 +3,7 @@ date under running relays."""
 
 from __future__ import annotations
 
+from .command_line import CONFIGURATION, REFUSED
 from .dead_letters import TOO_LARGE, SmallTopic
 from .installation import PostgresInstallation
 from .test_relay import commit, key_in
@@ -51,7 +52,7 @@ def test_relays_work_with_tables_of_version_1_and_while_they_are_brought_up_to_d
     wait_until(told, "what to do in status", explain=lambda: relays[0].text() + relays[1].text())
     assert version(installation) == 1
     refused = installation.command_line.reached("dead-letter", "list")
-    assert refused.returncode == 2 and "run `onecommit init`" in refused.stderr, refused
+    assert refused.returncode == CONFIGURATION and "run `onecommit init`" in refused.stderr, refused
 
     installation.init()
     assert version(installation) == 3
@@ -90,4 +91,4 @@ def test_tables_of_a_later_release_are_refused(installation: PostgresInstallatio
         connection.execute("update onecommit.installation set schema_version = 4")
     for words in (["init"], ["relay"], ["dead-letter", "list"]):
         done = installation.command_line.reached(*words)
-        assert done.returncode == 4 and "works with 1 to 3" in done.stderr, done
+        assert done.returncode == REFUSED and "works with 1 to 3" in done.stderr, done

@@ -10,11 +10,10 @@ from subprocess import CompletedProcess
 import pytest
 
 from .certificates import Authority
-from .command_line import CommandLine
+from .command_line import CONFIGURATION, CommandLine
 from .installation import Installation, sqlite_to_kafka
 from .secured_kafka import PASSWORD, Properties, Right, SecuredKafka
 
-CONFIGURATION = 2
 EVERYTHING = [Right("ALL", kind, "*") for kind in ("TOPIC", "GROUP", "TRANSACTIONAL_ID")]
 # Whatever is logged, no secret is in it.
 TALKATIVE = {"ONECOMMIT_LOG": "trace"}

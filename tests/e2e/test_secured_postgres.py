@@ -12,14 +12,13 @@ import psycopg
 import pytest
 
 from .certificates import Authority, Certificate
-from .command_line import CommandLine, RelayProcess
+from .command_line import CONFIGURATION, CommandLine, RelayProcess
 from .installation import Installation, Servers, Table, postgres_to_topic_log
 from .postgres_outbox import Connection
 from .secured_postgres import PASSWORD, SecuredPostgres
 from .test_connections import LEASE, standby_dead
 from .waiting import wait_until
 
-CONFIGURATION = 2
 VERIFY_FULL = "sslmode=verify-full"
 EXPIRED = -1
 

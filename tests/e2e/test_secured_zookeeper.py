@@ -12,12 +12,11 @@ from typing import Any
 import pytest
 
 from .certificates import Authority, Certificate
+from .command_line import CONFIGURATION, REFUSED
 from .installation import Installation, embedded
 from .secured_zookeeper import SecuredZooKeeper
 from .waiting import wait_until
 
-CONFIGURATION = 2
-REFUSED = 4
 PASSWORD = "s3cret-of-the-lease"
 # Whatever is logged, no secret is in it.
 TALKATIVE = {"ONECOMMIT_LOG": "trace"}

@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 
 from .admin_client import Admin, watched_relay
+from .command_line import CONFIGURATION
 from .conftest import OwnServers
 from .dead_letters import TOO_LARGE, SmallTopic
 from .installation import Installation, PostgresInstallation, Servers, embedded
 
-CONFIGURATION = 2
 REVISION = "onecommit_settings_revision"
 REFUSED = "onecommit_settings_refused"
 COMMITS = "onecommit_commits_total"

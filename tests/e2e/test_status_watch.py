@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from .command_line import CONFIGURATION
 from .installation import Installation, embedded
 from .waiting import LIMIT_S, wait_until
 
@@ -120,4 +121,4 @@ def test_a_pipe_gets_one_view_after_the_other_and_may_be_closed(local: Installat
 @pytest.mark.parametrize("interval", ["0", "3601", "soon"])
 def test_an_interval_is_between_a_second_and_an_hour(local: Installation, interval: str) -> None:
     done = local.command_line.run("status", "--watch", interval)
-    assert done.returncode == 2 and interval in done.stderr, done
+    assert done.returncode == CONFIGURATION and interval in done.stderr, done

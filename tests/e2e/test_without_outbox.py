@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from .adoption import Adoption
+from .command_line import CONFIGURATION
 from .installation import PostgresInstallation, Servers
 from .two_databases import TwoDatabases
 
@@ -63,7 +64,7 @@ def test_adopt_knows_the_outboxes(databases: TwoDatabases) -> None:
     made = databases.installation
     done = made.command_line.reached("adopt", "billing", "--show")
     said = "no participant of this name with an outbox: main"
-    assert done.returncode == 2 and said in done.stderr, done
+    assert done.returncode == CONFIGURATION and said in done.stderr, done
     made.deliver(BACKLOG)
     made.outbox.execute("update onecommit.installation set delivery_id = 'another'")
     adoption = Adoption(made)

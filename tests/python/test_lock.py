@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 
 import onecommit
 import psycopg
 import pytest
 
+from tests.e2e.waiting import LIMIT_S, wait_until
+
 from .two_databases import Connections, TwoDatabases, close, close_async
 
 ADD = "update payments set total = {} where id = 1"
-LIMIT_S = 120.0
+COUNT = """
+import sqlite3, sys
+((count,),) = sqlite3.connect(sys.argv[1]).execute("select count(*) from lock_entry")
+print(count)
+"""
 
 
 @pytest.fixture
@@ -134,6 +141,13 @@ def test_nothing_is_locked_outside_of_its_block(two_databases: TwoDatabases) -> 
         pass
 
 
+def entries(two_databases: TwoDatabases) -> int:
+    """In all queues. Another process asks: who closes the file loses its locks on it."""
+    (file,) = two_databases.config.parent.rglob("decisions.db")
+    asked = [sys.executable, "-c", COUNT, str(file)]
+    return int(subprocess.run(asked, check=True, capture_output=True, text=True).stdout)
+
+
 def test_who_waits_is_told_of_the_end(two_databases: TwoDatabases) -> None:
     oc = onecommit.open(two_databases.config).__enter__()
     held = [oc.lock("a").__enter__(), oc.leader("a").__enter__()]
@@ -144,7 +158,7 @@ def test_who_waits_is_told_of_the_end(two_databases: TwoDatabases) -> None:
 
     with ThreadPoolExecutor(2) as pool:
         waiting = [pool.submit(wait_in_vain, kind) for kind in ("lock", "leader")]
-        time.sleep(0.2)
+        wait_until(lambda: entries(two_databases) == 4, "both wait")
         oc.__exit__(None, None, None)
         for one in waiting:
             with pytest.raises(onecommit.InvalidError, match="closed"):

@@ -22,8 +22,8 @@ use super::update;
 use crate::Result;
 use crate::backlog::VALUE_BYTES;
 
-/// Of our own, to each database.
-const CONNECTIONS: usize = 64;
+/// Of our own, to each database: as many as a user has who says nothing.
+const CONNECTIONS: usize = 16;
 const LIMIT: Duration = Duration::from_secs(60);
 pub(crate) const NAMES: [&str; 2] = ["one", "two"];
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use onecommit::coordinator::{HeldLock, Next, Node, Options};
+use onecommit::decision_log::DecisionLog;
 use onecommit::decision_log::zookeeper::ZookeeperDecisionLog;
 use onecommit::id::{LockName, TransactionId};
 use onecommit::lock::LockSession;
@@ -279,20 +280,17 @@ async fn a_deadlock_of_two_transactions_is_told_to_one_in_zookeeper() {
 
 /// A node that reaches ZooKeeper through a proxy.
 fn node_through(place: &Place, proxy: &Proxy) -> Node {
-    let servers = proxy.address.clone();
-    let settings_of_zookeeper = ZookeeperSettings { servers, ..place.zookeeper() };
-    let (namespace, incarnation) = (place.namespace.clone(), place.incarnation);
-    let log = ZookeeperDecisionLog::new(settings_of_zookeeper.clone(), &namespace, incarnation).unwrap();
-    let locks = ZookeeperLocks::new(settings_of_zookeeper, &namespace, incarnation).unwrap();
-    Node::open(namespace, incarnation, place.members(), Arc::new(log), Arc::new(locks), settings())
+    let servers = ZookeeperSettings { servers: proxy.address.clone(), ..place.zookeeper() };
+    let log = ZookeeperDecisionLog::new(servers, &place.namespace, place.incarnation).unwrap();
+    node_with_locks_through(place, proxy, Arc::new(log))
 }
 
 /// One whose locks alone go through it.
-fn node_with_locks_through(place: &Place, proxy: &Proxy) -> Node {
-    let settings_of_zookeeper = ZookeeperSettings { servers: proxy.address.clone(), ..place.zookeeper() };
+fn node_with_locks_through(place: &Place, proxy: &Proxy, log: Arc<dyn DecisionLog>) -> Node {
+    let servers = ZookeeperSettings { servers: proxy.address.clone(), ..place.zookeeper() };
     let (namespace, incarnation) = (place.namespace.clone(), place.incarnation);
-    let locks = ZookeeperLocks::new(settings_of_zookeeper, &namespace, incarnation).unwrap();
-    Node::open(namespace, incarnation, place.members(), place.decision_log(), Arc::new(locks), settings())
+    let locks = ZookeeperLocks::new(servers, &namespace, incarnation).unwrap();
+    Node::open(namespace, incarnation, place.members(), log, Arc::new(locks), settings())
 }
 
 async fn cut_off() -> (Place, Proxy, Node) {
@@ -335,7 +333,7 @@ async fn who_is_taken_for_dead_commits_and_locks_nothing_more() {
 async fn a_lock_outlives_the_session_in_which_it_was_taken() {
     let place = Place::with_sessions_of(Log::Zookeeper, SHORT).await;
     let proxy = Proxy::start(&place.zookeeper().servers).await;
-    let (node, other) = (node_with_locks_through(&place, &proxy), place.node());
+    let (node, other) = (node_with_locks_through(&place, &proxy, place.decision_log()), place.node());
     let (clients, others) = (place.clients().await, place.clients().await);
     let mut transaction = begin(&node, &clients).await.unwrap();
     let number = transaction.lock(&account(), None).await.unwrap();
