@@ -59,8 +59,8 @@ pub enum Work {
 /// read` or above has its snapshot. The commit is made to wait for its flush: without, it was seen by
 /// others and gone after a crash; one that waits for standbys, too, stays.
 ///
-/// Every transaction pays for it in each database: a statement more, or an answer taken apart by the server,
-/// costs as much as half of the begin.
+/// Every transaction pays for this in each database. So its answer is taken apart by the reader: by the server it
+/// took half as long again.
 pub fn begin(transaction: TransactionId, isolation: Isolation, lock_timeout: Duration) -> String {
     let id = literal(&transaction.to_string());
     // 0 would be no limit at all.
