@@ -53,7 +53,7 @@ def hold(postgres: Postgres, pids: Sequence[int]) -> None:
     def held() -> bool:
         signal_all(pids, signal.SIGSTOP)
         try:
-            if not postgres.query(at_work, limit=ANSWER_LIMIT_S):
+            if not postgres.query(at_work, limit_s=ANSWER_LIMIT_S):
                 return True
         except TimeoutError:
             pass  # one was stopped while it changed what this reads

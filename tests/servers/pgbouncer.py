@@ -86,5 +86,5 @@ class PgBouncer(Server):
         return [PROGRAM, str(self._configuration)]
 
     def _ask(self) -> None:
-        if query(self.port, "select 1", limit=5.0) != [("1",)]:
+        if query(self.port, "select 1", limit_s=5.0) != [("1",)]:
             raise ValueError("`select 1` was answered with something else")

@@ -69,11 +69,11 @@ class Postgres(Server):
         return f"postgresql://postgres@{self.address}/{quote(name, safe='')}"
 
     def query(
-        self, sql: str, database: str = "postgres", limit: float = LIMIT_S
+        self, sql: str, database: str = "postgres", limit_s: float = LIMIT_S
     ) -> list[tuple[str | None, ...]]:
         """Runs one statement (or several, as one transaction); values come back as text. No answer
-        within `limit` seconds is a `TimeoutError`."""
-        return query(self.port, sql, database, limit)
+        within `limit_s` is a `TimeoutError`."""
+        return query(self.port, sql, database, limit_s)
 
     def create_database(self, name: str) -> str:
         """Creates a database and returns its url."""
@@ -161,7 +161,7 @@ class Postgres(Server):
         return [str(self._programs / "postgres"), "-D", str(self._data)]
 
     def _ask(self) -> None:
-        if query(self.port, "select 1", limit=5.0) != [("1",)]:
+        if query(self.port, "select 1", limit_s=5.0) != [("1",)]:
             raise ValueError("`select 1` was answered with something else")
 
 

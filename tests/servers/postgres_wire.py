@@ -23,10 +23,10 @@ class PostgresError(ValueError):
 
 
 def query(
-    port: int, sql: str, database: str = "postgres", limit: float = LIMIT_S
+    port: int, sql: str, database: str = "postgres", limit_s: float = LIMIT_S
 ) -> list[tuple[str | None, ...]]:
     """Runs `sql` as user postgres on a connection of its own."""
-    with socket.create_connection(("127.0.0.1", port), timeout=limit) as connection:
+    with socket.create_connection(("127.0.0.1", port), timeout=limit_s) as connection:
         options = b"user\0postgres\0database\0" + database.encode() + b"\0\0"
         connection.sendall(struct.pack("!ii", 8 + len(options), PROTOCOL) + options)
         with connection.makefile("rb") as answers:

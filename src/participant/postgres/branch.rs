@@ -76,11 +76,12 @@ pub fn begin(transaction: TransactionId, isolation: Isolation, lock_timeout: Dur
 
 /// Reads the answer to [`begin`].
 pub fn began(row: TextRow<'_>) -> Result<Began> {
-    let [Some(catalog), Some(started), Some(recovery), Some(new), ..] = row else {
-        return Err(malformed("begin branch", row));
+    let malformed = || malformed("begin branch", row);
+    let [Some(catalog), Some(started), Some(recovery), Some(new), _id, _limit, _synchronous] = row else {
+        return Err(malformed());
     };
     Ok(Began {
-        database: database_of(catalog).ok_or_else(|| malformed("begin branch", row))?.to_string(),
+        database: database_of(catalog).ok_or_else(malformed)?.to_string(),
         started: started.clone(),
         is_in_recovery: recovery == "t",
         is_new: new == "t",
@@ -205,10 +206,13 @@ mod tests {
     fn answers_that_can_not_be_are_errors() {
         let transaction = TransactionId { coordinator: CoordinatorId::random(), number: 7 };
         let ours = transaction.to_string();
-        for wrong in
-            [row(&[]), row(&["base/5/1259"]), row(&["-", "5", "f", "t", "-"]), row(&["5", "5", "f", "t"])]
-        {
-            assert!(began(&wrong).is_err());
+        let began = |catalog| began(&row(&[catalog, "5", "f", "t", &ours, "30000ms", "-"]));
+        assert_eq!(began("base/5/1259").unwrap().database, "5");
+        for wrong in ["-", "5", "base/x/1259"] {
+            assert!(began(wrong).is_err(), "{wrong}");
+        }
+        for wrong in [row(&[]), row(&["base/5/1259"]), row(&["base/5/1259", "5", "f", "t", "-"])] {
+            assert!(super::began(&wrong).is_err());
         }
         for wrong in [row(&[]), row(&[&ours, "5", "-"]), row(&[&ours, "x", "app"])] {
             assert!(asked(transaction, &wrong).is_err());
