@@ -39,6 +39,19 @@ FORGOTTEN = rust(f"{BY_HAND}a_forgotten_participants_decisions_are_kept_with_the
 
 BUGS = [
     Bug(
+        "removed-coordinator-looks-torn",
+        "Who looks at a coordinator that is removed meanwhile finds nothing, and no damage.",
+        rust("decision_log_zookeeper::zookeeper_conforms"),
+        "the folder of this coordinator's decisions is gone",
+        [
+            Edit(
+                "src/decision_log/zookeeper/nodes.rs",
+                "if !is_complete && self.record(operation, coordinator).await?.is_none() {",
+                "if !is_complete && !is_folder_gone {",
+            )
+        ],
+    ),
+    Bug(
         "member-sure-of-itself-while-cut-off",
         "Who has no connection is told that it may be no member, before others are told so.",
         rust("groups::who_loses_the_session_is_told_first_that_it_may_be_gone_and_then_that_it_is"),

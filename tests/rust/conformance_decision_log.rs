@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
+use futures_util::future::join_all;
 use onecommit::ErrorKind;
 use onecommit::decision_log::{DecisionLog, Fence, Legacy, LogSession, Registered};
 use onecommit::id::{CoordinatorId, TransactionId};
@@ -27,6 +28,7 @@ pub async fn suite(fresh: impl AsyncFn() -> Box<dyn DecisionLog>) {
     one_recoverer_at_a_time(&*fresh().await).await;
     an_orphan_has_one_recoverer_and_no_owner(&*fresh().await).await;
     a_coordinator_is_removed_with_all_it_has_or_not_at_all(&*fresh().await).await;
+    who_looks_at_one_that_is_removed_finds_all_of_it_or_nothing(&*fresh().await).await;
     outcomes_are_kept_and_the_earliest_forgotten(&*fresh().await).await;
 }
 
@@ -236,6 +238,26 @@ async fn a_coordinator_is_removed_with_all_it_has_or_not_at_all(log: &dyn Decisi
     assert_eq!(batches(&owner, others.coordinator).await, BTreeMap::from([decided(0, &[0])]));
     owner.remove(others, &[0], &[]).await.unwrap();
     assert_eq!(owner.coordinators().await.unwrap(), [], "an owner that ends in order");
+}
+
+/// Whoever finds less would take it for damaged, or what was decided for undecided.
+async fn who_looks_at_one_that_is_removed_finds_all_of_it_or_nothing(log: &dyn DecisionLog) {
+    // So that some look in the middle of it.
+    const REMOVED: usize = 200;
+    const LOOKING: usize = 16;
+    let (owner, other) = (open(log).await, open(log).await);
+    for _ in 0..REMOVED {
+        let (id, fence) = registered(&owner).await;
+        decide(&owner, fence, &request(0, &[0], &[])).await;
+        let whole = (record(1), BTreeMap::from([decided(0, &[0])]));
+        let looks = (0..LOOKING).map(async |_| {
+            while let Some(found) = other.look(id).await.unwrap() {
+                assert_eq!(found, whole);
+            }
+        });
+        let removed = async { owner.remove(fence, &[0], &[]).await.unwrap() };
+        tokio::join!(join_all(looks), removed);
+    }
 }
 
 async fn outcomes_are_kept_and_the_earliest_forgotten(log: &dyn DecisionLog) {

@@ -82,28 +82,48 @@ impl Store {
         operation: &'static str,
         coordinator: CoordinatorId,
     ) -> Result<Option<Contents>> {
-        let path = self.paths.coordinator(coordinator);
-        let found = self.read(operation, std::slice::from_ref(&path)).await?.pop().flatten();
-        let Some(found) = found else { return Ok(None) };
-        let record = Record::decode(&found.data).map_err(|error| error.with("path", &path))?;
+        let Some(record) = self.record(operation, coordinator).await? else { return Ok(None) };
         let numbers = self.batches(operation, coordinator).await?;
-        // The folder is made and removed together with the record. Who took it for empty would roll back
-        // what was decided. An orphan has none.
-        if numbers.is_none() && !record.is_orphan {
+        // An orphan has none.
+        let is_folder_gone = numbers.is_none() && !record.is_orphan;
+        let numbers = numbers.unwrap_or_default();
+        let batches = self.decisions(operation, coordinator, &numbers).await?;
+        let is_complete = !is_folder_gone && batches.len() == numbers.len();
+        // Read one behind the other, while whoever settles it may remove it: with everything, its record too.
+        if !is_complete && self.record(operation, coordinator).await?.is_none() {
+            return Ok(None);
+        }
+        // Who took it for empty would roll back what was decided.
+        if is_folder_gone {
             let why = "the folder of this coordinator's decisions is gone: find out who deleted it, and restore it; \
                        nothing of this coordinator is settled before that";
             let error = Error::new(ErrorKind::Refused, operation, why);
             return Err(error.with("path", self.paths.decisions(coordinator)));
         }
-        let numbers = numbers.unwrap_or_default();
+        Ok(Some(Contents { record, batches, is_complete }))
+    }
+
+    async fn record(&self, operation: &'static str, coordinator: CoordinatorId) -> Result<Option<Record>> {
+        let path = self.paths.coordinator(coordinator);
+        let found = self.read(operation, std::slice::from_ref(&path)).await?.pop().flatten();
+        let decode = |found: Node| Record::decode(&found.data).map_err(|error| error.with("path", &path));
+        found.map(decode).transpose()
+    }
+
+    /// Those of these batches that are there.
+    async fn decisions(
+        &self,
+        operation: &'static str,
+        coordinator: CoordinatorId,
+        numbers: &[u64],
+    ) -> Result<BTreeMap<u64, Vec<Decision>>> {
         let paths: Vec<String> = numbers.iter().map(|batch| self.paths.batch(coordinator, *batch)).collect();
         let mut batches = BTreeMap::new();
         for ((batch, path), found) in numbers.iter().zip(&paths).zip(self.read(operation, &paths).await?) {
             let Some(found) = found else { continue };
             batches.insert(*batch, decode_batch(&found.data).map_err(|error| error.with("path", path))?);
         }
-        let is_complete = batches.len() == numbers.len();
-        Ok(Some(Contents { record, batches, is_complete }))
+        Ok(batches)
     }
 }
 
