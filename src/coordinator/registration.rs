@@ -203,6 +203,8 @@ impl Registration {
                     self.moved(&member, instance);
                     has_moved = true;
                 }
+                // By whoever took over, and settled it.
+                Ok(Marked::Lost(Some(row))) if row.is_closed => self.end(),
                 Ok(Marked::Lost(row)) => self.lost(&member.name, row.map(|row| row.mark)),
                 // The next round finds out whether it was written.
                 Err(error) => tracing::warn!(participant = %member.name, %error, "a mark was not written"),

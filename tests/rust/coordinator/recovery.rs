@@ -284,6 +284,24 @@ async fn a_coordinator_whose_participant_went_back_prepares_nothing_more_there()
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_coordinator_whose_row_its_recoverer_has_closed_is_succeeded() {
+    let place = Place::new(Log::File).await;
+    let (node, clients) = (place.node(), place.clients().await);
+    let works = async || {
+        let transaction = begin(&node, &clients).await?;
+        let id = transaction.id().coordinator;
+        move_money(&clients).await;
+        transaction.commit().await?;
+        Ok(id)
+    };
+    let first = works().await.unwrap();
+    let closed = "update onecommit.coordinator set closed = true, closed_at = now()";
+    connect(&place.urls[0]).await.batch_execute(closed).await.unwrap();
+    until("another one takes its place", works, |id| *id != first).await;
+    node.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn who_was_taken_over_decides_nothing_more_and_another_coordinator_goes_on() {
     let place = Place::new(Log::Zookeeper).await;
     let (node, clients) = (place.node(), place.clients().await);
