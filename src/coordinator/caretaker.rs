@@ -139,9 +139,12 @@ impl Caretaker {
     /// None where it was removed meanwhile.
     pub(super) async fn recorded(&self, registered: Registered) -> Result<Option<Recorded>> {
         let Registered { coordinator: id, is_live } = registered;
+        // Before the record, with which the fence goes: otherwise a coordinator that was removed in between would be
+        // told to live.
+        let is_taken_over = self.session.is_taken_over(id).await?;
         let Some((record, batches)) = self.session.look(id).await? else { return Ok(None) };
         let state = match is_live {
-            true if self.session.is_taken_over(id).await? => CoordinatorState::Recovering,
+            true if is_taken_over => CoordinatorState::Recovering,
             true => CoordinatorState::Alive,
             false => CoordinatorState::Dead,
         };

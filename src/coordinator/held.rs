@@ -58,8 +58,9 @@ impl Held {
     ) -> Result<Pass> {
         let Fence { coordinator: id, .. } = self.legacy.fence;
         if self.legacy.record.is_orphan {
-            let failed = judge_orphan(scope, members, session, self.legacy.fence).await?;
-            let left = failed.into_iter().map(|(name, error)| (name, Left::Failed(error)));
+            let judged = judge_orphan(scope, members, session, self.legacy.fence).await?;
+            let left = judged.failed.into_iter().map(|(name, error)| (name, Left::Failed(error)));
+            self.rolled_back.extend(judged.rolled_back);
             return Ok(Pass { is_over: true, left: left.collect() });
         }
         self.end_late(scope, members, session).await?;
@@ -126,28 +127,35 @@ impl Held {
     }
 }
 
+/// What has become of a coordinator without a record.
+pub(super) struct Judged {
+    /// What kept which participant.
+    pub(super) failed: BTreeMap<ParticipantName, Error>,
+    /// Transactions of which a branch was rolled back.
+    pub(super) rolled_back: BTreeSet<u64>,
+}
+
 /// The record by which a coordinator that has none is judged.
 pub(super) fn orphan() -> Record {
     let (host, participants) = (String::new(), BTreeMap::new());
     Record { host, pid: std::process::id(), is_orphan: true, participants }
 }
 
-/// Ends the branches of a coordinator that has an orphan's record, and removes that; returns what kept
-/// which participant. Never judged as one that has a record: that would roll back what was decided.
+/// Ends the branches of a coordinator that has an orphan's record, and removes that. Never judged as one that has a record: that would roll back what was decided.
 pub(super) async fn judge_orphan(
     scope: &Scope,
     members: &Members,
     session: &dyn LogSession,
     fence: Fence,
-) -> Result<BTreeMap<ParticipantName, Error>> {
+) -> Result<Judged> {
     let id = fence.coordinator;
-    let (mut failed, mut rolled_back) = (BTreeMap::new(), BTreeSet::new());
+    let mut judged = Judged { failed: BTreeMap::new(), rolled_back: BTreeSet::new() };
     for (name, member) in members {
-        let ended = legacy::end_orphans(scope, session, member, fence, &mut rolled_back).await;
+        let ended = legacy::end_orphans(scope, session, member, fence, &mut judged.rolled_back).await;
         if let Err(error) = ended {
-            failed.insert(name.clone(), error.with("participant", name).with("coordinator", id));
+            judged.failed.insert(name.clone(), error.with("participant", name).with("coordinator", id));
         }
     }
     session.remove(fence, &[], &[]).await?;
-    Ok(failed)
+    Ok(judged)
 }

@@ -3,8 +3,7 @@
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 
-use super::caretaker::{Caretaker, CoordinatorState, SeenBranch};
-use super::legacy::Batches;
+use super::caretaker::{Caretaker, CoordinatorState, Recorded, SeenBranch};
 use super::resolve::is_decided;
 use crate::error::{Error, Result};
 use crate::id::{CoordinatorId, ParticipantName, TransactionId};
@@ -75,11 +74,22 @@ impl Caretaker {
         for (id, prepared) in prepared {
             found.push(self.judge(&mut known, id, prepared, errors.is_empty()).await?);
         }
+        if found.iter().any(Seen::is_orphaned) {
+            // Whoever lives may have ended it, and its coordinator too, since it was listed.
+            let still = self.prepared().await.found;
+            found.retain(|seen| !seen.is_orphaned() || still.contains_key(&seen.id));
+        }
         Ok(Known { found, errors })
     }
 
     /// What is known of one transaction.
     pub async fn transaction(&self, id: TransactionId) -> Result<Known<Seen>> {
+        let first = self.look_at(id).await?;
+        // As above.
+        if first.found.is_orphaned() { self.look_at(id).await } else { Ok(first) }
+    }
+
+    async fn look_at(&self, id: TransactionId) -> Result<Known<Seen>> {
         let Known { found: mut prepared, errors } = self.prepared().await;
         let prepared = prepared.remove(&id).unwrap_or_default();
         let found = self.judge(&mut Coordinators::default(), id, prepared, errors.is_empty()).await?;
@@ -111,38 +121,32 @@ impl Caretaker {
         prepared: Prepared,
         is_all: bool,
     ) -> Result<Seen> {
-        let state = match self.session.outcome(id).await? {
-            Some(Outcome::Committed) => SeenState::Committed,
-            Some(Outcome::RolledBack) => SeenState::RolledBack,
-            None => self.judge_by_record(known, id, prepared.is_empty(), is_all).await?,
+        let recorded = match known.entry(id.coordinator) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(unread) => unread.insert(self.find(id.coordinator).await?),
+        };
+        let recorded = recorded.as_ref();
+        let is_decided = recorded.is_some_and(|one| is_decided(&one.batches, id.number));
+        // Behind the record: what recovery keeps of a transaction is there before the record goes.
+        let kept = if is_decided { Some(Outcome::Committed) } else { self.session.outcome(id).await? };
+        let state = match (kept, recorded) {
+            (Some(Outcome::Committed), _) => SeenState::Committed,
+            (Some(Outcome::RolledBack), _) => SeenState::RolledBack,
+            _ if prepared.is_empty() && is_all => SeenState::NotKept,
+            _ if prepared.is_empty() => SeenState::Unknown,
+            (None, Some(one)) if one.seen.state == CoordinatorState::Alive => SeenState::UnderWay,
+            (None, Some(one)) if !one.record.is_orphan => SeenState::Unsettled,
+            _ => SeenState::Orphaned,
         };
         Ok(Seen { id, state, prepared })
     }
+}
 
-    async fn judge_by_record(
-        &self,
-        known: &mut Coordinators,
-        id: TransactionId,
-        is_nothing_prepared: bool,
-        is_all: bool,
-    ) -> Result<SeenState> {
-        let recorded = match known.entry(id.coordinator) {
-            Entry::Occupied(known) => known.into_mut(),
-            Entry::Vacant(unread) => {
-                let found = self.find(id.coordinator).await?;
-                unread.insert(found.map(|one| (one.seen.state, one.batches)))
-            }
-        };
-        Ok(match recorded {
-            Some((_, batches)) if is_decided(batches, id.number) => SeenState::Committed,
-            _ if is_nothing_prepared && is_all => SeenState::NotKept,
-            _ if is_nothing_prepared => SeenState::Unknown,
-            None => SeenState::Orphaned,
-            Some((CoordinatorState::Dead, _)) => SeenState::Unsettled,
-            Some(_) => SeenState::UnderWay,
-        })
+impl Seen {
+    fn is_orphaned(&self) -> bool {
+        self.state == SeenState::Orphaned
     }
 }
 
 /// What the decision log has, each coordinator read once.
-type Coordinators = BTreeMap<CoordinatorId, Option<(CoordinatorState, Batches)>>;
+type Coordinators = BTreeMap<CoordinatorId, Option<Recorded>>;

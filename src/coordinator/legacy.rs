@@ -240,8 +240,14 @@ pub(super) async fn orphans(
     let (list_instance, prepared) = member.port.prepared().await?;
     let mine: Vec<PreparedBranch> =
         prepared.into_iter().filter(|branch| is_of(scope, &branch.name, member, id)).collect();
-    if mine.is_empty() || instance != list_instance {
+    if mine.is_empty() {
         return Ok(Vec::new());
+    }
+    if instance != list_instance {
+        // Whoever took this for an answer would say that nothing is left here.
+        let why =
+            "the server was restarted, or another one took its place, between two questions: run this again";
+        return Err(Error::new(ErrorKind::Unreachable, OPERATION, why));
     }
     if recovery::judge_orphans(row) == OrphanRule::Refuse {
         let why = format!(

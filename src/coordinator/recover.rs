@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::held::{Held, Left, Members, Pass, judge_orphan, orphan};
+use super::held::{Held, Judged, Left, Members, Pass, judge_orphan, orphan};
 use super::identity::Scope;
 use super::legacy;
 use super::locks::Locks;
@@ -275,7 +275,7 @@ impl Recoverer {
             let Some(fence) = fence else { continue };
             // One that waits for a person keeps no other one waiting.
             match judge_orphan(&self.scope, &self.members, session, fence).await {
-                Ok(failed) => {
+                Ok(Judged { failed, .. }) => {
                     let refused = failed.values().filter(|error| !error.is_retriable());
                     self.refused_orphans += refused.count();
                     failed.values().for_each(|error| self.tell(error));

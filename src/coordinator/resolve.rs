@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use super::caretaker::{
     Caretaker, CoordinatorState, Recorded, SeenBranch, SeenCoordinator, not_configured, taken,
 };
-use super::held::{Held, Left, Pass, judge_orphan, orphan};
+use super::held::{Held, Judged, Left, Pass, judge_orphan, orphan};
 use super::legacy::Batches;
 use crate::decision_log::{Legacy, Registered};
 use crate::error::{Error, ErrorKind, Result};
@@ -52,8 +52,10 @@ impl Caretaker {
     /// recovered.
     pub async fn look_before_resolving(&self, id: TransactionId) -> Result<Prospect> {
         let branches = self.branches_of(id.coordinator).await?;
+        let found = self.find(id.coordinator).await?;
+        // Behind the record: what recovery keeps of a transaction is there before the record goes.
         let kept = self.session.outcome(id).await?;
-        let Some(Recorded { seen, record, batches }) = self.find(id.coordinator).await? else {
+        let Some(Recorded { seen, record, batches }) = found else {
             let is_open = branches.iter().any(|branch| branch.name.transaction == id);
             if !is_open && kept.is_none() {
                 self.expect_ours(id).await?;
@@ -132,18 +134,21 @@ impl Caretaker {
     }
 
     async fn resolve_orphan(&self, id: TransactionId) -> Result<Resolved> {
-        let was_prepared = self.branches_of(id.coordinator).await?;
         let adopted = self.session.adopt_orphan(id.coordinator, &orphan()).await?;
         let Some(fence) = adopted else { return Err(taken(OPERATION, id.coordinator)) };
         let judged = judge_orphan(&self.scope, &self.members, &*self.session, fence).await;
         if judged.is_err() {
             let _ = self.session.let_go(id.coordinator).await;
         }
-        let mut left = judged?;
-        let is_rolled_back =
-            left.is_empty() && was_prepared.iter().any(|branch| branch.name.transaction == id);
+        let Judged { failed: mut left, rolled_back } = judged?;
+        let outcome = match left.is_empty() {
+            true if rolled_back.contains(&id.number) => Some(Outcome::RolledBack),
+            // Somebody else has ended it since it was looked at.
+            true => self.session.outcome(id).await?,
+            false => None,
+        };
         left.extend(self.all_away());
-        self.resolved(id, is_rolled_back.then_some(Outcome::RolledBack), left, None).await
+        self.resolved(id, outcome, left, None).await
     }
 
     /// Ends its branches as the outcome says. Its coordinator has no record any more, so that nobody else

@@ -49,6 +49,13 @@ impl Survey {
             waiting.clone().map(|(branch, _)| branch.name.transaction).collect();
         (ids.len(), waiting.map(|(branch, _)| branch.age).max())
     }
+
+    /// What speaks against settling something: it waits for a person, or for a server.
+    fn add(&mut self, error: Error) {
+        let of_its_kind =
+            if error.kind() == ErrorKind::Refused { &mut self.refusals } else { &mut self.errors };
+        of_its_kind.push(error);
+    }
 }
 
 impl Caretaker {
@@ -102,11 +109,9 @@ impl Caretaker {
                 None if self.away.contains_key(name) => Ok(()),
                 None => Err(not_configured()),
             };
-            let Err(error) = whole else { continue };
-            let error = error.with("participant", name).with("coordinator", id);
-            let told =
-                if error.kind() == ErrorKind::Refused { &mut survey.refusals } else { &mut survey.errors };
-            told.push(error);
+            if let Err(error) = whole {
+                survey.add(error.with("participant", name).with("coordinator", id));
+            }
         }
     }
 
@@ -123,10 +128,7 @@ impl Caretaker {
                     // Its record and it may be gone since: settled in between.
                     Ok(left) if left.is_empty() => continue,
                     Ok(_) => {}
-                    Err(error) => {
-                        let error = error.with("participant", &member.name).with("coordinator", id);
-                        survey.refusals.push(error);
-                    }
+                    Err(error) => survey.add(error.with("participant", &member.name).with("coordinator", id)),
                 }
                 unsettled.push(member.name.clone());
             }

@@ -46,8 +46,8 @@ BUGS = [
         [
             Edit(
                 "src/decision_log/zookeeper/nodes.rs",
-                "if !is_complete && self.record(operation, coordinator).await?.is_none() {",
-                "if !is_complete && !is_folder_gone {",
+                "now.is_none_or(|now| now.is_orphan != record.is_orphan)",
+                "now.is_some_and(|now| now.is_orphan != record.is_orphan)",
             )
         ],
     ),

@@ -88,9 +88,10 @@ impl Store {
         let is_folder_gone = numbers.is_none() && !record.is_orphan;
         let numbers = numbers.unwrap_or_default();
         let batches = self.decisions(operation, coordinator, &numbers).await?;
-        let is_complete = !is_folder_gone && batches.len() == numbers.len();
-        // Read one behind the other, while whoever settles it may remove it: with everything, its record too.
-        if !is_complete && self.record(operation, coordinator).await?.is_none() {
+        // They were read one behind the other, while whoever settles it may remove it: the record goes first. Where
+        // an orphan's is in its place, that was made behind the removal.
+        let now = self.record(operation, coordinator).await?;
+        if now.is_none_or(|now| now.is_orphan != record.is_orphan) {
             return Ok(None);
         }
         // Who took it for empty would roll back what was decided.
@@ -100,6 +101,7 @@ impl Store {
             let error = Error::new(ErrorKind::Refused, operation, why);
             return Err(error.with("path", self.paths.decisions(coordinator)));
         }
+        let is_complete = batches.len() == numbers.len();
         Ok(Some(Contents { record, batches, is_complete }))
     }
 
