@@ -53,11 +53,14 @@ pub async fn dead_letter(
 ) -> Result<Option<(Owned, Option<StoredMessage>)>> {
     for (name, participant) in chosen(config, None)? {
         let mut outbox = connect(config, name, participant).await?;
-        let found = outbox.dead_letters(&Selection::Messages(vec![message_id]), 1).await?;
-        if let Some(letter) = found.into_iter().next() {
-            let message = outbox.message_set_aside(message_id).await?;
-            return Ok(Some(((name.clone(), letter), message)));
+        let selection = Selection::Messages(vec![message_id]);
+        let Some(letter) = outbox.dead_letters(&selection, 1).await?.pop() else { continue };
+        let message = outbox.message_set_aside(message_id).await?;
+        // A relay may have delivered or discarded it since, with its row.
+        if message.is_none() && outbox.dead_letters(&selection, 1).await?.is_empty() {
+            continue;
         }
+        return Ok(Some(((name.clone(), letter), message)));
     }
     Ok(None)
 }

@@ -219,6 +219,11 @@ async fn a_verdict_replaces_the_record_and_waiting_changes_nothing(place: Place)
     at.outbox.set_aside(SHARD, EPOCH, &again, &[]).await.unwrap();
     let found = at.outbox.dead_letters(&Selection::All, 10).await.unwrap();
     assert_eq!((found[0].reason.as_str(), found[0].request), ("still invalid", None), "it was tried");
+    // Somebody wants it to be discarded while it is tried.
+    at.outbox.ask(&Selection::All, Request::Discard).await.unwrap();
+    at.outbox.set_aside(SHARD, EPOCH, &again, &[]).await.unwrap();
+    let found = at.outbox.dead_letters(&Selection::All, 10).await.unwrap();
+    assert_eq!(found[0].request, Some(Request::Discard), "that is still to be done");
 }
 
 async fn an_older_epoch_changes_nothing(place: Place) {

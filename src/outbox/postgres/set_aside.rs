@@ -86,7 +86,8 @@ pub(super) async fn set_aside(
     Ok(Recorded { new, voucher })
 }
 
-/// A verdict replaces what was there; who only waits changes nothing.
+/// A verdict replaces what was there; who only waits changes nothing. It answers a retry: what somebody has asked
+/// for since, to discard it, is still to be done.
 async fn insert(
     connection: &Connection,
     operation: &'static str,
@@ -99,7 +100,8 @@ async fn insert(
            select id, $1, message_id, topic, parked_key, reason
              from unnest($2, $3, $4, $5, $6) as a(id, message_id, topic, parked_key, reason)
            on conflict (id) do update
-             set parked_key = excluded.parked_key, reason = excluded.reason, request = null
+             set parked_key = excluded.parked_key, reason = excluded.reason,
+               request = nullif({schema}.set_aside.request, 'retry')
              where excluded.reason is not null
            returning id, xmax = 0"
     );

@@ -77,8 +77,9 @@ pub(super) fn set_aside(
         if transaction.execute(sql, row).map_err(failed)? == 1 {
             new.insert(aside.id);
         } else if aside.reason.is_some() {
-            // A verdict replaces what was there; who only waits changes nothing.
-            let sql = "update onecommit_set_aside set parked_key = ?2, reason = ?3, request = null
+            // A verdict replaces what was there; who only waits changes nothing. It answers a retry: what somebody
+            // has asked for since, to discard it, is still to be done.
+            let sql = "update onecommit_set_aside set parked_key = ?2, reason = ?3, request = nullif(request, 'retry')
                        where id = ?1";
             transaction.execute(sql, params![aside.id, key, aside.reason]).map_err(failed)?;
         }
