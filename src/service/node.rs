@@ -124,11 +124,6 @@ pub(super) async fn has_transactions(config: &Config) -> Result<bool> {
     }
 }
 
-/// Whether two that can take part are configured.
-pub(super) fn can_transact(config: &Config) -> bool {
-    postgres_participants(config) > 1
-}
-
 fn postgres_participants(config: &Config) -> usize {
     let is_postgres = |url: &DatabaseUrl| matches!(url, DatabaseUrl::Postgres(_));
     config.participants.values().filter(|participant| is_postgres(&participant.url)).count()

@@ -24,8 +24,15 @@ pub(super) async fn run(
     let (mut failures, mut told) = (0, false);
     loop {
         match open(&config, &settings).await {
-            // With one database alone nothing is ever prepared.
-            Ok(None) => return,
+            // With one database alone only what holds a lock is ever prepared: looked at again, as a program may
+            // begin that at any time.
+            Ok(None) => {
+                let interval = settings.now().orphan_interval;
+                tokio::select! {
+                    () = tokio::time::sleep(interval) => continue,
+                    () = stopped(&mut stop) => return,
+                }
+            }
             Ok(Some(node)) => {
                 let _ = observed.set(node.recovery());
                 let _ = holdings.set(node.holdings());

@@ -79,12 +79,15 @@ def test_nothing_is_made_by_who_only_looks(both: TwoDatabases) -> None:
     assert not list(data.glob("decisions.db*"))
 
 
+def are_prepared(told: Any) -> bool:
+    return told is not None and bool(told["prepared_branches"] == 2)
+
+
 def is_seen(both: TwoDatabases) -> None:
     """One that lives, and its death."""
     with both.application(WAITS_PREPARED) as application:
-        wait_until(lambda: prepared(both.url), "its branch is prepared")
-        told = status(both)
-        assert counts(told) == [1, 0, 0, 0] and told["prepared_branches"] == 2
+        told = wait_status(both, are_prepared, "both are prepared")
+        assert counts(told) == [1, 0, 0, 0]
         assert (told["in_doubt_transactions"], told["oldest_in_doubt_age_ms"]) == (0, None)
         assert told["unsettled"] == told["refusals"] == []
         line = both.installation.command_line.succeed("status").splitlines()[-1]
@@ -134,6 +137,21 @@ def test_a_relay_that_settles_counts_it(both: TwoDatabases) -> None:
     for name in ("dead_coordinators", "branches_in_doubt", "recovery_refused"):
         admin.wait_sum(f"onecommit_{name}", 0)
     admin.wait_sum("onecommit_oldest_branch_in_doubt_age_seconds", 0)
+    relay.stop()
+
+
+@pytest.mark.parametrize("log", ["both", "in_zookeeper"])
+def test_a_relay_of_one_database_settles_what_held_a_lock(
+    log: str, request: pytest.FixtureRequest
+) -> None:
+    both: TwoDatabases = request.getfixturevalue(log)
+    both.installation.configure()
+    relay, admin = watched_relay(both.installation)
+    admin.wait_ready()
+    both.die_with_a_lock()
+    assert len(prepared(both.installation.outbox.url)) == 1
+    admin.wait_sum("onecommit_settled_coordinators_total", 1)
+    assert prepared(both.installation.outbox.url) == []
     relay.stop()
 
 

@@ -3,7 +3,7 @@
 It opens Onecommit, and prints `open`; where it transacts it makes one transaction over both, and
 prints its id in the place of that. Then it lives until it is killed, or nobody holds its standard
 input; or it dies, or waits, in its transaction, where both branches are prepared and nothing is
-decided.
+decided. With a lock, one branch alone is prepared, too.
 """
 
 from __future__ import annotations
@@ -18,12 +18,18 @@ from onecommit._drivers import exchange as sending
 
 TRANSACTS, SETTLES = "transacts", "settles"
 DIES_PREPARED, WAITS_PREPARED = "dies prepared", "waits prepared"
+DIES_WITH_A_LOCK = "dies prepared in one database, with a lock"
 
 
 def main(config: str, what: str, main_url: str, billing_url: str) -> None:
-    if what in (DIES_PREPARED, WAITS_PREPARED):
+    if what in (DIES_PREPARED, WAITS_PREPARED, DIES_WITH_A_LOCK):
         stop_prepared(what)
     with onecommit.open(config) as oc:
+        if what == DIES_WITH_A_LOCK:
+            with psycopg.connect(main_url) as one, oc.transaction(main=one) as tx:
+                tx.lock("account")
+                one.execute("update account set changes = changes + 1")
+                print(tx.id, flush=True)
         said = "open"
         if what != SETTLES:
             with (
@@ -48,7 +54,7 @@ def stop_prepared(what: str) -> None:
     def exchange(messages, seconds):  # type: ignore[no-untyped-def]
         answers = original(messages, seconds)
         if "prepare transaction" in messages[0][1]:
-            if what == DIES_PREPARED:
+            if what != WAITS_PREPARED:
                 os.kill(os.getpid(), signal.SIGKILL)
             sys.stdin.read()
         return answers

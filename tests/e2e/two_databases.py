@@ -13,7 +13,7 @@ from psycopg import sql
 from . import transacting_application
 from .installation import Installation, Servers
 from .postgres_outbox import url_of
-from .transacting_application import DIES_PREPARED, TRANSACTS
+from .transacting_application import DIES_PREPARED, DIES_WITH_A_LOCK, TRANSACTS
 from .waiting import LIMIT_S
 
 PREPARED = "select gid from pg_prepared_xacts where database = current_database()"
@@ -57,6 +57,12 @@ class TwoDatabases:
     def die_prepared(self) -> str:
         """A transaction of a process that dies with both branches prepared; its id."""
         with self.application(DIES_PREPARED) as application:
+            application.process.wait(LIMIT_S)
+            return application.said
+
+    def die_with_a_lock(self) -> str:
+        """The same with one branch only, which is prepared as it holds a lock."""
+        with self.application(DIES_WITH_A_LOCK) as application:
             application.process.wait(LIMIT_S)
             return application.said
 

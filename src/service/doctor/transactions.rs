@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use super::super::node::{can_transact, participant};
+use super::super::node::{has_transactions, participant};
 use super::super::status::survey;
 use super::finding::Findings;
 use crate::config::{Config, DatabaseUrl};
@@ -15,14 +15,17 @@ const PLACE: &str = "transactions";
 const LONG: Duration = Duration::from_secs(60);
 
 pub(super) async fn judge(findings: &mut Findings, config: &Config) {
-    if can_transact(config) {
-        for (name, configured) in &config.participants {
-            let DatabaseUrl::Postgres(url) = &configured.url else { continue };
-            let place = format!("participant {name}");
-            match participant(config, url).examine().await {
-                Ok(facts) => judge_participant(findings, &place, &facts),
-                Err(error) => findings.failed(&place, &error.with("participant", name)),
-            }
+    match has_transactions(config).await {
+        Ok(false) => return,
+        Ok(true) => {}
+        Err(error) => return findings.failed(PLACE, &error),
+    }
+    for (name, configured) in &config.participants {
+        let DatabaseUrl::Postgres(url) = &configured.url else { continue };
+        let place = format!("participant {name}");
+        match participant(config, url).examine().await {
+            Ok(facts) => judge_participant(findings, &place, &facts),
+            Err(error) => findings.failed(&place, &error.with("participant", name)),
         }
     }
     match survey(config).await {
