@@ -1,4 +1,5 @@
-//! What speaks against preparing a ZooKeeper anew: it may have been emptied, and with it went every decision.
+//! What speaks against giving an installation a ZooKeeper that does not know it: that one may have been emptied, and with
+//! it went every decision.
 
 use std::collections::BTreeMap;
 
@@ -10,8 +11,9 @@ use crate::outbox::Installation;
 use crate::participant::Participant as _;
 use crate::participant::postgres::PostgresParticipant;
 
-/// Refused where a database has a prepared branch of this installation, of which a ZooKeeper knows nothing.
+/// Refused where a database has a prepared branch of its installation, of which a ZooKeeper knows nothing.
 pub(super) async fn expect_nothing_prepared(
+    operation: &'static str,
     config: &Config,
     known: &BTreeMap<ParticipantName, Installation>,
 ) -> Result<()> {
@@ -29,9 +31,9 @@ pub(super) async fn expect_nothing_prepared(
     if prepared.is_empty() {
         return Ok(());
     }
-    let why = "ZooKeeper does not know this namespace, and transactions of it are prepared in its databases: what was \
+    let why = "ZooKeeper does not know this installation, and transactions of it are prepared in its databases: what was \
                decided of them stands nowhere else. Nothing was changed. Give the right servers and chroot; or, where \
                ZooKeeper was emptied, compare the participants, end these branches by hand (COMMIT PREPARED or ROLLBACK \
                PREPARED, all of a transaction alike), and run this again";
-    Err(Error::new(ErrorKind::Refused, "init", why).with("prepared", prepared.join(", ")))
+    Err(Error::new(ErrorKind::Refused, operation, why).with("prepared", prepared.join(", ")))
 }

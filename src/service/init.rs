@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use super::build;
 use super::emptied::expect_nothing_prepared;
+use super::installed::all_found;
 use crate::config::{Config, DatabaseUrl, Participant};
 use crate::delivery::Delivery;
 use crate::error::{Error, ErrorKind, Result};
@@ -55,14 +56,7 @@ pub async fn init(
     topics.iter().try_for_each(|topic| check_topic(OPERATION, topic))?;
     make_data_dir(config)?;
     let outboxes = build::outboxes(config)?;
-    let mut known = BTreeMap::new();
-    for (name, participant) in outboxes.iter().copied().chain(others(config)) {
-        begin(&format!("looking at the database of {name}"));
-        let found = build::source(config, participant).found().await;
-        if let Some(found) = found.map_err(|error| error.with("participant", name))? {
-            known.insert(name.clone(), found);
-        }
-    }
+    let known = all_found(config, begin).await?;
     let (incarnation, born) = incarnation(config, &known).await?;
     let targets = Targets { config, incarnation, begin };
     // Before anything is made: on another cluster nothing of ours may appear, and a topic log that is
@@ -182,7 +176,7 @@ async fn incarnation(
     if let Some(settings) = build::zookeeper(config) {
         match zookeeper::found_incarnation(&settings, &config.namespace).await? {
             Some(incarnation) => found.push(("ZooKeeper".to_string(), incarnation)),
-            None => expect_nothing_prepared(config, known).await?,
+            None => expect_nothing_prepared(OPERATION, config, known).await?,
         }
     }
     let Some((first_store, first)) = found.first() else { return Ok((Incarnation::random(), true)) };

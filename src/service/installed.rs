@@ -1,5 +1,8 @@
 //! What `onecommit init` wrote into a participant's database.
 
+use std::collections::BTreeMap;
+
+use super::build;
 use crate::config::{Config, Participant};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::ParticipantName;
@@ -32,6 +35,22 @@ pub(super) async fn installed(
         return Err(Error::new(ErrorKind::Refused, "open outbox", why));
     }
     Ok(installation)
+}
+
+/// What `init` wrote into each database in which it ran. `begin` is told each step.
+pub(super) async fn all_found(
+    config: &Config,
+    begin: &(dyn Fn(&str) + Sync),
+) -> Result<BTreeMap<ParticipantName, Installation>> {
+    let mut known = BTreeMap::new();
+    for (name, participant) in &config.participants {
+        begin(&format!("looking at the database of {name}"));
+        let found = build::source(config, participant).found().await;
+        if let Some(found) = found.map_err(|error| error.with("participant", name))? {
+            known.insert(name.clone(), found);
+        }
+    }
+    Ok(known)
 }
 
 /// `init` gives an outbox to a participant that had none.

@@ -113,7 +113,7 @@ TRANSACTIONS = [
             "test_refusals.py::"
             "test_a_zookeeper_emptied_while_branches_are_prepared_is_not_prepared_anew"
         ),
-        says=["ZooKeeper does not know this namespace, and transactions of it are prepared"],
+        says=["ZooKeeper does not know this installation, and transactions of it are prepared"],
     ),
     proved(
         "a clock that jumps an hour either way, for transactions",

@@ -261,10 +261,15 @@ def test_a_zookeeper_emptied_while_branches_are_prepared_is_not_prepared_anew(
     with prepared_branch(made) as branch:
         made.init()
         wipe(own_servers.zookeeper)
-        done = made.command_line.reached("init", "--topic", made.topic)
-        assert done.returncode == REFUSED, done
-        for words in ("ZooKeeper does not know this namespace", branch, "ROLLBACK PREPARED"):
-            assert words in done.stderr, done
+        for command in (("init", "--topic", made.topic), ("adopt", "main", "--yes")):
+            done = made.command_line.reached(*command)
+            assert done.returncode == REFUSED, done
+            for words in (
+                "ZooKeeper does not know this installation",
+                branch,
+                "ROLLBACK PREPARED",
+            ):
+                assert words in done.stderr, done
         refuses(made.relay(), "ZooKeeper does not know this namespace")
     made.outbox.burst(made.topic, BACKLOG)
     goes_on_after_init(made)

@@ -12,8 +12,9 @@ use crate::outbox::{Contents, Installation, Outbox, ShardRow};
 use crate::protocol::progress::{DatabaseIdentity, Progress};
 use crate::relay::check_progress;
 use crate::service::build;
+use crate::service::emptied::expect_nothing_prepared;
 use crate::service::init::blocking;
-use crate::service::installed::installed;
+use crate::service::installed::{all_found, installed};
 use crate::service::status::leases;
 use crate::zookeeper;
 
@@ -29,6 +30,10 @@ pub async fn look_before_adopting(config: &Config, name: &ParticipantName) -> Re
     let source = build::source(config, participant);
     let installation = installed(config, name, participant, &*source).await?;
     let zookeeper = look_at_zookeeper(config, &installation).await?;
+    if zookeeper.is_some_and(|found| found != FoundZookeeper::Known) {
+        let known = all_found(config, &|_| ()).await?;
+        expect_nothing_prepared(OPERATION, config, &known).await?;
+    }
     let scope = build::scope(config, name, participant, installation.incarnation);
     let delivery = build::delivery(config, scope)?;
     let (delivery_id, has_progress_topic) = look_at_delivery(config, Arc::clone(&delivery)).await?;
