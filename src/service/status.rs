@@ -124,15 +124,16 @@ pub(super) async fn leases(
     }
     let mut lease = build::lease(config, participant, installation, RelayId::random()).await?;
     let began = Instant::now();
-    let first = lease.look().await?;
-    let mut silent = first.beats.clone();
+    let mut last = lease.look().await?;
+    let mut silent = last.beats.clone();
     while !silent.is_empty() && began.elapsed() <= lease.timeout() {
         tokio::time::sleep(LOOK_AGAIN).await;
-        let now = lease.look().await?.beats;
-        silent.retain(|shard, beat| now.get(shard) == Some(beat));
+        last = lease.look().await?;
+        silent.retain(|shard, beat| last.beats.get(shard) == Some(beat));
     }
     let lives = |shard| !silent.contains_key(&shard);
-    let owners = first.owners.into_iter().map(|(shard, owner)| (shard, owner.filter(|_| lives(shard))));
+    // Of the last look: whoever has released a shard in between is silent by being gone.
+    let owners = last.owners.into_iter().map(|(shard, owner)| (shard, owner.filter(|_| lives(shard))));
     Ok(LeaseView { owners: owners.collect(), ..LeaseView::default() })
 }
 
