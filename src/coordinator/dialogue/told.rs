@@ -18,7 +18,9 @@ impl Dialogue {
         };
         let cause = self.cause.take();
         let (own_kind, text) = reason(why);
-        let kind = kind.unwrap_or_else(|| cause.as_ref().map_or(own_kind, Error::kind));
+        // Whatever is not clear of a part of it: that all is rolled back is.
+        let cause_kind = cause.as_ref().map(Error::kind).filter(|kind| *kind != ErrorKind::Unclear);
+        let kind = kind.or(cause_kind).unwrap_or(own_kind);
         let ended = if kind == ErrorKind::InDoubt {
             "it is not known whether it is committed"
         } else {
