@@ -28,9 +28,14 @@ def test_a_dead_letter_parks_its_key_and_nothing_else_until_it_is_retried(
     later = small.commit((key, SMALL), (other, SMALL))
     small.wait_delivered(later[1])
     small.wait_dead(dead, waiting=3)
-    shards = installation.command_line.status()
-    assert [shard["last_error"] for shard in shards] == [None, None], shards
-    assert [shard["backlog_messages"] for shard in shards] == [0, 0], "it is passed over"
+
+    def is_passed_over() -> bool:
+        shards = installation.command_line.status()
+        assert [shard["last_error"] for shard in shards] == [None, None], shards
+        return [shard["backlog_messages"] for shard in shards] == [0, 0]
+
+    # It is recorded before Kafka knows how far its shard is.
+    wait_until(is_passed_over, "it is passed over", explain=relay.text)
     letter = small.letters()[0]
     assert "too large" in letter["reason"].lower() and letter["key"] == key.decode(), letter
     shown = json.loads(installation.command_line.succeed("--json", "dead-letter", "show", dead))

@@ -9,7 +9,7 @@ use onecommit::{Error, ErrorKind};
 use tokio::runtime::Runtime;
 
 use super::recovery::{Died, close_behind, die, drive_to, prepare_orphan};
-use super::{Log, NAMES, Place, SHORT, begin, connect, drive, move_money, names, settings, text};
+use super::{LONG, Log, NAMES, Place, SHORT, begin, connect, drive, move_money, names, settings, text};
 use crate::patience::until;
 
 const ORDERS: &str = "orders";
@@ -39,8 +39,10 @@ fn name(name: &str) -> ParticipantName {
 /// One that dies, and whose death is noticed.
 fn dead(log: Log, died: Died) -> (Runtime, Place, TransactionId) {
     let runtime = Runtime::new().unwrap();
-    let place = runtime.block_on(Place::with_sessions_of(log, SHORT));
+    let mut place = runtime.block_on(Place::with_sessions_of(log, SHORT));
     let id = die(&place, died);
+    // Whoever looks at it is waited for.
+    place.session_timeout = LONG;
     runtime.block_on(async {
         let session = place.session().await;
         let is_dead = |all: &Vec<onecommit::decision_log::Registered>| {
@@ -318,8 +320,9 @@ fn what_waits_for_a_person_is_let_go(log: Log) {
         let session = place.session().await;
         let outcome = async || session.outcome(id).await;
         // What it has done is not forgotten with it.
-        until("billing is rolled back", outcome, |found| *found == Some(Outcome::RolledBack)).await;
-        assert_eq!(place.prepared().await, 1);
+        until("that billing is rolled back is kept", outcome, |found| *found == Some(Outcome::RolledBack))
+            .await;
+        until("it is rolled back", async || Ok(place.prepared().await), |prepared| *prepared == 1).await;
         let by_hand = caretaker(&place, &NAMES).await;
         let forget = async || {
             let look = by_hand.look_before_forgetting(&name(ORDERS)).await;

@@ -1,5 +1,6 @@
 //! What users get wrong: each is told by an error that names it, and nothing is lost by it.
 
+use std::collections::BTreeSet;
 use std::io::Write;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -32,14 +33,23 @@ impl Logged {
         (logged, tracing::subscriber::set_default(lines))
     }
 
-    /// How many lines have these words.
-    fn lines(&self, words: &str) -> usize {
+    /// What was said with these words, without the time.
+    fn said(&self, words: &str) -> Vec<String> {
         let bytes = self.0.lock().unwrap();
-        String::from_utf8_lossy(&bytes).lines().filter(|line| line.contains(words)).count()
+        let text = String::from_utf8_lossy(&bytes);
+        let said = text.lines().filter(|line| line.contains(words)).filter_map(|line| line.split_once(' '));
+        said.map(|(_, said)| said.to_string()).collect()
     }
 
     async fn wait(&self, words: &str) {
-        until(words, async || Ok(self.lines(words)), |lines| *lines > 0).await;
+        until(words, async || Ok(self.said(words)), |said| !said.is_empty()).await;
+    }
+
+    /// A server that is slow fails in more than one way.
+    fn expect_once_each(&self, words: &str) {
+        let said = self.said(words);
+        let different: BTreeSet<&String> = said.iter().collect();
+        assert!(!said.is_empty() && different.len() == said.len(), "{said:#?}");
     }
 }
 
@@ -180,7 +190,7 @@ async fn without_zookeeper_it_opens_says_so_once_and_one_branch_writes() {
     }
     let seen = tries.load(Ordering::SeqCst);
     until("it looks again", async || Ok(tries.load(Ordering::SeqCst)), |tries| *tries > seen + 5).await;
-    assert_eq!(logged.lines("transactions can't be settled now"), 1);
+    logged.expect_once_each("transactions can't be settled now");
     node.close().await;
 }
 
@@ -235,7 +245,7 @@ fn waits_for_its_participant(urls: impl Fn(&Place) -> Vec<(&'static str, String)
         logged.wait(words).await;
         until("orders is settled", async || Ok(place.prepared().await), |prepared| *prepared == 1).await;
         node.close().await;
-        assert_eq!(logged.lines(words), 1);
+        assert_eq!(logged.said(words).len(), 1);
         assert_eq!(place.totals().await, [90, 100], "what is not there waits");
         let node = place.node();
         place.settled().await;
