@@ -96,7 +96,8 @@ impl Locks {
         let floors = self.one_at_least(join_all(floors).await)?;
         let position = opened.session.position().await?;
         if let Some((name, floor)) = floors.iter().find(|(_, floor)| **floor > position) {
-            return Err(restored(name, *floor, position));
+            let sql = self.members.get(name).map(|member| member.port.forget_lock_floor());
+            return Err(restored(name, *floor, position, &sql.unwrap_or_default()));
         }
         let raised = members().map(|member| async move { member.port.raise_lock_floor(position).await });
         self.one_at_least(join_all(raised).await)?;
@@ -210,11 +211,13 @@ impl Locks {
     }
 }
 
-fn restored(name: &ParticipantName, floor: i64, position: i64) -> Error {
-    let why = "the store of the locks (ZooKeeper, or decisions.db) is older than numbers of locks that were handed out: \
-               it was restored or replaced, and fencing numbers would come again. Nothing is locked. See that nobody \
-               relies on a number from before; then run this in each participant: delete from onecommit.coordinator \
-               where id = '00000000-0000-0000-0000-000000000000'";
+/// `sql` is what a person runs who has confirmed it.
+fn restored(name: &ParticipantName, floor: i64, position: i64, sql: &str) -> Error {
+    let why = format!(
+        "the store of the locks (ZooKeeper, or decisions.db) is older than numbers of locks that were handed out: it \
+         was restored or replaced, and fencing numbers would come again. Nothing is locked. See that nobody relies on \
+         a number from before; then run this in each participant: {sql}"
+    );
     let error = Error::new(ErrorKind::Refused, OPERATION, why).with("participant", name);
     error.with("known", floor).with("found", position)
 }

@@ -73,6 +73,11 @@ pub(super) fn raise_lock_floor(schema: &str) -> String {
     )
 }
 
+/// Forgets it. For a person: the configuration takes no schema whose name would need its quotes.
+pub(super) fn forget_lock_floor(schema: &str) -> String {
+    format!("delete from {}.coordinator where id = '{LOCKS}'", schema.trim_matches('"'))
+}
+
 /// Reads the row behind the instance, None where there is none.
 pub(super) fn decode(operation: &'static str, found: &Found) -> Result<Option<Row>> {
     let mark: Option<i64> = get(operation, found, WIDTH)?;
@@ -106,5 +111,16 @@ pub(super) fn decode_marked(
             Err(Error::new(ErrorKind::Unreachable, operation, why))
         }
         row => Ok(Marked::Lost(row)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_person_is_told_the_table_by_the_name_that_the_configuration_has() {
+        let sql = "delete from shop.coordinator where id = '00000000-0000-0000-0000-000000000000'";
+        assert_eq!(forget_lock_floor(&crate::postgres::quoted("shop")), sql);
     }
 }

@@ -286,6 +286,10 @@ impl Participant for PostgresParticipant {
         self.write(OPERATION, &history::raise_lock_floor(&self.schema), &parameters, |_| Ok(())).await?;
         failpoint!("participant.raise_lock_floor.after_commit")
     }
+
+    fn forget_lock_floor(&self) -> String {
+        history::forget_lock_floor(&self.schema)
+    }
 }
 
 /// What can only be waited for is told as such.
