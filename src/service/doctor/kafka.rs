@@ -188,7 +188,8 @@ fn judge_topic(
         findings.warning(
             place,
             format!("its max.message.bytes is {theirs}, the producer's message.max.bytes {ours}"),
-            "raise max.message.bytes: a message in between is sent and refused, and its shard waits",
+            "raise max.message.bytes: a message in between is sent and refused; it becomes a dead letter and its key \
+             waits, where on_poison says nothing else",
         );
     }
 }
@@ -349,7 +350,7 @@ mod tests {
         ),
         (|one| one.oldest_ms = 7 * DAY_MS, Severity::Problem, "168 h old"),
         (|one| one.oldest_ms = 4 * DAY_MS, Severity::Warning, "LogAppendTime"),
-        (|one| one.set(TOPIC, "max.message.bytes", "500000"), Severity::Warning, "its shard waits"),
+        (|one| one.set(TOPIC, "max.message.bytes", "500000"), Severity::Warning, "its key waits"),
         (
             |one| drop(one.properties.insert("message.max.bytes".to_string(), "2000000".to_string())),
             Severity::Warning,
