@@ -92,7 +92,8 @@ pub struct Config {
     pub participants: BTreeMap<ParticipantName, Participant>,
     /// Where messages are delivered to; None for the embedded topic log.
     pub kafka: Option<KafkaProperties>,
-    /// Where leases are kept; None for the database beside the outbox.
+    /// Where leases, decisions, locks, groups and settings at run time are kept; None for the database beside the
+    /// outbox (leases) and files in `data_dir`.
     pub zookeeper: Option<Zookeeper>,
     /// How a relay works.
     pub relay: Relay,

@@ -12,9 +12,9 @@ const OPENING: &str = r#"<!-- Made from src/config: change it there, then
      ONECOMMIT_TEST_WRITE_DOCS=1 cargo test --lib config::reference -->
 # Configuration
 
-Every command reads `./onecommit.toml`, or the file named by `--config FILE`. A named file that is
-not there is an error; without one, and in an empty file, the defaults below hold and everything is
-embedded. An unknown key is an error, never ignored.
+Every command reads `./onecommit.toml`, or the file named by `--config FILE`; `demo` only a named one, and of
+that only `[relay]`. A named file that is not there is an error; without one, and in an empty file, the defaults
+below hold and everything is embedded. An unknown key is an error, never ignored.
 
 ```toml
 namespace = "shop"
@@ -37,7 +37,8 @@ that Kubernetes makes from the names of services (`*_SERVICE_HOST`, `*_PORT_*`).
 
 Settings marked ↻ may also be changed while everything runs, for all processes at once: `onecommit settings set
 relay.batch_messages 1000` ([Operation](operation.md#settings-at-run-time)). What is set so wins over the environment
-and the file. All others take a restart. One setting there is only at run time: `log_level`.
+and the file. All others take a restart. One setting there is only at run time: `log_level`, which is `error`, `warn`,
+`info`, `debug` or `trace`.
 
 Passwords are never shown, neither in errors nor in logs. A password inside a URL has its special
 characters percent-encoded (`%40` for `@`, `%2F` for `/`). How each server is reached by TLS, and which rights each

@@ -118,7 +118,9 @@ pub(super) static PARTICIPANT: Table = Table {
             key: "outbox",
             kind: Kind::Flag,
             default: DefaultValue::Flag(false),
-            meaning: "Messages published through this participant wait in it, and a relay delivers them.",
+            meaning: "Messages published through this participant wait in it, and a relay delivers them. At least \
+                      one participant needs it: without, `init`, `relay`, `status`, `dead-letter` and `doctor` end \
+                      with an error.",
             at_run_time: false,
         },
         Setting {
@@ -134,8 +136,9 @@ pub(super) static PARTICIPANT: Table = Table {
 
 pub(super) static ZOOKEEPER: Table = Table {
     name: "zookeeper",
-    meaning: "Where relays share out their shards. Without this table they do so in the database beside the \
-              outbox.",
+    meaning: "Where leases, decisions, locks, groups and the settings that change at run time are kept. Without \
+              this table leases are kept beside the outbox (PostgreSQL) or in the file `leases.db` in `data_dir` \
+              (SQLite), and everything else in files in `data_dir`.",
     at_restart: "sessions are opened by it",
     settings: &[
         text("servers", REQUIRED, "`host:port` of each server, separated by commas."),
@@ -144,7 +147,8 @@ pub(super) static ZOOKEEPER: Table = Table {
             "session_timeout_ms",
             2_000,
             (500, 60_000),
-            "After this long without a sign of life a relay counts as dead and others take its shards.",
+            "After this long without a sign of life a relay or a program counts as dead: others take its shards \
+             and its locks, and settle its transactions.",
         ),
         text("user", NONE, "User for ZooKeeper's digest authentication; `password` goes with it."),
         text("password", NONE, "Its password: better in the environment than in the file."),
@@ -226,7 +230,7 @@ pub(super) static RELAY: Table = Table {
             "request_timeout_ms",
             10_000,
             (100, 300_000),
-            "Longest wait for one answer of a database, of Kafka or of ZooKeeper.",
+            "Longest wait for one answer of the outbox's database.",
         ),
         number(
             "shutdown_timeout_ms",
@@ -247,9 +251,10 @@ pub(super) static COORDINATOR: Table = Table {
             "deadline_ms",
             30_000,
             (100, 3_600_000),
-            "How long a transaction may take, from its begin until its caller is told. What it waits for in a \
-             database ends by then, too: two transactions that wait for each other in two databases are seen by \
-             neither. A relay leaves their messages in the outbox for so long, as proofs.",
+            "How long a transaction may take, from its begin until its caller is told. Each wait for a lock of a \
+             database lasts at most as long as was left of it at the begin, and may end that much behind it: two \
+             transactions that wait for each other in two databases are seen by neither. A relay leaves their \
+             messages in the outbox for so long, as proofs.",
         ).at_run_time(),
         number(
             "home_wait_ms",
