@@ -19,7 +19,7 @@ pub enum ErrorKind {
     Refused,
     /// Another relay or node has taken over: what was held is lost, and may be taken again.
     Fenced,
-    /// Rolled back for another transaction's sake: the whole transaction may be run again.
+    /// Rolled back for another transaction's sake, or a lock was not free in time: it may be run again.
     Conflict,
     /// It is not known whether a transaction is committed, and it must not be run again blindly: its
     /// outcome can be asked for by its id.

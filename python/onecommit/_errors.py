@@ -109,7 +109,7 @@ class FencedError(Error):
 
 
 class ConflictError(Error):
-    """Rolled back for another transaction's sake: the whole transaction may be run again."""
+    """Rolled back for another transaction's sake, or a lock was not free in time: run it again."""
 
     kind = "conflict"
 
