@@ -16,6 +16,7 @@ use tokio::time::Instant;
 
 use super::held::Members;
 use super::holdings::{Holdings, Listed};
+use super::member::Member;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{HolderId, ParticipantName, TransactionId};
 use crate::lock::{self, Entrant, LockSession, LockStore};
@@ -95,9 +96,10 @@ impl Locks {
         let floors = members().map(|member| async move { member.port.lock_floor().await });
         let floors = self.one_at_least(join_all(floors).await)?;
         let position = opened.session.position().await?;
-        if let Some((name, floor)) = floors.iter().find(|(_, floor)| **floor > position) {
-            let sql = self.members.get(name).map(|member| member.port.forget_lock_floor());
-            return Err(restored(name, *floor, position, &sql.unwrap_or_default()));
+        for member in self.members.values() {
+            if let Some(floor) = floors.get(&member.name).filter(|floor| **floor > position) {
+                return Err(restored(member, *floor, position));
+            }
         }
         let raised = members().map(|member| async move { member.port.raise_lock_floor(position).await });
         self.one_at_least(join_all(raised).await)?;
@@ -211,14 +213,14 @@ impl Locks {
     }
 }
 
-/// `sql` is what a person runs who has confirmed it.
-fn restored(name: &ParticipantName, floor: i64, position: i64, sql: &str) -> Error {
+fn restored(member: &Member, floor: i64, position: i64) -> Error {
+    let confirm = member.port.forget_lock_floor();
     let why = format!(
         "the store of the locks (ZooKeeper, or decisions.db) is older than numbers of locks that were handed out: it \
          was restored or replaced, and fencing numbers would come again. Nothing is locked. See that nobody relies on \
-         a number from before; then run this in each participant: {sql}"
+         a number from before; then run this in each participant: {confirm}"
     );
-    let error = Error::new(ErrorKind::Refused, OPERATION, why).with("participant", name);
+    let error = Error::new(ErrorKind::Refused, OPERATION, why).with("participant", &member.name);
     error.with("known", floor).with("found", position)
 }
 

@@ -133,8 +133,6 @@ pub trait Participant: Send + Sync {
     /// Notes that locks had this number, where it is higher than what is noted.
     async fn raise_lock_floor(&self, number: i64) -> Result<()>;
 
-    /// What a person runs there so that no such number is known any more; empty where there is no such thing.
-    fn forget_lock_floor(&self) -> String {
-        String::new()
-    }
+    /// What a person runs there so that no such number is known any more.
+    fn forget_lock_floor(&self) -> String;
 }

@@ -109,7 +109,13 @@ BUGS = [
         "A ZooKeeper that knows nothing of branches that are prepared is not prepared anew.",
         EMPTIED,
         "assert 0 == 4",
-        [Edit(INIT, "None => expect_nothing_prepared(config, known).await?,", "None => {}")],
+        [
+            Edit(
+                INIT,
+                "None => expect_nothing_prepared(OPERATION, config, known).await?,",
+                "None => {}",
+            )
+        ],
     ),
     Bug(
         "fenced-behind-a-lost-answer",

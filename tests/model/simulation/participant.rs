@@ -198,4 +198,8 @@ impl Participant for SimulatedParticipant {
     async fn raise_lock_floor(&self, _: i64) -> Result<()> {
         Ok(())
     }
+
+    fn forget_lock_floor(&self) -> String {
+        "nothing: no lock was noted".to_string()
+    }
 }
