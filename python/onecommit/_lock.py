@@ -46,14 +46,13 @@ def milliseconds(seconds: float | None) -> int | None:
 
 
 def wait(begin: Callable[[Future[T]], Wait]) -> T:
-    """Waits for what is begun; Ctrl-C gives it up."""
+    """Waits for what is begun; Ctrl-C, or what a signal's handler raises, gives it up."""
     future: Future[T] = Future()
     waiting = begin(future)
     try:
         return future.result()
-    except BaseException as error:
-        if not isinstance(error, Exception):
-            waiting.cancel()
+    except BaseException:
+        waiting.cancel()
         raise
 
 
@@ -65,9 +64,8 @@ async def wait_async(begin: Callable[[Future[T]], Wait]) -> T:
     waiting = begin(future)
     try:
         return await asyncio.wrap_future(future)
-    except BaseException as error:
-        if not isinstance(error, Exception):
-            waiting.cancel()
+    except BaseException:
+        waiting.cancel()
         raise
 
 

@@ -128,9 +128,28 @@ class _Transaction:
         return self._steps(self._dialogue.roll_back)
 
     def _give_up(self) -> None:
-        """Ctrl-C or a cancelled task: what was decided stays so, and the rest is rolled back."""
+        """What was decided stays so, and the rest is rolled back: nothing is sent any more."""
+        future: Future[_Told] = Future()
+        future.add_done_callback(self._has_given_up)
         with suppress(Error):  # the caller has one of its own
-            self._dialogue.interrupt(Future())
+            told = self._dialogue.interrupt(future)
+            if told is not None:
+                future.set_result(told[0])
+
+    def _has_given_up(self, future: Future[_Told]) -> None:
+        # There is more to be sent. Each time that this is declined another step is behind it.
+        if future.exception() is None and isinstance(future.result(), list):
+            self._give_up()
+
+    def _leave(self, error: BaseException) -> None:
+        """Behind an error: of Ctrl-C, of a cancelled task, or of a signal's handler nothing is
+        known here; any other was told by the transaction, which is over."""
+        from ._drivers.exchange import close_open
+
+        if not isinstance(error, Error):
+            self._give_up()
+        # Whoever ends the connection's own block would commit it.
+        close_open(self._connections)
 
 
 class Transaction(_Transaction):
@@ -188,8 +207,7 @@ class Transaction(_Transaction):
         except StopIteration:
             return
         except BaseException as error:
-            if not isinstance(error, Exception):
-                self._give_up()
+            self._leave(error)
             raise
 
 
@@ -232,8 +250,7 @@ class AsyncTransaction(_Transaction):
         except StopIteration:
             return
         except BaseException as error:
-            if not isinstance(error, Exception):
-                self._give_up()
+            self._leave(error)
             raise
 
 

@@ -115,6 +115,14 @@ impl Coordinator {
         Coordinator { id: CoordinatorId((scope.new_id)()), next: AtomicU64::new(1), scope, registering }
     }
 
+    /// Decides nothing more, and has others settle what it leaves.
+    pub(super) async fn give_up(&self) {
+        if let Registering::Done(registered) = &*self.registering.lock().await {
+            registered.registration.end();
+            registered.registration.let_go().await;
+        }
+    }
+
     pub(super) fn next_transaction(&self) -> TransactionId {
         TransactionId { coordinator: self.id, number: self.next.fetch_add(1, Ordering::Relaxed) }
     }

@@ -27,6 +27,8 @@ use crate::lock::LockStore;
 const OPERATION: &str = "begin transaction";
 /// How long those who wait for locks, or hold one, have for the end.
 const TELL_LIMIT: Duration = Duration::from_secs(5);
+/// And a decision log that is away, with which the coordinator's session ends all the same.
+const LET_GO_LIMIT: Duration = Duration::from_secs(1);
 const FILE: &str = "this participant is a SQLite file, and SQLite can't prepare a transaction: it takes part in none with \
                     others. Change it in a transaction of its own, and publish through it with onecommit.Outbox; or \
                     move its tables to PostgreSQL";
@@ -148,6 +150,9 @@ impl Node {
         for companion in self.companions {
             let _ = companion.await;
         }
+        // Whoever holds one of its transactions still would keep it alive, and its branches prepared.
+        let coordinator = self.coordinator.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let _ = tokio::time::timeout(LET_GO_LIMIT, coordinator.give_up()).await;
     }
 
     /// Turns true where it is closed.

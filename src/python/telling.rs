@@ -49,18 +49,23 @@ impl Tellings {
 /// A future that is told in any case: where what it waits for ends with the runtime, it is told of that.
 pub(super) struct Promise {
     tellings: Tellings,
-    operation: &'static str,
-    /// None once it is told.
-    future: Option<Py<PyAny>>,
+    /// None once it is told; and what it is told where nothing else comes.
+    open: Option<(Py<PyAny>, Error)>,
 }
 
 impl Promise {
     pub(super) fn new(tellings: &Tellings, operation: &'static str, future: Py<PyAny>) -> Self {
-        Promise { tellings: tellings.clone(), operation, future: Some(future) }
+        let closed = Error::new(ErrorKind::Invalid, operation, "it was closed meanwhile: open it again");
+        Promise::or(tellings, future, closed)
+    }
+
+    /// With what is told of the end of the runtime.
+    pub(super) fn or(tellings: &Tellings, future: Py<PyAny>, closed: Error) -> Self {
+        Promise { tellings: tellings.clone(), open: Some((future, closed)) }
     }
 
     pub(super) fn keep(mut self, answer: impl FnOnce(Python<'_>) -> PyResult<Py<PyAny>> + Send + 'static) {
-        if let Some(future) = self.future.take() {
+        if let Some((future, _)) = self.open.take() {
             self.tellings.tell(future, answer);
         }
     }
@@ -68,9 +73,7 @@ impl Promise {
 
 impl Drop for Promise {
     fn drop(&mut self) {
-        if let Some(future) = self.future.take() {
-            let closed =
-                Error::new(ErrorKind::Invalid, self.operation, "it was closed meanwhile: open it again");
+        if let Some((future, closed)) = self.open.take() {
             self.tellings.tell(future, |py| Err(to_python(py, closed)));
         }
     }

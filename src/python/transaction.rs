@@ -4,6 +4,7 @@
 
 use std::path::PathBuf;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -11,6 +12,7 @@ use std::time::Duration;
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 use tokio::runtime::Runtime;
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::error::{attached, detached, to_python};
@@ -28,6 +30,7 @@ use crate::service;
 
 const OPEN: &str = "open";
 const BEGIN: &str = "begin transaction";
+const END: &str = "end transaction";
 const LOCK: &str = "lock";
 const ELECT: &str = "stand for election";
 /// Where Python gives none.
@@ -93,10 +96,7 @@ impl Node {
                 deadline: deadline_ms.map(Duration::from_millis),
             };
             let _entered = runtime.enter();
-            let running = node.begin(&names, options)?;
-            let id = running.id().to_string();
-            let (handle, tellings) = (runtime.handle().clone(), tellings.clone());
-            Ok(Dialogue { id, handle, tellings, running: Arc::new(tokio::sync::Mutex::new(running)) })
+            Ok(Dialogue::new(node.begin(&names, options)?, runtime.handle().clone(), tellings.clone()))
         })
     }
 
@@ -178,6 +178,12 @@ struct Dialogue {
     handle: tokio::runtime::Handle,
     tellings: Tellings,
     running: Arc<tokio::sync::Mutex<Running>>,
+    /// Until when answers to what is to be sent are waited for. Beside the rest, on which a lock may be waited for.
+    wait_until: Arc<Mutex<Instant>>,
+    /// True from when the caller wants its end: who waits for a lock waits no more.
+    is_ending: watch::Sender<bool>,
+    /// What is prepared may be committed by others, whatever becomes of this process.
+    is_committing: AtomicBool,
 }
 
 /// What was answered on a connection: a row, or a SQLSTATE (None: the connection is lost) and a text.
@@ -207,7 +213,9 @@ impl Dialogue {
             let message = Message::from_parts(topic, key, value, headers, partition)?;
             let outbox = outbox.map(str::parse).transpose()?;
             let Ok(mut running) = self.running.try_lock() else {
-                return Err(Error::new(ErrorKind::Invalid, "publish", "the transaction is being ended"));
+                let why = "another thread or task ends the transaction, or waits for a lock of it: publish before or \
+                           behind that";
+                return Err(Error::new(ErrorKind::Invalid, "publish", why));
             };
             running.publish(message, outbox.as_ref()).map(|id| id.to_string())
         })
@@ -218,8 +226,16 @@ impl Dialogue {
         attached(py, LOCK, || {
             let (name, timeout) = (name.parse::<LockName>()?, timeout_ms.map(Duration::from_millis));
             let (running, promise) = (Arc::clone(&self.running), Promise::new(&self.tellings, LOCK, future));
+            let mut is_ending = self.is_ending.subscribe();
             let waiting = self.handle.spawn(async move {
-                let locked = running.lock().await.lock(&name, timeout).await;
+                let lock = async { running.lock().await.lock(&name, timeout).await };
+                let locked = tokio::select! {
+                    biased;
+                    _ = is_ending.wait_for(|is_ending| *is_ending) => {
+                        Err(Error::new(ErrorKind::Invalid, LOCK, "the transaction is not open any more: it was ended"))
+                    }
+                    locked = lock => locked,
+                };
                 promise.keep(move |py| match locked {
                     Ok(number) => Ok(number.into_pyobject(py)?.into_any().unbind()),
                     Err(error) => Err(to_python(py, error)),
@@ -244,6 +260,7 @@ impl Dialogue {
 
     /// The caller wants it committed.
     fn commit(&self, py: Python<'_>, future: Py<PyAny>) -> PyResult<Option<(Py<PyAny>,)>> {
+        self.is_committing.store(true, Ordering::SeqCst);
         self.go_on(py, Input::Commit, future)
     }
 
@@ -259,10 +276,8 @@ impl Dialogue {
 
     /// How many seconds answers to what is to be sent are waited for.
     fn seconds_left(&self) -> f64 {
-        // Nobody works on it while something is to be sent.
-        self.running.try_lock().map_or(0.0, |running| {
-            running.wait_until().saturating_duration_since(Instant::now()).as_secs_f64()
-        })
+        let until = *self.wait_until.lock().unwrap_or_else(PoisonError::into_inner);
+        until.saturating_duration_since(Instant::now()).as_secs_f64()
     }
 }
 
@@ -275,9 +290,33 @@ enum Input {
 }
 
 impl Dialogue {
+    fn new(running: Running, handle: tokio::runtime::Handle, tellings: Tellings) -> Self {
+        Dialogue {
+            id: running.id().to_string(),
+            handle,
+            tellings,
+            wait_until: Arc::new(Mutex::new(running.wait_until())),
+            running: Arc::new(tokio::sync::Mutex::new(running)),
+            is_ending: watch::Sender::new(false),
+            is_committing: AtomicBool::new(false),
+        }
+    }
+
+    /// What a caller is told whose node is closed by another thread meanwhile.
+    fn closed_meanwhile(&self) -> Error {
+        if self.is_committing.load(Ordering::SeqCst) {
+            let why = "it is not known whether it is committed: onecommit was closed meanwhile, and others settle it";
+            return Error::new(ErrorKind::InDoubt, END, why).with("transaction", &self.id);
+        }
+        Error::new(ErrorKind::Invalid, END, "rolled back: onecommit was closed meanwhile: open it again")
+    }
+
     /// What comes of it at once, as a tuple of one; None where it has to be waited for, and `future` is told.
     fn go_on(&self, py: Python<'_>, input: Input, future: Py<PyAny>) -> PyResult<Option<(Py<PyAny>,)>> {
-        let running = Arc::clone(&self.running);
+        if matches!(input, Input::Commit | Input::RollBack | Input::Interrupt) {
+            self.is_ending.send_replace(true);
+        }
+        let (running, wait_until) = (Arc::clone(&self.running), Arc::clone(&self.wait_until));
         let mut going: Pin<Box<dyn Future<Output = Next> + Send>> = Box::pin(async move {
             let mut running = running.lock().await;
             match input {
@@ -287,12 +326,14 @@ impl Dialogue {
                 Input::RollBack => running.roll_back(),
                 Input::Interrupt => running.interrupt().await,
             }
-            loop {
+            let next = loop {
                 match running.next_step() {
                     Next::Work => running.work().await,
                     next => break next,
                 }
-            }
+            };
+            *wait_until.lock().unwrap_or_else(PoisonError::into_inner) = running.wait_until();
+            next
         });
         let _entered = self.handle.enter();
         // Most steps wait for nothing. To have another thread take them, and a third one tell of it, each of
@@ -301,10 +342,10 @@ impl Dialogue {
         if let Poll::Ready(next) = going.as_mut().poll(&mut context) {
             return told(py, next).map(|told| Some((told,)));
         }
-        let tellings = self.tellings.clone();
+        let promise = Promise::or(&self.tellings, future, self.closed_meanwhile());
         self.handle.spawn(async move {
             let next = going.await;
-            tellings.tell(future, |py| told(py, next));
+            promise.keep(|py| told(py, next));
         });
         Ok(None)
     }

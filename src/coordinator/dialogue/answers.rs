@@ -78,11 +78,17 @@ impl Dialogue {
         }
         // Who ends by a COMMIT on its own connection needs nobody else's role.
         if did.iter().filter(|did| matches!(did, Did::Wrote { .. })).count() > 1 {
+            let mut unasked = None;
             for (branch, did) in self.branches.iter().zip(&mut did) {
-                if let (Did::Wrote { is_finishable, .. }, Some(role)) = (did, &branch.role) {
-                    *is_finishable = branch.member.can_act_as(role).await.unwrap_or(false);
+                if let (Did::Wrote { is_finishable, .. }, Some(role)) = (&mut *did, &branch.role) {
+                    match branch.member.can_act_as(role).await {
+                        Ok(can_act) => *is_finishable = can_act,
+                        // No answer is not a missing right.
+                        Err(error) => (*did, unasked) = (Did::Lost, Some(error)),
+                    }
                 }
             }
+            self.blame(unasked);
         }
         did
     }
