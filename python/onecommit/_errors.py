@@ -47,14 +47,11 @@ class Error(Exception):
         self.context = dict(context or {})
 
     def __str__(self) -> str:
-        """Operation, message, context and cause, in one line."""
+        """Operation, message, context and causes, in one line."""
         text = f"{self.operation}: {self.message}"
         if self.context:
             text += f" ({', '.join(f'{name}: {value}' for name, value in self.context.items())})"
-        if self.__cause__ is not None:
-            said = str(self.__cause__).splitlines() or [type(self.__cause__).__name__]
-            text += f": {said[0]}"
-        return text
+        return ": ".join([text, *_causes(self)])
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Keeps the cause, or its text where it can't be pickled itself."""
@@ -63,7 +60,24 @@ class Error(Exception):
             pickle.dumps(cause)
         except Exception:
             cause = RuntimeError(str(cause))
+        if len(causes := _causes(self)) > 1:
+            # What an exception was caused by is not pickled with it.
+            cause = RuntimeError(": ".join(causes))
         return _restore, (type(self), self.message, self.operation, self.context, cause)
+
+
+def _causes(error: BaseException) -> list[str]:
+    """What each cause says, in a line."""
+    said: list[str] = []
+    cause = error.__cause__
+    while cause is not None:
+        line = (str(cause).splitlines() or [type(cause).__name__])[0]
+        # Some have their own cause in their text.
+        if not said or line not in said[-1]:
+            said.append(line)
+        # One of ours has said all of its own.
+        cause = None if isinstance(cause, Error) else cause.__cause__
+    return said
 
 
 def _restore(

@@ -31,6 +31,9 @@ def test_the_text_says_what_where_and_why(kind: str, cls: type[Error]) -> None:
     assert str(error) == "do it: is wrong (a: 1, b: 2)"
     error.__cause__ = ValueError("cause\nin lines")
     assert str(error) == "do it: is wrong (a: 1, b: 2): cause"
+    error.__cause__.__cause__ = OSError("its own")
+    assert str(error) == "do it: is wrong (a: 1, b: 2): cause: its own"
+    assert str(pickle.loads(pickle.dumps(error))) == str(error)
     error.__cause__ = KeyboardInterrupt()
     assert str(error) == "do it: is wrong (a: 1, b: 2): KeyboardInterrupt"
     assert cls.__name__ == ("InDoubt" if kind == "in_doubt" else f"{kind.capitalize()}Error")
