@@ -42,6 +42,11 @@ impl Holdings {
         locks.into_iter().map(|(lock, _)| lock.clone()).collect()
     }
 
+    /// Whether it holds this one.
+    pub(super) fn has(&self, queue: &Queue) -> bool {
+        self.held().locks.keys().any(|(held, _)| held == queue)
+    }
+
     pub(super) fn registered(&self, id: CoordinatorId) {
         self.held().own = Some(id);
     }
@@ -105,6 +110,7 @@ mod tests {
         let all = || holdings.locks(Duration::ZERO);
         assert_eq!(all(), [(first.clone(), 7), (second.clone(), 7), (first.clone(), 9)], "in their order");
         assert_eq!(holdings.locks(Duration::from_secs(3600)), [], "they were taken just now");
+        assert!(holdings.has(&first) && !holdings.has(&queue(Purpose::Leader, "b")));
         let [one, two, three] = held;
         one.remove();
         assert_eq!(all(), [(second, 7), (first.clone(), 9)]);

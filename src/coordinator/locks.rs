@@ -137,7 +137,10 @@ impl Locks {
             };
             match asked.await {
                 Err(error) if is_unanswered(&error) && Instant::now() < until => failures += 1,
-                asked => return asked.map(|number| self.holdings.holds(queue, number)),
+                asked => {
+                    let asked = asked.map_err(|error| self.told_of_own(queue, error));
+                    return asked.map(|number| self.holdings.holds(queue, number));
+                }
             }
             tokio::time::sleep(self.retry.wait(failures, 0.5)).await;
         }
@@ -155,10 +158,16 @@ impl Locks {
                 {
                     failures += 1;
                 }
-                asked => return asked,
+                asked => return asked.map_err(|error| self.told_of_own(queue, error)),
             }
             tokio::time::sleep(self.retry.wait(failures, 0.5)).await;
         }
+    }
+
+    /// Whoever waited too long for what its own process holds would look for somebody else in vain.
+    fn told_of_own(&self, queue: &Queue, error: Error) -> Error {
+        let is_late = error.kind() == ErrorKind::Conflict && !lock::is_deadlock(&error);
+        if is_late && self.holdings.has(queue) { lock::late_behind_own(queue) } else { error }
     }
 
     async fn try_to_hold(self: &Arc<Self>, queue: &Queue, until: Instant) -> Result<Place> {

@@ -9,6 +9,9 @@ use crate::id::TransactionId;
 use crate::protocol::lock::{Owner, Purpose, Queue, Standing, closed_circle, standing};
 use crate::protocol::retry::Backoff;
 
+/// Who is in a circle of waits, in its error.
+const OTHERS: &str = "others";
+
 /// Enters a queue and waits for its first place; returns the fencing number. `Conflict` where the limit is over,
 /// or a deadlock was closed: the caller is out of the queue then, as far as the store has confirmed it. After
 /// every other error, and where this is dropped, it may be in the queue, and has to leave.
@@ -81,7 +84,7 @@ async fn expect_no_circle(session: &dyn LockSession, queue: &Queue, id: Transact
     let why = "a deadlock: whoever holds this lock waits for one that this transaction holds. Run it again; to have \
                none, take locks in the same order everywhere";
     let error = Error::new(ErrorKind::Conflict, operation(queue.purpose), why).with("name", &queue.name);
-    Err(error.with("transaction", id).with("others", others.join(", ")))
+    Err(error.with("transaction", id).with(OTHERS, others.join(", ")))
 }
 
 /// What errors are borne for.
@@ -103,6 +106,24 @@ impl Patience {
         tokio::time::sleep_until(pause.min(self.until)).await;
         Ok(())
     }
+}
+
+/// Whether a conflict is a circle that was closed, and no limit that is over.
+pub(crate) fn is_deadlock(error: &Error) -> bool {
+    error.context().iter().any(|(key, _)| *key == OTHERS)
+}
+
+/// The same as [`late`], where whoever holds it is in this very process.
+pub(crate) fn late_behind_own(queue: &Queue) -> Error {
+    let why = match queue.purpose {
+        Purpose::Lock => {
+            "this very process holds the lock, in another block or transaction: end that one first, or wait longer"
+        }
+        Purpose::Leader => {
+            "this very process is the leader, in another block: leave that one first, or wait longer"
+        }
+    };
+    Error::new(ErrorKind::Conflict, operation(queue.purpose), why).with("name", &queue.name)
 }
 
 pub(crate) fn operation(purpose: Purpose) -> &'static str {

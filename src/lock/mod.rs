@@ -8,6 +8,7 @@
 mod acquire;
 mod port;
 pub use acquire::acquire;
+pub(crate) use acquire::{is_deadlock, late_behind_own};
 pub use port::*;
 
 #[cfg(feature = "sqlite")]
