@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
-import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, TypeAlias
 
-from ._errors import InvalidError
+from ._arguments import bytes_of, longest, text
+from ._errors import Error, InvalidError
+from ._lock import wait, wait_async
 
 if TYPE_CHECKING:
     from types import TracebackType
 
     from ._native import group
     from ._native.group import _View
+    from ._native.lock import Wait
     from ._native.transaction import Node
 
-# One wait of the native half: Ctrl-C and a cancelled task are heard in between.
-_SLICE_S = 0.2
+Data: TypeAlias = "bytes | bytearray | memoryview"
+"""What a member says of itself."""
+
+JOIN = "join group"
+WATCH = "watch group"
 
 
 @dataclass(frozen=True)
@@ -44,13 +53,15 @@ class GroupView:
 class _Joins:
     """What both are made of."""
 
-    def __init__(self, node: Node | None, name: str, member: str, data: bytes) -> None:
+    def __init__(self, node: Node | None, name: str, member: str, data: Data) -> None:
         """Made by `Onecommit.group` and `AsyncOnecommit.group`."""
         self._node = node
-        self._name = name
-        self._member = member
-        self._data = data
+        self._name = text("name", name, JOIN)
+        self._member = text("member", member, JOIN)
+        self._data = bytes_of("data", data, JOIN)
         self._joined: group.Group | None = None
+        # The number of the view that was told last.
+        self._seen = 0
 
     @property
     def name(self) -> str:
@@ -59,29 +70,44 @@ class _Joins:
 
     def view(self) -> GroupView:
         """What is known now; it waits for nothing."""
-        return _view(self._native().view())
+        return self._told(self._native().view())
 
-    def say(self, data: bytes) -> None:
+    def say(self, data: Data) -> None:
         """Says something else of this member, to all: 16 KiB at most."""
-        self._native().say(data)
+        self._native().say(bytes_of("data", data, JOIN))
 
-    def _join(self) -> None:
+    def _join(self, future: Future[group.Group]) -> None:
         if self._node is None:
-            raise InvalidError("it is closed: open it again", "join group", {})
+            raise InvalidError("it is closed: open it again", JOIN, {})
         if self._joined is not None:
             why = "this member has joined already: use another `group(...)` for another one"
-            raise InvalidError(why, "join group", {"group": self._name})
-        self._joined = self._node.group(self._name, self._member, self._data)
+            raise InvalidError(why, JOIN, {"group": self._name})
+        self._node.group(self._name, self._member, self._data, future)
 
-    def _leave(self) -> None:
+    def _is_in(self, joined: group.Group) -> None:
+        self._joined, self._seen = joined, 0
+
+    def _leave(self) -> Future[None]:
         joined, self._joined = self._joined, None
         if joined is not None:
-            joined.leave()
+            return _left(joined)
+        nothing: Future[None] = Future()
+        nothing.set_result(None)
+        return nothing
+
+    def _changed(self, timeout: float | None) -> Callable[[Future[_View | None]], Wait]:
+        return partial(self._native().changed, self._seen, longest("timeout", timeout, WATCH))
+
+    def _told(self, native: _View) -> GroupView:
+        self._seen, me, members = native
+        all_members = tuple(Member(*member) for member in members)
+        mine = [member for member in all_members if member.id == me]
+        return GroupView(mine[0] if mine else None, all_members)
 
     def _native(self) -> group.Group:
         if self._joined is None:
             why = "it is no member: use it inside of its `with` block"
-            raise InvalidError(why, "watch group", {"group": self._name})
+            raise InvalidError(why, WATCH, {"group": self._name})
         return self._joined
 
 
@@ -90,7 +116,7 @@ class Group(_Joins):
 
     def __enter__(self) -> Group:
         """Joins. The store has to answer."""
-        self._join()
+        self._is_in(wait(self._join, _left))
         return self
 
     def __exit__(
@@ -100,27 +126,21 @@ class Group(_Joins):
         traceback: TracebackType | None,
     ) -> None:
         """Leaves: the others are told at once."""
-        self._leave()
+        with _unless(error):
+            self._leave().result()
 
     def changed(self, timeout: float | None = None) -> GroupView | None:
         """Waits until something else is known than was told last; None after `timeout` seconds."""
-        end = _end(timeout)
-        while True:
-            view = self._native().changed(_slice_ms(end))
-            if view is not None:
-                return _view(view)
-            if time.monotonic() >= end:
-                return None
+        view = wait(self._changed(timeout))
+        return None if view is None else self._told(view)
 
 
 class AsyncGroup(_Joins):
     """The same for asyncio; made by `AsyncOnecommit.group`."""
 
     async def __aenter__(self) -> AsyncGroup:
-        """Joins, in a thread."""
-        import asyncio
-
-        await asyncio.to_thread(self._join)
+        """Joins."""
+        self._is_in(await wait_async(self._join, _left))
         return self
 
     async def __aexit__(
@@ -132,31 +152,21 @@ class AsyncGroup(_Joins):
         """Leaves."""
         import asyncio
 
-        await asyncio.to_thread(self._leave)
+        with _unless(error):
+            await asyncio.wrap_future(self._leave())
 
     async def changed(self, timeout: float | None = None) -> GroupView | None:
         """As `Group.changed`."""
-        import asyncio
-
-        end = _end(timeout)
-        while True:
-            view = await asyncio.to_thread(self._native().changed, _slice_ms(end))
-            if view is not None:
-                return _view(view)
-            if time.monotonic() >= end:
-                return None
+        view = await wait_async(self._changed(timeout))
+        return None if view is None else self._told(view)
 
 
-def _end(timeout: float | None) -> float:
-    return float("inf") if timeout is None else time.monotonic() + timeout
+def _left(joined: group.Group) -> Future[None]:
+    future: Future[None] = Future()
+    joined.leave(future)
+    return future
 
 
-def _slice_ms(end: float) -> int:
-    return int(1000 * max(0.0, min(_SLICE_S, end - time.monotonic())))
-
-
-def _view(native: _View) -> GroupView:
-    me, members = native
-    all_members = tuple(Member(*member) for member in members)
-    mine = [member for member in all_members if member.id == me]
-    return GroupView(mine[0] if mine else None, all_members)
+def _unless(error: BaseException | None) -> AbstractContextManager[None]:
+    """What leaving raises hides nothing that the block has raised."""
+    return nullcontext() if error is None else suppress(Error)

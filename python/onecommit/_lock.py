@@ -11,6 +11,7 @@ from concurrent.futures import TimeoutError as FutureTimeoutError
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
+from ._arguments import Milliseconds, longest, milliseconds, text
 from ._errors import InvalidError
 
 if TYPE_CHECKING:
@@ -27,36 +28,20 @@ ELECT = "stand for election"
 _MORE_S = 1.0
 
 
-def checked(name: object, operation: str) -> str:
-    """A name that Rust can take; how long it may be is said there."""
-    if not isinstance(name, str):
-        why = "a lock's name is a str"
-        raise InvalidError(why, operation, {"name": repr(name)[:60]})
-    try:
-        name.encode()
-    except UnicodeEncodeError as error:
-        why = "a lock's name can't hold half of a surrogate pair"
-        raise InvalidError(why, operation, {"name": repr(name)[:60]}) from error
-    return name
-
-
-def milliseconds(seconds: float | None) -> int | None:
-    """A limit as Rust takes it."""
-    return None if seconds is None else max(0, round(seconds * 1000))
-
-
-def wait(begin: Callable[[Future[T]], Wait]) -> T:
+def wait(begin: Callable[[Future[T]], Wait | None], undo: Callable[[T], object] | None = None) -> T:
     """Waits for what is begun; Ctrl-C, or what a signal's handler raises, gives it up."""
     future: Future[T] = Future()
     waiting = begin(future)
     try:
         return future.result()
     except BaseException:
-        waiting.cancel()
+        _give_up(future, waiting, undo)
         raise
 
 
-async def wait_async(begin: Callable[[Future[T]], Wait]) -> T:
+async def wait_async(
+    begin: Callable[[Future[T]], Wait | None], undo: Callable[[T], object] | None = None
+) -> T:
     """Waits for what is begun; a cancelled task gives it up."""
     import asyncio
 
@@ -65,8 +50,17 @@ async def wait_async(begin: Callable[[Future[T]], Wait]) -> T:
     try:
         return await asyncio.wrap_future(future)
     except BaseException:
-        waiting.cancel()
+        _give_up(future, waiting, undo)
         raise
+
+
+def _give_up(future: Future[T], waiting: Wait | None, undo: Callable[[T], object] | None) -> None:
+    """What had come already, and nobody takes any more, is undone; it would be held unseen."""
+    if waiting is not None:
+        waiting.cancel()
+    is_done = not future.cancel()
+    if undo is not None and is_done and future.exception() is None:
+        undo(future.result())
 
 
 class _Lock:
@@ -78,11 +72,12 @@ class _Lock:
     def __init__(self, node: Node | None, name: str, leads: bool, timeout: float | None) -> None:
         """Made by `Onecommit.lock` and `Onecommit.leader`."""
         self._operation = ELECT if leads else LOCK
-        self.name = checked(name, self._operation)
+        self.name = text("name", name, self._operation)
         self._node = node
         self._leads = leads
-        self._timeout = timeout
+        self._limit = longest("timeout", timeout, self._operation)
         self._held: Held | None = None
+        self._is_released = False
 
     @property
     def number(self) -> int:
@@ -109,12 +104,15 @@ class _Lock:
         if self._held is not None:
             why = "it was held already: each block needs one of its own"
             raise InvalidError(why, self._operation, {"name": self.name})
-        return self._node.lock(self.name, self._leads, milliseconds(self._timeout), future)
+        return self._node.lock(self.name, self._leads, self._limit, future)
 
     def _release(self) -> Future[None]:
-        future: Future[None] = Future()
-        self._get().release(future)
-        return future
+        held = self._get()
+        if self._is_released:
+            why = "it was released already: a block is left once"
+            raise InvalidError(why, "release", {"name": self.name})
+        self._is_released = True
+        return _released(held)
 
 
 class Lock(_Lock):
@@ -126,7 +124,7 @@ class Lock(_Lock):
 
     def __enter__(self) -> Lock:
         """Waits for it."""
-        self._held = wait(self._begin)
+        self._held = wait(self._begin, _released)
         return self
 
     def __exit__(
@@ -142,8 +140,7 @@ class Lock(_Lock):
 
     def wait_lost(self, timeout: float) -> bool:
         """Waits until it is lost, for so many seconds at most; whether it is."""
-        held = self._get()
-        limit = milliseconds(timeout) or 0
+        held, limit = self._get(), _patience(timeout)
         future: Future[bool] = Future()
         waiting = held.lost(limit, future)
         try:
@@ -159,7 +156,7 @@ class AsyncLock(_Lock):
 
     async def __aenter__(self) -> AsyncLock:
         """Waits for it."""
-        self._held = await wait_async(self._begin)
+        self._held = await wait_async(self._begin, _released)
         return self
 
     async def __aexit__(
@@ -177,4 +174,14 @@ class AsyncLock(_Lock):
 
     async def wait_lost(self, timeout: float) -> bool:
         """As `Lock.wait_lost`."""
-        return await wait_async(partial(self._get().lost, milliseconds(timeout) or 0))
+        return await wait_async(partial(self._get().lost, _patience(timeout)))
+
+
+def _released(held: Held) -> Future[None]:
+    future: Future[None] = Future()
+    held.release(future)
+    return future
+
+
+def _patience(timeout: object) -> Milliseconds:
+    return milliseconds("timeout", timeout, "wait for loss")

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
 import random
 import time
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, TypeVar
 
+from ._arguments import count, path
 from ._errors import ConflictError, InvalidError
-from ._group import AsyncGroup, Group
+from ._group import AsyncGroup, Data, Group
 from ._lock import AsyncLock, Lock
 from ._message import Encoder
 from ._native.transaction import Node
@@ -23,11 +25,13 @@ T = TypeVar("T")
 
 ATTEMPTS = 5
 LOCK_TIMEOUT_S = 30.0
+RUN = "run transaction"
 # Between two attempts; it doubles.
 _FIRST_PAUSE_S = 0.05
 _LONGEST_PAUSE_S = 2.0
 # Serialization failure, deadlock, lock timeout: as the caller's own statements raise them.
 _CONFLICTS = {"40001", "40P01", "55P03"}
+_ASYNC = "use onecommit.open_async, or give a function that is none"
 
 
 def open(config: Path | None = None, *, encoder: Encoder | None = None) -> Onecommit:  # noqa: A001
@@ -57,7 +61,7 @@ class _Opened:
 
     def __init__(self, config: Path | None, encoder: Encoder | None) -> None:
         """Made by `open` and `open_async`."""
-        self._config = config
+        self._config = path("config", config, "open")
         self._encoder = encoder
         self._node: Node | None = None
 
@@ -118,19 +122,21 @@ class Onecommit(_Opened):
 
         So `work` may run several times, `attempts` at most, with a pause between.
         """
-        for attempt in range(1, _checked(attempts) + 1):
+        if inspect.iscoroutinefunction(work):
+            raise InvalidError(f"{_named(work)} is a coroutine function: {_ASYNC}", RUN)
+        for attempt in range(1, _checked(work, attempts) + 1):
             try:
                 with self.transaction(
                     isolation=isolation, ack=ack, deadline=deadline, **participants
                 ) as transaction:
-                    return work(transaction)
+                    return _done(work(transaction), work)
             except Exception as error:
                 if attempt == attempts or not _is_conflict(error):
                     raise
             time.sleep(_pause(attempt))
         raise AssertionError("the last attempt returns or raises")
 
-    def group(self, name: str, *, member: str = "", data: bytes = b"") -> Group:
+    def group(self, name: str, *, member: str = "", data: Data = b"") -> Group:
         """A group of this name, whose members know who is there; for the length of a block.
 
         It is the same for all programs of the installation. `member` is what this one is called,
@@ -216,19 +222,19 @@ class AsyncOnecommit(_Opened):
         """As `Onecommit.run`."""
         import asyncio
 
-        for attempt in range(1, _checked(attempts) + 1):
+        for attempt in range(1, _checked(work, attempts) + 1):
             try:
                 async with self.transaction(
                     isolation=isolation, ack=ack, deadline=deadline, **participants
                 ) as transaction:
-                    return await work(transaction)
+                    return await _awaitable(work(transaction), work)
             except Exception as error:
                 if attempt == attempts or not _is_conflict(error):
                     raise
             await asyncio.sleep(_pause(attempt))
         raise AssertionError("the last attempt returns or raises")
 
-    def group(self, name: str, *, member: str = "", data: bytes = b"") -> AsyncGroup:
+    def group(self, name: str, *, member: str = "", data: Data = b"") -> AsyncGroup:
         """As `Onecommit.group`, for `async with`."""
         return AsyncGroup(self._node, name, member, data)
 
@@ -241,10 +247,35 @@ class AsyncOnecommit(_Opened):
         return AsyncLock(self._node, name, True, timeout)
 
 
-def _checked(attempts: int) -> int:
-    if attempts < 1:
-        raise InvalidError("attempts is 1 or more", "run transaction", {"attempts": str(attempts)})
-    return attempts
+def _checked(work: object, attempts: object) -> int:
+    if not callable(work):
+        why = f"work is a function that is given the transaction, not {type(work).__name__}"
+        raise InvalidError(why, RUN)
+    return count("attempts", attempts, RUN)
+
+
+def _done(result: T, work: object) -> T:
+    """What has still to be awaited has not been done, and must not be committed as if it were."""
+    if not inspect.isawaitable(result):
+        return result
+    if inspect.iscoroutine(result):
+        result.close()
+    why = f"{_named(work)} returned {type(result).__name__}, to be awaited: {_ASYNC}"
+    raise InvalidError(f"{why}; all of it is rolled back", RUN)
+
+
+def _awaitable(result: Awaitable[T], work: object) -> Awaitable[T]:
+    if inspect.isawaitable(result):
+        return result
+    why = (
+        f"{_named(work)} returned {type(result).__name__}, which can't be awaited: give a "
+        "coroutine function (`async def`), or use onecommit.open; all of it is rolled back"
+    )
+    raise InvalidError(why, RUN)
+
+
+def _named(work: object) -> str:
+    return f"work ({getattr(work, '__qualname__', type(work).__name__)})"
 
 
 def _is_conflict(error: Exception) -> bool:

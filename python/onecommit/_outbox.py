@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from ._arguments import text
 from ._drivers import async_driver, sync_driver
 from ._errors import Error, InvalidError
 from ._message import PUBLISH, Encoder, Headers, Message, MessageId, Row, to_row
@@ -32,7 +33,7 @@ class _Settings:
         """
         if not isinstance(schema, str) or not schema or "\0" in schema:
             raise InvalidError("a schema's name is a str that is not empty", "open outbox")
-        self._schema = schema
+        self._schema = text("schema", schema, "open outbox")
         self._encoder = encoder
 
     def __repr__(self) -> str:

@@ -7,6 +7,7 @@ from os import PathLike
 from types import TracebackType
 from typing import NoReturn
 
+from ._arguments import path, text, text_or_none
 from ._errors import InvalidError
 from ._message import ReceivedMessage
 from ._native.read import Reader
@@ -99,22 +100,9 @@ def read(
     ...     print(message.key, message.value)
     b'42' b'{"total":100}'
     """
-    _check_text("topic", topic)
-    if group is not None:
-        _check_text("group", group)
-    if config is not None and not isinstance(config, (str, PathLike)):
-        raise InvalidError(f"config is a path, not {type(config).__name__}", READ)
+    topic, group = text("topic", topic, READ), text_or_none("group", group, READ)
+    config = path("config", config, READ)
     for name, number in (("limit", limit), ("timeout_ms", timeout_ms)):
         if number is not None and not (isinstance(number, int) and 0 <= number < 2**63):
             raise InvalidError(f"{name} is an int that is 0 or more", READ, {name: repr(number)})
     return Messages(Reader(topic, config, group, from_beginning), limit, timeout_ms)
-
-
-def _check_text(name: str, given: object) -> None:
-    if not isinstance(given, str):
-        raise InvalidError(f"{name} is a str, not {type(given).__name__}", READ)
-    try:
-        given.encode()
-    except UnicodeEncodeError as error:
-        why = f"{name} can't be encoded as UTF-8: it holds a lone surrogate"
-        raise InvalidError(why, READ) from error

@@ -12,10 +12,11 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from ._arguments import longest, positive, text, text_or_none
 from ._drivers import is_psycopg, is_sqlite
 from ._errors import Error, InvalidError
-from ._lock import LOCK, checked, milliseconds, wait, wait_async
-from ._message import Encoder, Headers, Message, MessageId, to_row
+from ._lock import LOCK, wait, wait_async
+from ._message import PUBLISH, Encoder, Headers, Message, MessageId, to_row
 
 if TYPE_CHECKING:
     from os import PathLike
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 
 BEGIN = "begin transaction"
 END = "end transaction"
+_ISOLATION = "`read committed`, `repeatable read` or `serializable`"
+_ACK = '"applied" or "decided"'
 _FILE = (
     "SQLite can't prepare a transaction, so a file takes part in none with others: change it in a "
     "transaction of its own, and publish through it with onecommit.Outbox"
@@ -84,6 +87,7 @@ class _Transaction:
         """
         message = Message(topic, key=key, value=value, headers=headers, partition=partition)
         row = to_row(message, self._encoder)
+        outbox = text_or_none("outbox", outbox, PUBLISH)
         told = self._dialogue.publish(
             row.topic, row.key, row.value, row.headers, row.partition, outbox
         )
@@ -92,8 +96,8 @@ class _Transaction:
     def _lock(self, name: str, timeout: float | None) -> Callable[[Future[int]], Wait]:
         if not self._is_begun:
             raise InvalidError("it has not begun: use it as a block, with `with`", LOCK)
-        named = checked(name, LOCK)
-        return partial(self._dialogue.lock, named, milliseconds(timeout))
+        named, limit = text("name", name, LOCK), longest("timeout", timeout, LOCK)
+        return partial(self._dialogue.lock, named, limit)
 
     def _steps(self, first: _Call) -> _Steps:
         told = yield first
@@ -281,4 +285,7 @@ def begin(
             raise
     if len({id(conn) for conn in connections.values()}) < len(connections):
         raise InvalidError("two participants have the same connection", BEGIN)
-    return node.begin(list(connections), isolation, ack, milliseconds(deadline))
+    names = [text("participant", name, BEGIN) for name in connections]
+    level = text_or_none("isolation", isolation, BEGIN, _ISOLATION)
+    ack = text("ack", ack, BEGIN, _ACK)
+    return node.begin(names, level, ack, positive("deadline", deadline, BEGIN))

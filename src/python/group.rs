@@ -1,154 +1,220 @@
-//! Membership in a group, for Python. Who waits does so without the GIL, for a limited time; the Python half waits
-//! again, so that Ctrl-C and a cancelled task are heard.
+//! Membership in a group, for Python. What waits is a task of its own, which tells a `concurrent.futures.Future`.
+//!
+//! Promises that nobody stays a member whom Python does not know any more: who was cancelled while it joined leaves.
 
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use pyo3::prelude::*;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
-use super::error::{attached, detached};
+use super::error::{attached, to_python};
+use super::telling::{Promise, Tellings, Wait};
 use crate::config::Config;
 use crate::error::{Error, ErrorKind, Result};
+use crate::id::GroupName;
 use crate::service::{GroupView, Membership};
 
-const OPERATION: &str = "watch group";
+const JOIN: &str = "join group";
+const LEAVE: &str = "leave group";
+const WATCH: &str = "watch group";
+/// Whoever closes waits so long for those who are about to leave.
+const LEAVE_LIMIT: Duration = Duration::from_secs(5);
 
-/// The ids and names of members, and what they say of themselves; before them, which one this is.
-type View = (Option<String>, Vec<(String, String, Vec<u8>)>);
+/// The ids and names of members, and what they say of themselves; before them, which one this is, and before that
+/// the view's number.
+type View = (u64, Option<String>, Vec<(String, String, Vec<u8>)>);
 
 pub(super) fn fill(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<Group>()
 }
 
-/// One membership.
-#[pyclass(frozen, module = "onecommit._native.group")]
-pub(super) struct Group {
+/// Where members of groups come from.
+#[derive(Clone)]
+pub(super) struct Groups {
     handle: Handle,
+    tellings: Tellings,
+    /// Who joins or leaves has a receiver meanwhile.
+    moving: watch::Sender<()>,
+    /// A forked child has none of the threads: nothing it waits for would come.
+    pid: u32,
+}
+
+impl Groups {
+    pub(super) fn new(handle: Handle, tellings: Tellings) -> Self {
+        Groups { handle, tellings, moving: watch::Sender::default(), pid: std::process::id() }
+    }
+
+    /// Joins, and tells `future` the [`Group`].
+    pub(super) fn join(
+        &self,
+        config: Config,
+        name: GroupName,
+        (member, data): (String, Vec<u8>),
+        future: Py<PyAny>,
+    ) {
+        let (groups, moving) = (self.clone(), self.moving.subscribe());
+        let promise = Promise::new(&self.tellings, JOIN, future);
+        self.handle.spawn(async move {
+            let joined = Membership::join(&config, &name, &member, &data).await;
+            promise.keep(move |py| {
+                let _moving = moving;
+                match joined {
+                    Ok(membership) => Ok(Py::new(py, Group::new(groups, membership))?.into_any()),
+                    Err(error) => Err(to_python(py, error)),
+                }
+            });
+        });
+    }
+
+    fn expect_own_process(&self, operation: &'static str) -> Result<()> {
+        if self.pid == std::process::id() {
+            return Ok(());
+        }
+        let why = "this process was forked after `open`: open anew in the child";
+        Err(Error::new(ErrorKind::Invalid, operation, why))
+    }
+
+    /// Waits until nobody joins or leaves any more: their sessions with the store would outlive the runtime, and
+    /// others would see members until those have timed out.
+    pub(super) async fn settled(&self) {
+        let _ = tokio::time::timeout(LEAVE_LIMIT, self.moving.closed()).await;
+    }
+}
+
+/// One membership. Dropped, it leaves.
+#[pyclass(frozen, module = "onecommit._native.group")]
+struct Group {
+    groups: Groups,
     // None once it has left.
     membership: Mutex<Option<Membership>>,
-    known: Arc<Known>,
+    known: watch::Receiver<Known>,
 }
 
-/// What is known, told to threads that know no async runtime.
+/// What is known, and how many times it has changed.
 #[derive(Default)]
 struct Known {
-    state: Mutex<State>,
-    news: Condvar,
-}
-
-#[derive(Default)]
-struct State {
+    number: u64,
     view: GroupView,
-    is_new: bool,
-    /// Nothing is known any more: it has left, or the runtime has ended.
-    is_over: bool,
 }
-
-/// Says that nothing is known any more, however the one ends who told.
-struct Telling(Arc<Known>);
 
 impl Group {
-    /// Joins. In the runtime of `handle` it is kept a member.
-    pub(super) fn join(
-        config: &Config,
-        handle: Handle,
-        (name, member, data): (&str, &str, &[u8]),
-    ) -> Result<Self> {
-        let name = name.parse()?;
-        let mut membership = handle.block_on(Membership::join(config, &name, member, data))?;
-        let known = Arc::new(Known::default());
-        known.state().view = membership.view();
-        handle.spawn(tell(membership.watch(), Telling(Arc::clone(&known))));
-        Ok(Group { handle, membership: Mutex::new(Some(membership)), known })
+    fn new(groups: Groups, mut membership: Membership) -> Self {
+        let (telling, known) = watch::channel(Known { number: 0, view: membership.view() });
+        groups.handle.spawn(tell(membership.watch(), telling));
+        Group { groups, membership: Mutex::new(Some(membership)), known }
+    }
+
+    fn membership(&self) -> MutexGuard<'_, Option<Membership>> {
+        self.membership.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Nothing is known any more: it has left, or the runtime has ended.
+    fn is_over(&self) -> bool {
+        self.known.has_changed().is_err()
     }
 }
 
 #[pymethods]
 impl Group {
     /// What is known now.
-    fn view(&self, py: Python<'_>) -> PyResult<View> {
-        attached(py, OPERATION, || {
-            let mut state = self.known.state();
-            state.is_new = false;
-            Ok(as_view(&state.view))
-        })
+    fn view(&self) -> View {
+        as_view(&self.known.borrow())
     }
 
-    /// Waits until something else is known than was told last, for this long at most; None where it is not.
-    fn changed(&self, py: Python<'_>, limit_ms: u64) -> PyResult<Option<View>> {
-        detached(py, OPERATION, || {
-            let state = self.known.state();
-            let waits = |state: &mut State| !state.is_new && !state.is_over;
-            let limit = Duration::from_millis(limit_ms);
-            let waited = self.known.news.wait_timeout_while(state, limit, waits);
-            let (mut state, _) = waited.unwrap_or_else(PoisonError::into_inner);
-            if state.is_new {
-                state.is_new = false;
-                return Ok(Some(as_view(&state.view)));
+    /// Tells `future` as soon as something else is known than the view of this number; None where it is not within
+    /// the limit.
+    fn changed(&self, py: Python<'_>, seen: u64, limit_ms: Option<u64>, future: Py<PyAny>) -> PyResult<Wait> {
+        attached(py, WATCH, || {
+            self.groups.expect_own_process(WATCH)?;
+            let mut known = self.known.clone();
+            if self.is_over() && known.borrow().number == seen {
+                return Err(left());
             }
-            if state.is_over { Err(left()) } else { Ok(None) }
+            let promise = Promise::new(&self.groups.tellings, WATCH, future);
+            let waiting = self.groups.handle.spawn(async move {
+                let news = known.wait_for(|known| known.number != seen);
+                let told = match limit_ms {
+                    Some(limit) => tokio::time::timeout(Duration::from_millis(limit), news).await.ok(),
+                    None => Some(news.await),
+                };
+                let view = told.map(|news| news.map(|known| as_view(&known)).map_err(|_| left()));
+                promise.keep(move |py| match view.transpose() {
+                    Ok(view) => Ok(view.into_pyobject(py)?.into_any().unbind()),
+                    Err(error) => Err(to_python(py, error)),
+                });
+            });
+            Ok(Wait(waiting.abort_handle()))
         })
     }
 
     /// Says something else of this member, to all.
     fn say(&self, py: Python<'_>, data: &[u8]) -> PyResult<()> {
-        attached(py, "join group", || match &*self.membership() {
+        attached(py, JOIN, || match &*self.membership() {
             Some(membership) => membership.say(data),
             None => Err(left()),
         })
     }
 
-    /// Leaves; others are told at once.
-    fn leave(&self, py: Python<'_>) -> PyResult<()> {
-        let Some(membership) = self.membership().take() else { return Ok(()) };
-        if self.known.state().is_over {
-            return Ok(());
-        }
-        detached(py, "leave group", || self.handle.block_on(membership.leave()))
+    /// Leaves; others are told at once, and `future` when it is done.
+    fn leave(&self, py: Python<'_>, future: Py<PyAny>) -> PyResult<()> {
+        attached(py, LEAVE, || {
+            self.groups.expect_own_process(LEAVE)?;
+            let promise = Promise::new(&self.groups.tellings, LEAVE, future);
+            let Some(membership) = self.membership().take().filter(|_| !self.is_over()) else {
+                promise.keep(|py| Ok(py.None()));
+                return Ok(());
+            };
+            let moving = self.groups.moving.subscribe();
+            self.groups.handle.spawn(async move {
+                let left = membership.leave().await;
+                drop(moving);
+                promise.keep(move |py| match left {
+                    Ok(()) => Ok(py.None()),
+                    Err(error) => Err(to_python(py, error)),
+                });
+            });
+            Ok(())
+        })
     }
 }
 
-impl Group {
-    fn membership(&self) -> MutexGuard<'_, Option<Membership>> {
-        self.membership.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Known {
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Drop for Telling {
+impl Drop for Group {
     fn drop(&mut self) {
-        self.0.state().is_over = true;
-        self.0.news.notify_all();
+        let Some(membership) = self.membership().take() else { return };
+        if self.groups.pid != std::process::id() {
+            // It is the parent's, whose runtime can't be spoken to from here.
+            return std::mem::forget(membership);
+        }
+        let moving = self.groups.moving.subscribe();
+        self.groups.handle.spawn(async move {
+            let _moving = moving;
+            let _ = membership.leave().await;
+        });
     }
 }
 
-async fn tell(mut views: watch::Receiver<GroupView>, telling: Telling) {
+async fn tell(mut views: watch::Receiver<GroupView>, telling: watch::Sender<Known>) {
     while views.changed().await.is_ok() {
         let view = views.borrow_and_update().clone();
-        let mut state = telling.0.state();
-        if state.view != view {
-            state.view = view;
-            state.is_new = true;
-        }
-        drop(state);
-        telling.0.news.notify_all();
+        telling.send_if_modified(|known| {
+            let is_news = known.view != view;
+            if is_news {
+                *known = Known { number: known.number + 1, view };
+            }
+            is_news
+        });
     }
 }
 
-fn as_view(view: &GroupView) -> View {
-    let members = view.members.iter();
+fn as_view(known: &Known) -> View {
+    let members = known.view.members.iter();
     let members = members.map(|one| (one.id.to_string(), one.name.clone(), one.data.clone())).collect();
-    (view.me.map(|id| id.to_string()), members)
+    (known.number, known.view.me.map(|id| id.to_string()), members)
 }
 
 fn left() -> Error {
     let why = "this member has left the group, or onecommit was closed: join again";
-    Error::new(ErrorKind::Invalid, OPERATION, why)
+    Error::new(ErrorKind::Invalid, WATCH, why)
 }

@@ -16,7 +16,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::error::{attached, detached, to_python};
-use super::group::Group;
+use super::group::Groups;
 use super::lock::Held;
 use super::logging;
 use super::telling::{Promise, Tellings, Wait, no_threads};
@@ -55,6 +55,7 @@ struct Open {
     runtime: Runtime,
     node: coordinator::Node,
     tellings: Tellings,
+    groups: Groups,
 }
 
 #[pymethods]
@@ -69,7 +70,9 @@ impl Node {
             let runtime = threads.worker_threads(THREADS).thread_name("onecommit").enable_all().build();
             let runtime = runtime.map_err(|error| no_threads(OPEN, error))?;
             let node = runtime.block_on(service::open_node(&config))?;
-            Ok(Open { config, runtime, node, tellings: Tellings::start(OPEN)? })
+            let tellings = Tellings::start(OPEN)?;
+            let groups = Groups::new(runtime.handle().clone(), tellings.clone());
+            Ok(Open { config, runtime, node, tellings, groups })
         })?;
         Ok(Node { open: Mutex::new(Some(open)) })
     }
@@ -100,17 +103,20 @@ impl Node {
         })
     }
 
-    /// Joins a group.
-    fn group(&self, py: Python<'_>, name: &str, member: &str, data: &[u8]) -> PyResult<Group> {
-        detached(py, "join group", || {
+    /// Joins a group; `future` is told what has joined. Where it was cancelled meanwhile, that leaves again.
+    fn group(
+        &self,
+        py: Python<'_>,
+        name: &str,
+        member: String,
+        data: Vec<u8>,
+        future: Py<PyAny>,
+    ) -> PyResult<()> {
+        attached(py, "join group", || {
             let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-            let Some(Open { config, runtime, .. }) = &*open else {
-                return Err(closed("join group"));
-            };
-            let (config, handle) = (config.clone(), runtime.handle().clone());
-            // Who joins may have to wait, and must keep nobody from beginning a transaction.
-            drop(open);
-            Group::join(&config, handle, (name, member, data))
+            let Some(Open { config, groups, .. }) = &*open else { return Err(closed("join group")) };
+            groups.join(config.clone(), name.parse()?, (member, data), future);
+            Ok(())
         })
     }
 
@@ -149,8 +155,8 @@ impl Node {
     fn close(&self, py: Python<'_>) -> PyResult<()> {
         detached(py, "close", || {
             let open = self.open.lock().unwrap_or_else(PoisonError::into_inner).take();
-            if let Some(Open { runtime, node, .. }) = open {
-                runtime.block_on(node.close());
+            if let Some(Open { runtime, node, groups, .. }) = open {
+                runtime.block_on(async { tokio::join!(node.close(), groups.settled()) });
                 // Whoever waits for a lock waits no more, either.
                 runtime.shutdown_background();
             }

@@ -8,6 +8,7 @@ from tests.planted.bug import e2e, rust
 from .case import documents, proved, python
 
 MISTAKES = "test_transaction_mistakes.py"
+ARGUMENTS = "test_arguments.py"
 RUST = "coordinator::mistakes"
 
 TRANSACTIONS = [
@@ -203,10 +204,10 @@ TRANSACTIONS = [
         "a lock's name that is empty, too long, no text, or no Unicode",
         "InvalidError, with the name",
         python("test_lock.py::test_mistakes_are_told"),
-        says=["a lock's name has 1 to … bytes", "a lock's name is a str"],
+        says=["a lock's name has 1 to … bytes", "… is …, not …"],
     ),
     proved(
-        "a lock outside of its block, twice in one, or of one that is closed",
+        "a lock outside of its block, twice in one, left twice, or of one that is closed",
         "InvalidError",
         python("test_lock.py::test_mistakes_are_told"),
         python("test_lock.py::test_nothing_is_locked_outside_of_its_block"),
@@ -214,12 +215,49 @@ TRANSACTIONS = [
             "the transaction is not open: lock inside of it",
             "it was never held",
             "it was held already",
+            "it was released already: a block is left once",
         ],
     ),
     proved(
-        "a wait for a lock that is cancelled",
-        "CancelledError; nobody waits behind it",
+        "a wait for a lock, or joining a group, that is cancelled, also when it had just come",
+        "CancelledError; nobody waits behind it, and nobody sees a member",
         python("test_lock.py::test_a_cancelled_wait_leaves_the_queue"),
+        python("test_cancelled.py::test_before_it_came"),
+        python("test_cancelled.py::test_when_it_had_just_come"),
+        python("test_cancelled.py::test_at_any_moment"),
+    ),
+    proved(
+        "a wait for a lock that this very process holds",
+        "ConflictError, which says so",
+        python("test_lock.py::test_a_wait_for_another_process_and_for_this_one"),
+        says=["this very process holds the lock", "this very process is the leader"],
+    ),
+    proved(
+        "a limit or deadline that is no number of seconds, or none that can be waited for",
+        "InvalidError, with the argument and its value; no connection is closed",
+        python(f"{ARGUMENTS}::test_a_limit_that_is_no_number_of_seconds"),
+        python(f"{ARGUMENTS}::test_a_deadline_that_is_none_costs_no_connection"),
+        says=["a number of seconds, … (ten years) at most", "more than 0 seconds"],
+    ),
+    proved(
+        "an isolation, an `ack`, attempts, a participant, an outbox, a member, data or a path of "
+        "the wrong type, or with a lone surrogate",
+        "InvalidError, with the argument and its value",
+        python(f"{ARGUMENTS}::test_an_argument_of_the_wrong_kind"),
+        python(f"{ARGUMENTS}::test_the_outbox_of_a_message"),
+        python(f"{ARGUMENTS}::test_bytes_of_any_type_are_a_members_data"),
+        says=["an int that is 1 or more", "it holds a lone surrogate"],
+    ),
+    proved(
+        "`oc.run` with a coroutine function, or the asynchronous one with what can't be awaited",
+        "InvalidError; nothing is begun, or all of it is rolled back",
+        python(f"{ARGUMENTS}::test_what_is_still_to_be_awaited_is_not_committed"),
+        python(f"{ARGUMENTS}::test_what_can_not_be_awaited_is_not_committed"),
+        says=[
+            "is a coroutine function",
+            "use onecommit.open_async",
+            "which can't be awaited: give a coroutine function",
+        ],
     ),
     proved(
         "two transactions that take two locks crosswise",

@@ -20,7 +20,7 @@ from tests.e2e.waiting import LIMIT_S, wait_until
 from tests.servers import free_port
 
 from .conftest import init
-from .two_databases import TwoDatabases
+from .two_databases import TwoDatabases, with_zookeeper
 
 PROGRAM = """
 import onecommit, sys
@@ -44,13 +44,6 @@ def config(
         return two_databases.config
     made = with_zookeeper(two_databases, tmp_path, os.environ["ONECOMMIT_TEST_ZOOKEEPER"], chroot)
     init("--config", str(made))
-    return made
-
-
-def with_zookeeper(databases: TwoDatabases, folder: Path, servers: str, chroot: str) -> Path:
-    made = folder / f"{servers.rsplit(':', 1)[1]}.toml"
-    table = f'[zookeeper]\nservers = "{servers}"\nchroot = "{chroot}"\nsession_timeout_ms = 2000\n'
-    made.write_text(databases.config.read_text() + table)
     return made
 
 
@@ -210,7 +203,7 @@ def test_what_cannot_be_joined_is_said(config: Path) -> None:
             left.changed(0)
         outlives = oc.group("a")
         outlives.__enter__()
-    with pytest.raises(InvalidError, match="onecommit was closed"):
+    with pytest.raises(InvalidError, match="was closed"):
         wait_until(lambda: outlives.changed(1) and False, "it is told that it is over")
     outlives.__exit__(None, None, None)
 

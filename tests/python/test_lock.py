@@ -62,7 +62,7 @@ def test_a_lock_that_is_not_free_in_time_is_a_conflict(
     oc: onecommit.Onecommit, conns: Connections
 ) -> None:
     with oc.lock("payment/1") as held, oc.transaction(**conns) as tx:
-        with pytest.raises(onecommit.ConflictError, match="held the lock for as long"):
+        with pytest.raises(onecommit.ConflictError, match="this very process holds the lock"):
             tx.lock("payment/1", timeout=0.05)
         # It goes on without.
         assert tx.lock("payment/2") > held.number
@@ -110,7 +110,7 @@ def test_an_election_has_one_leader(oc: onecommit.Onecommit) -> None:
 
 def test_mistakes_are_told(oc: onecommit.Onecommit, conns: Connections) -> None:
     for name in ("", "x" * 201, 7, None, "\ud800"):
-        with pytest.raises(onecommit.InvalidError, match="lock's name"), oc.lock(name):  # type: ignore[arg-type]
+        with pytest.raises(onecommit.InvalidError, match="name"), oc.lock(name):  # type: ignore[arg-type]
             pass
         with oc.transaction(**conns) as tx, pytest.raises(onecommit.InvalidError, match="name"):
             tx.lock(name)  # type: ignore[arg-type]
@@ -129,6 +129,21 @@ def test_mistakes_are_told(oc: onecommit.Onecommit, conns: Connections) -> None:
         pass
     with pytest.raises(onecommit.InvalidError, match="held already"), lock:
         pass
+    with pytest.raises(onecommit.InvalidError, match="released already"):
+        lock.__exit__(None, None, None)
+
+
+def test_a_wait_for_another_process_and_for_this_one(
+    oc: onecommit.Onecommit, two_databases: TwoDatabases, conns: Connections
+) -> None:
+    own, others = "this very process", "somebody else"
+    with oc.transaction(**conns) as tx, oc.leader("a"), onecommit.open(two_databases.config) as no2:
+        tx.lock("a")
+        for opened, says in ((oc, own), (no2, others)):
+            with pytest.raises(onecommit.ConflictError, match=f"{says} h[eo]lds? the lock"):
+                opened.lock("a", timeout=1).__enter__()
+            with pytest.raises(onecommit.ConflictError, match=f"{says} [a-z]+ the leader"):
+                opened.leader("a", timeout=1).__enter__()
 
 
 def test_nothing_is_locked_outside_of_its_block(two_databases: TwoDatabases) -> None:

@@ -115,6 +115,14 @@ class TwoDatabases:
                 admin.execute(f"drop database {name} with (force)".encode())
 
 
+def with_zookeeper(databases: TwoDatabases, folder: Path, servers: str, chroot: str) -> Path:
+    """Their configuration with transactions, locks and groups kept in ZooKeeper; to be prepared."""
+    made = folder / f"{servers.rsplit(':', 1)[1]}.toml"
+    table = f'[zookeeper]\nservers = "{servers}"\nchroot = "{chroot}"\nsession_timeout_ms = 2000\n'
+    made.write_text(databases.config.read_text() + table)
+    return made
+
+
 def close(conns: Connections) -> None:
     """Closes both."""
     for name in NAMES:
