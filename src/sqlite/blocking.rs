@@ -32,7 +32,7 @@ impl<T: Send + 'static> Blocking<T> {
         operation: &'static str,
         work: impl FnOnce(&mut T) -> Result<R> + Send + 'static,
     ) -> Result<R> {
-        let (answer, answered) = oneshot::channel();
+        let (answer, mut answered) = oneshot::channel();
         self.0.push(Box::new(move |inner| {
             let result = inner.map_or_else(
                 || {
@@ -48,11 +48,19 @@ impl<T: Send + 'static> Blocking<T> {
             let _ = answer.send(result);
         }));
         let inner = Arc::clone(&self.0);
-        tokio::task::spawn_blocking(move || inner.run());
-        answered.await.unwrap_or_else(|error| {
-            // Stopped in the middle, at an unknown place.
-            Err(Error::new(ErrorKind::Unclear, operation, "the call was not finished").caused_by(error))
-        })
+        let running = tokio::task::spawn_blocking(move || inner.run());
+        // Stopped in the middle, at an unknown place.
+        let unfinished = || Error::new(ErrorKind::Unclear, operation, "the call was not finished");
+        tokio::select! {
+            biased;
+            result = &mut answered => result.unwrap_or_else(|error| Err(unfinished().caused_by(error))),
+            // By then it was called; or it was not, as the runtime ends, and nobody would ever answer.
+            ran = running => match (answered.try_recv(), ran) {
+                (Ok(result), _) => result,
+                (Err(_), Err(error)) => Err(unfinished().caused_by(error)),
+                (Err(error), Ok(())) => Err(unfinished().caused_by(error)),
+            },
+        }
     }
 }
 
