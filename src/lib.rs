@@ -39,6 +39,8 @@ pub mod participant;
 #[cfg(feature = "postgres")]
 mod postgres;
 #[cfg(feature = "relay")]
+mod process;
+#[cfg(feature = "relay")]
 pub mod protocol;
 #[cfg(feature = "python")]
 mod python;

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from ._arguments import Milliseconds, longest, milliseconds, text
 from ._errors import InvalidError
+from ._forked import is_own
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -89,7 +90,10 @@ class _Lock:
 
     @property
     def is_held(self) -> bool:
-        """Whether it is held for certain, at this moment. Once it is lost it stays so."""
+        """Whether it is held for certain, at this moment. Once it is lost it stays so.
+
+        In a forked child it is False: the parent holds it.
+        """
         return self._held is not None and self._held.is_held()
 
     def _get(self) -> Held:
@@ -134,13 +138,16 @@ class Lock(_Lock):
         traceback: TracebackType | None,
     ) -> None:
         """Gives it up."""
-        released = self._release()
-        if error is None:
-            released.result()
+        if is_own(self._get(), error):
+            released = self._release()
+            if error is None:
+                released.result()
 
     def wait_lost(self, timeout: float) -> bool:
         """Waits until it is lost, for so many seconds at most; whether it is."""
         held, limit = self._get(), _patience(timeout)
+        if not held.is_held():
+            return True
         future: Future[bool] = Future()
         waiting = held.lost(limit, future)
         try:
@@ -168,13 +175,15 @@ class AsyncLock(_Lock):
         """Gives it up."""
         import asyncio
 
-        released = self._release()
-        if error is None:
-            await asyncio.wrap_future(released)
+        if is_own(self._get(), error):
+            released = self._release()
+            if error is None:
+                await asyncio.wrap_future(released)
 
     async def wait_lost(self, timeout: float) -> bool:
         """As `Lock.wait_lost`."""
-        return await wait_async(partial(self._get().lost, _patience(timeout)))
+        held, limit = self._get(), _patience(timeout)
+        return not held.is_held() or await wait_async(partial(held.lost, limit))
 
 
 def _released(held: Held) -> Future[None]:

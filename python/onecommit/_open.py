@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from ._arguments import count, path
 from ._errors import ConflictError, InvalidError
+from ._forked import is_own
 from ._group import AsyncGroup, Data, Group
 from ._lock import AsyncLock, Lock
 from ._message import Encoder
@@ -65,6 +66,9 @@ class _Opened:
         self._encoder = encoder
         self._node: Node | None = None
 
+    def _is_left(self, error: BaseException | None) -> bool:
+        return self._node is not None and is_own(self._node, error)
+
     def _close(self) -> None:
         node, self._node = self._node, None
         if node is not None:
@@ -87,7 +91,8 @@ class Onecommit(_Opened):
         traceback: TracebackType | None,
     ) -> None:
         """Closes it. What is still prepared is settled by any other node."""
-        self._close()
+        if self._is_left(error):
+            self._close()
 
     def transaction(
         self,
@@ -195,7 +200,8 @@ class AsyncOnecommit(_Opened):
         """Closes it."""
         import asyncio
 
-        await asyncio.to_thread(self._close)
+        if self._is_left(error):
+            await asyncio.to_thread(self._close)
 
     def transaction(
         self,

@@ -9,6 +9,7 @@ from typing import NoReturn
 
 from ._arguments import path, text, text_or_none
 from ._errors import InvalidError
+from ._forked import is_own
 from ._message import ReceivedMessage
 from ._native.read import Reader
 
@@ -62,7 +63,8 @@ class Messages(Iterator[ReceivedMessage]):
         traceback: TracebackType | None,
     ) -> None:
         """Closes it."""
-        self.close()
+        if is_own(self._reader, error):
+            self.close()
 
     def _commit(self) -> None:
         if self._count > self._committed:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from ._arguments import longest, positive, text, text_or_none
 from ._drivers import is_psycopg, is_sqlite
 from ._errors import Error, InvalidError
+from ._forked import is_own
 from ._lock import LOCK, wait, wait_async
 from ._message import PUBLISH, Encoder, Headers, Message, MessageId, to_row
 
@@ -150,6 +151,8 @@ class _Transaction:
         known here; any other was told by the transaction, which is over."""
         from ._drivers.exchange import close_open
 
+        if not is_own(self._dialogue, error):
+            return
         if not isinstance(error, Error):
             self._give_up()
         # Whoever ends the connection's own block would commit it.

@@ -15,8 +15,10 @@ use super::locks::{Locks, Place};
 use super::node::Node;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::LockName;
+use crate::process::Process;
 use crate::protocol::lock::{Purpose, Queue};
 
+const RELEASE: &str = "release";
 /// How often the store is asked, in a session's timeout.
 const LOOKS_PER_TIMEOUT: u32 = 4;
 /// The same where a session does not time out, while this process lives.
@@ -39,6 +41,7 @@ pub struct HeldLock {
     place: Arc<Place>,
     state: Arc<watch::Sender<State>>,
     watching: JoinHandle<()>,
+    process: Process,
 }
 
 /// What is known of a place.
@@ -116,7 +119,7 @@ impl HeldLock {
     fn watched(place: Arc<Place>, proved: Instant, closed: watch::Receiver<bool>) -> Self {
         let state = Arc::new(watch::Sender::new(State { is_lost: false, proved }));
         let watching = tokio::spawn(watch_over(Arc::clone(&place), Arc::clone(&state), closed));
-        HeldLock { place, state, watching }
+        HeldLock { place, state, watching, process: Process::this() }
     }
 
     /// The fencing number, or the term. Numbers of one name only grow, whoever holds it: what is written with a
@@ -125,8 +128,12 @@ impl HeldLock {
         self.place.number
     }
 
-    /// Whether it is held for certain, at this moment. Once it is not it never is again.
+    /// Whether it is held for certain, at this moment. Once it is not it never is again. A forked child holds nothing.
     pub fn is_held(&self) -> bool {
+        // In a child nobody would ever notice that it is lost.
+        if !self.process.is_this() {
+            return false;
+        }
         let state = *self.state.borrow();
         !state.is_lost && self.last_certain(state).is_none_or(|until| Instant::now() < until)
     }
@@ -156,6 +163,7 @@ impl HeldLock {
 
     /// The same for one that is shared.
     pub(crate) async fn give_up(&self) -> Result<()> {
+        self.process.expect(RELEASE)?;
         let was_held = self.is_held();
         self.watching.abort();
         self.state.send_modify(|state| state.is_lost = true);
@@ -165,7 +173,7 @@ impl HeldLock {
         }
         let why =
             "it was lost while it was held, by the end of the session: somebody else may have held it since";
-        let error = Error::new(ErrorKind::Fenced, "release", why).with("name", &self.place.queue.name);
+        let error = Error::new(ErrorKind::Fenced, RELEASE, why).with("name", &self.place.queue.name);
         Err(error.with("number", self.number()))
     }
 

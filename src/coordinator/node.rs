@@ -23,6 +23,7 @@ use crate::decision_log::DecisionLog;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{Incarnation, Namespace, ParticipantName};
 use crate::lock::LockStore;
+use crate::process::Process;
 
 const OPERATION: &str = "begin transaction";
 /// How long those who wait for locks, or hold one, have for the end.
@@ -48,8 +49,7 @@ pub struct Node {
     recovery: Arc<RecoveryTally>,
     /// What ends with it.
     companions: Vec<JoinHandle<()>>,
-    /// A forked child has the parent's sockets and none of its threads.
-    pid: u32,
+    process: Process,
 }
 
 impl Node {
@@ -88,7 +88,7 @@ impl Node {
             Recoverer::new(Arc::clone(&scope), members.clone(), Arc::clone(&locks), Arc::clone(&recovery));
         let recoverer = tokio::spawn(recoverer.run());
         let coordinator = Mutex::new(Arc::new(Coordinator::new(Arc::clone(&scope))));
-        let (files, pid, locking) = (BTreeSet::new(), std::process::id(), watch::Sender::new(false));
+        let (files, process, locking) = (BTreeSet::new(), Process::this(), watch::Sender::new(false));
         Node {
             scope,
             members,
@@ -100,7 +100,7 @@ impl Node {
             recoverer,
             recovery,
             companions: Vec::new(),
-            pid,
+            process,
         }
     }
 
@@ -143,6 +143,10 @@ impl Node {
     /// Begins nothing more, and stops settling. What is prepared by then is left to whoever recovers; locks of this
     /// process are given up.
     pub async fn close(self) {
+        if !self.process.is_this() {
+            // What a forked child has copies of is the parent's to end.
+            return std::mem::forget(self);
+        }
         self.closing.send_replace(true);
         self.locking.send_replace(true);
         let _ = tokio::time::timeout(TELL_LIMIT, self.locking.closed()).await;
@@ -160,12 +164,9 @@ impl Node {
         self.locking.subscribe()
     }
 
+    /// An error in a forked child.
     pub(super) fn expect_own_process(&self, operation: &'static str) -> Result<()> {
-        if self.pid == std::process::id() {
-            return Ok(());
-        }
-        let why = "this process was forked after `open`: open anew in the child";
-        Err(Error::new(ErrorKind::Invalid, operation, why))
+        self.process.expect(operation)
     }
 
     fn members_of(&self, participants: &[ParticipantName]) -> Result<Vec<Arc<Member>>> {

@@ -10,9 +10,10 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 
 use super::error::{attached, to_python};
+use super::owned::Owned;
 use super::telling::{Promise, Tellings, Wait};
 use crate::config::Config;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind};
 use crate::id::GroupName;
 use crate::service::{GroupView, Membership};
 
@@ -37,13 +38,11 @@ pub(super) struct Groups {
     tellings: Tellings,
     /// Who joins or leaves has a receiver meanwhile.
     moving: watch::Sender<()>,
-    /// A forked child has none of the threads: nothing it waits for would come.
-    pid: u32,
 }
 
 impl Groups {
     pub(super) fn new(handle: Handle, tellings: Tellings) -> Self {
-        Groups { handle, tellings, moving: watch::Sender::default(), pid: std::process::id() }
+        Groups { handle, tellings, moving: watch::Sender::default() }
     }
 
     /// Joins, and tells `future` the [`Group`].
@@ -68,14 +67,6 @@ impl Groups {
         });
     }
 
-    fn expect_own_process(&self, operation: &'static str) -> Result<()> {
-        if self.pid == std::process::id() {
-            return Ok(());
-        }
-        let why = "this process was forked after `open`: open anew in the child";
-        Err(Error::new(ErrorKind::Invalid, operation, why))
-    }
-
     /// Waits until nobody joins or leaves any more: their sessions with the store would outlive the runtime, and
     /// others would see members until those have timed out.
     pub(super) async fn settled(&self) {
@@ -83,9 +74,12 @@ impl Groups {
     }
 }
 
-/// One membership. Dropped, it leaves.
+/// One membership.
 #[pyclass(frozen, module = "onecommit._native.group")]
-struct Group {
+struct Group(Owned<Own>);
+
+/// Dropped, it leaves.
+struct Own {
     groups: Groups,
     // None once it has left.
     membership: Mutex<Option<Membership>>,
@@ -103,9 +97,11 @@ impl Group {
     fn new(groups: Groups, mut membership: Membership) -> Self {
         let (telling, known) = watch::channel(Known { number: 0, view: membership.view() });
         groups.handle.spawn(tell(membership.watch(), telling));
-        Group { groups, membership: Mutex::new(Some(membership)), known }
+        Group(Owned::new(Own { groups, membership: Mutex::new(Some(membership)), known }))
     }
+}
 
+impl Own {
     fn membership(&self) -> MutexGuard<'_, Option<Membership>> {
         self.membership.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -119,21 +115,21 @@ impl Group {
 #[pymethods]
 impl Group {
     /// What is known now.
-    fn view(&self) -> View {
-        as_view(&self.known.borrow())
+    fn view(&self, py: Python<'_>) -> PyResult<View> {
+        attached(py, WATCH, || Ok(as_view(&self.0.get(WATCH)?.known.borrow())))
     }
 
     /// Tells `future` as soon as something else is known than the view of this number; None where it is not within
     /// the limit.
     fn changed(&self, py: Python<'_>, seen: u64, limit_ms: Option<u64>, future: Py<PyAny>) -> PyResult<Wait> {
         attached(py, WATCH, || {
-            self.groups.expect_own_process(WATCH)?;
-            let mut known = self.known.clone();
-            if self.is_over() && known.borrow().number == seen {
+            let own = self.0.get(WATCH)?;
+            let mut known = own.known.clone();
+            if own.is_over() && known.borrow().number == seen {
                 return Err(left());
             }
-            let promise = Promise::new(&self.groups.tellings, WATCH, future);
-            let waiting = self.groups.handle.spawn(async move {
+            let promise = Promise::new(&own.groups.tellings, WATCH, future);
+            let waiting = own.groups.handle.spawn(async move {
                 let news = known.wait_for(|known| known.number != seen);
                 let told = match limit_ms {
                     Some(limit) => tokio::time::timeout(Duration::from_millis(limit), news).await.ok(),
@@ -145,13 +141,13 @@ impl Group {
                     Err(error) => Err(to_python(py, error)),
                 });
             });
-            Ok(Wait(waiting.abort_handle()))
+            Ok(Wait::new(waiting.abort_handle()))
         })
     }
 
     /// Says something else of this member, to all.
     fn say(&self, py: Python<'_>, data: &[u8]) -> PyResult<()> {
-        attached(py, JOIN, || match &*self.membership() {
+        attached(py, JOIN, || match &*self.0.get(JOIN)?.membership() {
             Some(membership) => membership.say(data),
             None => Err(left()),
         })
@@ -160,14 +156,14 @@ impl Group {
     /// Leaves; others are told at once, and `future` when it is done.
     fn leave(&self, py: Python<'_>, future: Py<PyAny>) -> PyResult<()> {
         attached(py, LEAVE, || {
-            self.groups.expect_own_process(LEAVE)?;
-            let promise = Promise::new(&self.groups.tellings, LEAVE, future);
-            let Some(membership) = self.membership().take().filter(|_| !self.is_over()) else {
+            let own = self.0.get(LEAVE)?;
+            let promise = Promise::new(&own.groups.tellings, LEAVE, future);
+            let Some(membership) = own.membership().take().filter(|_| !own.is_over()) else {
                 promise.keep(|py| Ok(py.None()));
                 return Ok(());
             };
-            let moving = self.groups.moving.subscribe();
-            self.groups.handle.spawn(async move {
+            let moving = own.groups.moving.subscribe();
+            own.groups.handle.spawn(async move {
                 let left = membership.leave().await;
                 drop(moving);
                 promise.keep(move |py| match left {
@@ -180,13 +176,9 @@ impl Group {
     }
 }
 
-impl Drop for Group {
+impl Drop for Own {
     fn drop(&mut self) {
         let Some(membership) = self.membership().take() else { return };
-        if self.groups.pid != std::process::id() {
-            // It is the parent's, whose runtime can't be spoken to from here.
-            return std::mem::forget(membership);
-        }
         let moving = self.groups.moving.subscribe();
         self.groups.handle.spawn(async move {
             let _moving = moving;

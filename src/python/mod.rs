@@ -11,6 +11,7 @@ mod lock;
 mod logging;
 mod main;
 mod message;
+mod owned;
 mod read;
 mod sqlite;
 mod telling;

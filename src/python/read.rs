@@ -2,13 +2,14 @@
 //! other threads run and Ctrl-C is noticed.
 
 use std::path::PathBuf;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyList};
 
-use super::error::detached;
+use super::error::{attached, detached};
+use super::owned::Owned;
 use crate::config::Config;
 use crate::delivery::DeliveredMessage;
 use crate::error::{Error, ErrorKind, Result};
@@ -26,7 +27,7 @@ pub(super) fn fill(module: &Bound<'_, PyModule>) -> PyResult<()> {
 #[pyclass(frozen, module = "onecommit._native.read")]
 struct Reader {
     // None once it is closed.
-    reader: Mutex<Option<service::Reader>>,
+    reader: Owned<Mutex<Option<service::Reader>>>,
 }
 
 #[pymethods]
@@ -44,7 +45,12 @@ impl Reader {
             let config = Config::load(config.as_deref())?;
             service::open_reader(&config, &topic, group.as_deref(), from_beginning)
         })?;
-        Ok(Reader { reader: Mutex::new(Some(reader)) })
+        Ok(Reader { reader: Owned::new(Mutex::new(Some(reader))) })
+    }
+
+    /// An error in a forked child.
+    fn expect_own_process(&self, py: Python<'_>) -> PyResult<()> {
+        attached(py, OPERATION, || self.reader.get(OPERATION).map(drop))
     }
 
     /// The next message as `(topic, partition, offset, timestamp_ms, key, value, headers)`, None
@@ -73,19 +79,19 @@ impl Reader {
     /// Closes it, as often as wanted. The group's position stays where it was stored last.
     fn close(&self, py: Python<'_>) -> PyResult<()> {
         detached(py, OPERATION, || {
-            drop(self.lock().take());
+            drop(self.lock()?.take());
             Ok(())
         })
     }
 }
 
 impl Reader {
-    fn lock(&self) -> std::sync::MutexGuard<'_, Option<service::Reader>> {
-        self.reader.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> Result<MutexGuard<'_, Option<service::Reader>>> {
+        Ok(self.reader.get(OPERATION)?.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     fn with<T>(&self, body: impl FnOnce(&mut service::Reader) -> Result<T>) -> Result<T> {
-        match self.lock().as_mut() {
+        match self.lock()?.as_mut() {
             Some(reader) => body(reader),
             None => Err(Error::new(ErrorKind::Invalid, OPERATION, "the reader is closed")),
         }

@@ -7,6 +7,7 @@ use pyo3::prelude::*;
 use tokio::task::AbortHandle;
 
 use super::error::to_python;
+use super::owned::Owned;
 use crate::error::{Error, ErrorKind, Result};
 
 /// A future, and what makes its result, or its exception.
@@ -85,12 +86,20 @@ pub(super) fn no_threads(operation: &'static str, error: std::io::Error) -> Erro
 
 /// Something that is waited for, and can be given up.
 #[pyclass(frozen, module = "onecommit._native.lock")]
-pub(super) struct Wait(pub(super) AbortHandle);
+pub(super) struct Wait(Owned<AbortHandle>);
+
+impl Wait {
+    pub(super) fn new(waiting: AbortHandle) -> Self {
+        Wait(Owned::new(waiting))
+    }
+}
 
 #[pymethods]
 impl Wait {
-    /// Gives it up: the future is told nothing.
+    /// Gives it up: the future is told nothing. In a forked child nothing waits.
     fn cancel(&self) {
-        self.0.abort();
+        if let Ok(waiting) = self.0.get("cancel") {
+            waiting.abort();
+        }
     }
 }

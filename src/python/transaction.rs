@@ -19,6 +19,7 @@ use super::error::{attached, detached, to_python};
 use super::group::Groups;
 use super::lock::Held;
 use super::logging;
+use super::owned::Owned;
 use super::telling::{Promise, Tellings, Wait, no_threads};
 use crate::config::Config;
 use crate::coordinator::{self, Ack, Answer, Dialogue as Running, Failure, Finished, Next, Options};
@@ -33,6 +34,9 @@ const BEGIN: &str = "begin transaction";
 const END: &str = "end transaction";
 const LOCK: &str = "lock";
 const ELECT: &str = "stand for election";
+const JOIN: &str = "join group";
+const PUBLISH: &str = "publish";
+const CLOSE: &str = "close";
 /// Where Python gives none.
 const LOCK_LIMIT: Duration = Duration::from_secs(30);
 /// Threads that speak to servers; the calls themselves never block one.
@@ -47,7 +51,7 @@ pub(super) fn fill(module: &Bound<'_, PyModule>) -> PyResult<()> {
 #[pyclass(frozen, module = "onecommit._native.transaction")]
 struct Node {
     // None once it is closed.
-    open: Mutex<Option<Open>>,
+    open: Owned<Mutex<Option<Open>>>,
 }
 
 struct Open {
@@ -74,7 +78,12 @@ impl Node {
             let groups = Groups::new(runtime.handle().clone(), tellings.clone());
             Ok(Open { config, runtime, node, tellings, groups })
         })?;
-        Ok(Node { open: Mutex::new(Some(open)) })
+        Ok(Node { open: Owned::new(Mutex::new(Some(open))) })
+    }
+
+    /// An error in a forked child.
+    fn expect_own_process(&self, py: Python<'_>) -> PyResult<()> {
+        attached(py, CLOSE, || self.open.get(CLOSE).map(drop))
     }
 
     /// Begins a transaction with a branch in each of these participants.
@@ -87,7 +96,7 @@ impl Node {
         deadline_ms: Option<u64>,
     ) -> PyResult<Dialogue> {
         attached(py, BEGIN, || {
-            let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+            let open = self.open.get(BEGIN)?.lock().unwrap_or_else(PoisonError::into_inner);
             let Some(Open { runtime, node, tellings, .. }) = &*open else {
                 return Err(closed(BEGIN));
             };
@@ -112,9 +121,9 @@ impl Node {
         data: Vec<u8>,
         future: Py<PyAny>,
     ) -> PyResult<()> {
-        attached(py, "join group", || {
-            let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-            let Some(Open { config, groups, .. }) = &*open else { return Err(closed("join group")) };
+        attached(py, JOIN, || {
+            let open = self.open.get(JOIN)?.lock().unwrap_or_else(PoisonError::into_inner);
+            let Some(Open { config, groups, .. }) = &*open else { return Err(closed(JOIN)) };
             groups.join(config.clone(), name.parse()?, (member, data), future);
             Ok(())
         })
@@ -131,7 +140,7 @@ impl Node {
     ) -> PyResult<Wait> {
         let operation = if leads { ELECT } else { LOCK };
         attached(py, operation, || {
-            let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+            let open = self.open.get(operation)?.lock().unwrap_or_else(PoisonError::into_inner);
             let Some(Open { runtime, node, tellings, .. }) = &*open else { return Err(closed(operation)) };
             let (name, timeout) = (name.parse::<LockName>()?, timeout_ms.map(Duration::from_millis));
             let (tellings, handle) = (tellings.clone(), runtime.handle().clone());
@@ -147,14 +156,14 @@ impl Node {
                     Err(error) => Err(to_python(py, error)),
                 });
             });
-            Ok(Wait(waiting.abort_handle()))
+            Ok(Wait::new(waiting.abort_handle()))
         })
     }
 
     /// Begins nothing more; what is prepared by then is left to whoever recovers.
     fn close(&self, py: Python<'_>) -> PyResult<()> {
-        detached(py, "close", || {
-            let open = self.open.lock().unwrap_or_else(PoisonError::into_inner).take();
+        detached(py, CLOSE, || {
+            let open = self.open.get(CLOSE)?.lock().unwrap_or_else(PoisonError::into_inner).take();
             if let Some(Open { runtime, node, groups, .. }) = open {
                 runtime.block_on(async { tokio::join!(node.close(), groups.settled()) });
                 // Whoever waits for a lock waits no more, either.
@@ -168,7 +177,8 @@ impl Node {
 impl Drop for Node {
     fn drop(&mut self) {
         // On whatever thread the garbage is collected: dropping a runtime would wait for its tasks.
-        let open = self.open.get_mut().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(open) = self.open.get_mut() else { return };
+        let open = open.get_mut().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(Open { runtime, node, .. }) = open {
             drop(node);
             runtime.shutdown_background();
@@ -181,6 +191,10 @@ impl Drop for Node {
 struct Dialogue {
     #[pyo3(get)]
     id: String,
+    own: Owned<Own>,
+}
+
+struct Own {
     handle: tokio::runtime::Handle,
     tellings: Tellings,
     running: Arc<tokio::sync::Mutex<Running>>,
@@ -202,6 +216,11 @@ enum Answered {
 
 #[pymethods]
 impl Dialogue {
+    /// An error in a forked child.
+    fn expect_own_process(&self, py: Python<'_>) -> PyResult<()> {
+        attached(py, END, || self.own.get(END).map(drop))
+    }
+
     /// Keeps a message until the commit; returns its id.
     #[pyo3(signature = (topic, key, value, headers, partition, outbox))]
     #[allow(clippy::too_many_arguments, reason = "as Python's own publish has them")]
@@ -215,13 +234,14 @@ impl Dialogue {
         partition: Option<i32>,
         outbox: Option<&str>,
     ) -> PyResult<String> {
-        attached(py, "publish", || {
+        attached(py, PUBLISH, || {
+            let Own { running, .. } = self.own.get(PUBLISH)?;
             let message = Message::from_parts(topic, key, value, headers, partition)?;
             let outbox = outbox.map(str::parse).transpose()?;
-            let Ok(mut running) = self.running.try_lock() else {
+            let Ok(mut running) = running.try_lock() else {
                 let why = "another thread or task ends the transaction, or waits for a lock of it: publish before or \
                            behind that";
-                return Err(Error::new(ErrorKind::Invalid, "publish", why));
+                return Err(Error::new(ErrorKind::Invalid, PUBLISH, why));
             };
             running.publish(message, outbox.as_ref()).map(|id| id.to_string())
         })
@@ -230,10 +250,11 @@ impl Dialogue {
     /// Takes a lock, and waits for it; `future` is told its number.
     fn lock(&self, py: Python<'_>, name: &str, timeout_ms: Option<u64>, future: Py<PyAny>) -> PyResult<Wait> {
         attached(py, LOCK, || {
+            let Own { handle, tellings, running, is_ending, .. } = self.own.get(LOCK)?;
             let (name, timeout) = (name.parse::<LockName>()?, timeout_ms.map(Duration::from_millis));
-            let (running, promise) = (Arc::clone(&self.running), Promise::new(&self.tellings, LOCK, future));
-            let mut is_ending = self.is_ending.subscribe();
-            let waiting = self.handle.spawn(async move {
+            let (running, promise) = (Arc::clone(running), Promise::new(tellings, LOCK, future));
+            let mut is_ending = is_ending.subscribe();
+            let waiting = handle.spawn(async move {
                 let lock = async { running.lock().await.lock(&name, timeout).await };
                 let locked = tokio::select! {
                     biased;
@@ -247,7 +268,7 @@ impl Dialogue {
                     Err(error) => Err(to_python(py, error)),
                 });
             });
-            Ok(Wait(waiting.abort_handle()))
+            Ok(Wait::new(waiting.abort_handle()))
         })
     }
 
@@ -266,7 +287,6 @@ impl Dialogue {
 
     /// The caller wants it committed.
     fn commit(&self, py: Python<'_>, future: Py<PyAny>) -> PyResult<Option<(Py<PyAny>,)>> {
-        self.is_committing.store(true, Ordering::SeqCst);
         self.go_on(py, Input::Commit, future)
     }
 
@@ -282,7 +302,8 @@ impl Dialogue {
 
     /// How many seconds answers to what is to be sent are waited for.
     fn seconds_left(&self) -> f64 {
-        let until = *self.wait_until.lock().unwrap_or_else(PoisonError::into_inner);
+        let Ok(Own { wait_until, .. }) = self.own.get(END) else { return 0.0 };
+        let until = *wait_until.lock().unwrap_or_else(PoisonError::into_inner);
         until.saturating_duration_since(Instant::now()).as_secs_f64()
     }
 }
@@ -295,34 +316,47 @@ enum Input {
     Interrupt,
 }
 
+impl Own {
+    /// What a caller is told whose node is closed by another thread meanwhile.
+    fn closed_meanwhile(&self, id: &str) -> Error {
+        if self.is_committing.load(Ordering::SeqCst) {
+            let why = "it is not known whether it is committed: onecommit was closed meanwhile, and others settle it";
+            return Error::new(ErrorKind::InDoubt, END, why).with("transaction", id);
+        }
+        Error::new(ErrorKind::Invalid, END, "rolled back: onecommit was closed meanwhile: open it again")
+    }
+}
+
 impl Dialogue {
     fn new(running: Running, handle: tokio::runtime::Handle, tellings: Tellings) -> Self {
-        Dialogue {
-            id: running.id().to_string(),
+        let id = running.id().to_string();
+        let own = Own {
             handle,
             tellings,
             wait_until: Arc::new(Mutex::new(running.wait_until())),
             running: Arc::new(tokio::sync::Mutex::new(running)),
             is_ending: watch::Sender::new(false),
             is_committing: AtomicBool::new(false),
-        }
-    }
-
-    /// What a caller is told whose node is closed by another thread meanwhile.
-    fn closed_meanwhile(&self) -> Error {
-        if self.is_committing.load(Ordering::SeqCst) {
-            let why = "it is not known whether it is committed: onecommit was closed meanwhile, and others settle it";
-            return Error::new(ErrorKind::InDoubt, END, why).with("transaction", &self.id);
-        }
-        Error::new(ErrorKind::Invalid, END, "rolled back: onecommit was closed meanwhile: open it again")
+        };
+        Dialogue { id, own: Owned::new(own) }
     }
 
     /// What comes of it at once, as a tuple of one; None where it has to be waited for, and `future` is told.
     fn go_on(&self, py: Python<'_>, input: Input, future: Py<PyAny>) -> PyResult<Option<(Py<PyAny>,)>> {
-        if matches!(input, Input::Commit | Input::RollBack | Input::Interrupt) {
-            self.is_ending.send_replace(true);
+        let operation = if matches!(input, Input::None) { BEGIN } else { END };
+        let own = match (self.own.get(operation), &input) {
+            (Ok(own), _) => own,
+            // In a forked child: what ends the caller's block there passes through, and the parent's goes on.
+            (Err(_), Input::RollBack) => return Ok(Some((PyTuple::empty(py).into_any().unbind(),))),
+            (Err(error), _) => return Err(to_python(py, error)),
+        };
+        if matches!(input, Input::Commit) {
+            own.is_committing.store(true, Ordering::SeqCst);
         }
-        let (running, wait_until) = (Arc::clone(&self.running), Arc::clone(&self.wait_until));
+        if matches!(input, Input::Commit | Input::RollBack | Input::Interrupt) {
+            own.is_ending.send_replace(true);
+        }
+        let (running, wait_until) = (Arc::clone(&own.running), Arc::clone(&own.wait_until));
         let mut going: Pin<Box<dyn Future<Output = Next> + Send>> = Box::pin(async move {
             let mut running = running.lock().await;
             match input {
@@ -341,15 +375,15 @@ impl Dialogue {
             *wait_until.lock().unwrap_or_else(PoisonError::into_inner) = running.wait_until();
             next
         });
-        let _entered = self.handle.enter();
+        let _entered = own.handle.enter();
         // Most steps wait for nothing. To have another thread take them, and a third one tell of it, each of
         // which waits for the GIL beside busy ones, took longer than what they do.
         let mut context = Context::from_waker(Waker::noop());
         if let Poll::Ready(next) = going.as_mut().poll(&mut context) {
             return told(py, next).map(|told| Some((told,)));
         }
-        let promise = Promise::or(&self.tellings, future, self.closed_meanwhile());
-        self.handle.spawn(async move {
+        let promise = Promise::or(&own.tellings, future, own.closed_meanwhile(&self.id));
+        own.handle.spawn(async move {
             let next = going.await;
             promise.keep(|py| told(py, next));
         });

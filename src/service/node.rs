@@ -20,6 +20,7 @@ use crate::lock::LockStore;
 use crate::lock::file::FileLocks;
 use crate::lock::zookeeper::ZookeeperLocks;
 use crate::participant::postgres::PostgresParticipant;
+use crate::process;
 use crate::zookeeper;
 
 const OPERATION: &str = "open";
@@ -36,9 +37,12 @@ pub(super) struct Opened {
 /// Opens a node in the tokio runtime that this is called in. The databases have to answer; ZooKeeper need
 /// not, until something is to be decided there.
 pub async fn open_node(config: &Config) -> Result<Node> {
+    // Here, and not only where it is first needed, which would be in the middle of a commit.
+    process::expect_can_open(OPERATION)?;
     let following = Arc::default();
     let (follower, changing) = Follower::new(config, Arc::clone(&following))?;
     let node = open_following(config, changing.coordinator).await?;
+    process::opens(OPERATION)?;
     // In the background: nothing waits for ZooKeeper until something is to be decided there.
     tokio::spawn(follower.run());
     let holdings = Arc::new(OnceLock::from(node.holdings()));

@@ -11,6 +11,7 @@ use super::local_disk;
 use super::transaction::{begin, commit};
 use crate::error::{Error, ErrorKind, Result};
 use crate::failpoint;
+use crate::process;
 
 /// Statements kept prepared on one connection.
 const STATEMENTS: usize = 32;
@@ -28,6 +29,7 @@ pub(crate) fn open_or_create(path: &Path, busy: Duration, operation: &'static st
 }
 
 fn open(path: &Path, busy: Duration, operation: &'static str, more: OpenFlags) -> Result<Connection> {
+    process::opens(operation).map_err(|error| error.with("file", path.display()))?;
     local_disk::check(path, operation)?;
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX | more;
     let failed = |error| from_sqlite(operation, error).with("file", path.display());

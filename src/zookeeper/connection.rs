@@ -11,6 +11,7 @@ use zookeeper_client as zk;
 
 use super::tls::ZookeeperTls;
 use crate::error::{Error, ErrorKind, Result};
+use crate::process;
 
 /// Every call ends after this part of the session timeout: an answer that comes later finds leases
 /// that are about to be lost.
@@ -72,6 +73,8 @@ impl Connection {
     /// Opens a new session.
     pub(crate) async fn open(settings: &ZookeeperSettings) -> Result<Connection> {
         let operation = "connect to ZooKeeper";
+        // Nobody would drive it in a forked child, and it would look as if ZooKeeper did not answer.
+        process::opens(operation).map_err(|error| error.with("servers", &settings.servers))?;
         let mut connector =
             zk::Client::connector().with_fail_eagerly().with_session_timeout(settings.session_timeout);
         if let Some((user, password)) = credentials(settings)? {

@@ -141,8 +141,13 @@ TRANSACTIONS = [
     proved(
         "a process that forks after `open`",
         "InvalidError in the child",
-        python("test_transaction.py::test_a_forked_child_has_to_open_anew"),
-        says=["this process was forked after `open`: open anew in the child"],
+        python("test_transaction.py::test_a_forked_child_begins_nothing"),
+        e2e("test_forks.py::test_a_forked_child_is_told_so_and_touches_nothing_of_its_parents"),
+        e2e("test_forks.py::test_nothing_is_opened_anew_in_a_forked_child"),
+        says=[
+            "this process was forked after `open`, and nothing can be opened in it, or used",
+            "open nothing before the fork, and in the child only (gunicorn: without preload_app",
+        ],
     ),
     proved(
         "a connection with a transaction open, of one or of another transaction",

@@ -208,7 +208,7 @@ def test_threads_share_it(oc: onecommit.Onecommit, two_databases: TwoDatabases) 
     assert two_databases.paid() == (0, 80, 80)
 
 
-def test_a_forked_child_has_to_open_anew(
+def test_a_forked_child_begins_nothing(
     oc: onecommit.Onecommit, two_databases: TwoDatabases
 ) -> None:
     child = os.fork()

@@ -12,7 +12,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 SRC = ROOT / "src"
 
-WORDS = {"error", "failpoint", "id", "message", "config", "clock"}
+WORDS = {"error", "failpoint", "id", "message", "process", "config", "clock"}
 FLOORS = [
     WORDS,
     {"protocol"},

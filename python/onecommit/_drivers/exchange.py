@@ -168,6 +168,7 @@ class _Talk:
         self._conn = conn
         self._sql = sql
         self._pgconn = conn.pgconn
+        self._process = os.getpid()
         self._row: list[str | None] = []
         self._error: tuple[str | None, str] | None = None
 
@@ -214,6 +215,9 @@ class _Talk:
 
     def end(self) -> None:
         """Lets others work on the connection; closes it if its answer is still to come."""
+        if self._process != os.getpid():
+            # A signal's handler has forked: to close it here would end the parent's session.
+            return
         if not self.holds:
             _close(self._conn)
             return

@@ -18,6 +18,7 @@ _Answer: TypeAlias = list[str | None] | tuple[str | None, str]
 @final
 class Node:
     def __new__(cls, config: str | PathLike[str] | None) -> Node: ...
+    def expect_own_process(self) -> None: ...
     def begin(
         self,
         participants: Sequence[str],
@@ -35,6 +36,7 @@ class Node:
 class Dialogue:
     @property
     def id(self) -> str: ...
+    def expect_own_process(self) -> None: ...
     def publish(
         self,
         topic: str,
