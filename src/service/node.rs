@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
+use tokio::sync::watch;
+
 use super::build;
 use super::follow::Follower;
 use super::installed::installed;
@@ -43,12 +45,20 @@ pub async fn open_node(config: &Config) -> Result<Node> {
     let (follower, changing) = Follower::new(config, Arc::clone(&following))?;
     let node = open_following(config, changing.coordinator).await?;
     process::opens(OPERATION)?;
-    // In the background: nothing waits for ZooKeeper until something is to be decided there.
-    tokio::spawn(follower.run());
+    // In the background: nothing waits for ZooKeeper until something is to be decided there. It ends before the
+    // runtime does: ZooKeeper's client panics in who waits for a change while its session's task is dropped.
+    let follow = |mut closed: watch::Receiver<bool>| {
+        tokio::spawn(async move {
+            tokio::select! {
+                () = follower.run() => {}
+                _ = closed.wait_for(|closed| *closed) => {}
+            }
+        })
+    };
     let holdings = Arc::new(OnceLock::from(node.holdings()));
     let presence =
         Presence { config: config.clone(), started: SystemTime::now(), relay: None, holdings, following };
-    Ok(node.with_companion(|closed| presence.spawn(closed)))
+    Ok(node.with_companion(follow).with_companion(|closed| presence.spawn(closed)))
 }
 
 /// The same, with settings that somebody follows already.
