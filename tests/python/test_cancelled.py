@@ -8,14 +8,16 @@ import random
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
 
 import onecommit
 import pytest
+from onecommit import _lock
 
-from tests.e2e.waiting import LIMIT_S
+from tests.e2e.waiting import LIMIT_S, wait_until
 
 from .conftest import init
 from .two_databases import NAMES, TwoDatabases, with_zookeeper
@@ -29,6 +31,9 @@ KINDS: dict[str, Kind] = {
 FORGET = "delete from onecommit.coordinator where id = '00000000-0000-0000-0000-000000000000'"
 TRIES = 40
 """How often each is cancelled at random."""
+LEFT_LIMIT_S = 20.0
+"""Sooner than a session with the store is taken for dead."""
+SESSION_TIMEOUT_MS = 60_000
 
 
 @pytest.fixture(params=["file", "zookeeper"])
@@ -40,7 +45,7 @@ def config(
         yield two_databases.config
         return
     server, chroot = os.environ["ONECOMMIT_TEST_ZOOKEEPER"], f"/cancelled-{uuid.uuid4().hex[:12]}"
-    made = with_zookeeper(two_databases, tmp_path, server, chroot)
+    made = with_zookeeper(two_databases, tmp_path, server, chroot, SESSION_TIMEOUT_MS)
     init("--config", str(made))
     yield made
     forget_numbers(two_databases)
@@ -57,6 +62,20 @@ def forget_numbers(databases: TwoDatabases) -> None:
 async def oc(config: Path) -> AsyncIterator[onecommit.AsyncOnecommit]:
     async with onecommit.open_async(config) as opened:
         yield opened
+
+
+@pytest.fixture
+def futures(monkeypatch: pytest.MonkeyPatch) -> list[Future[Any]]:
+    """What is waited for, in the order in which the waits began."""
+    begun: list[Future[Any]] = []
+
+    class Kept(Future[Any]):
+        def __init__(self) -> None:
+            super().__init__()
+            begun.append(self)
+
+    monkeypatch.setattr(_lock, "Future", Kept)
+    return begun
 
 
 async def enter(block: AbstractAsyncContextManager[Any]) -> None:
@@ -97,11 +116,13 @@ async def test_before_it_came(oc: onecommit.AsyncOnecommit, kind: Kind, times: i
 
 
 @pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
-async def test_when_it_had_just_come(oc: onecommit.AsyncOnecommit, kind: Kind) -> None:
+async def test_when_it_had_just_come(
+    oc: onecommit.AsyncOnecommit, kind: Kind, futures: list[Future[Any]]
+) -> None:
     task = asyncio.create_task(enter(kind(oc)))
     await asyncio.sleep(0)
     # It comes while the loop does not look.
-    time.sleep(1)  # noqa: ASYNC251
+    wait_until(futures[-1].done, "it has come")
     kept = await cancelled(task, 1)
     assert kept is not None
     await is_free(oc, kind)
@@ -128,9 +149,22 @@ async def test_who_closes_behind_it_waits_until_it_has_left(
                 task = asyncio.create_task(enter(closed.group("a", member="ghost")))
                 await asyncio.sleep(0.02 * random.random())
                 await cancelled(task, 1)
-            # Sooner than a session with the store is taken for dead.
-            await asyncio.sleep(0.5)
-            assert [member.name for member in group.view().members] == ["looks"]
+            view = group.view()
+            while len(view.members) > 1:
+                changed = await group.changed(LEFT_LIMIT_S)
+                assert changed is not None, view
+                view = changed
+            assert [member.name for member in view.members] == ["looks"]
+
+
+class CountedThreads(ThreadPoolExecutor):
+    """Knows how often it was asked for a thread."""
+
+    calls = 0
+
+    def submit(self, *call: Any, **arguments: Any) -> Future[Any]:
+        self.calls += 1
+        return super().submit(*call, **arguments)
 
 
 def in_the_loop(waits: list[Awaitable[Any]]) -> list[asyncio.Future[Any]]:
@@ -139,12 +173,11 @@ def in_the_loop(waits: list[Awaitable[Any]]) -> list[asyncio.Future[Any]]:
 
 async def test_waiting_takes_no_thread_of_the_loops(oc: onecommit.AsyncOnecommit) -> None:
     groups = [await oc.group(f"group {n}").__aenter__() for n in range(60)]
+    threads = CountedThreads(1)
+    asyncio.get_running_loop().set_default_executor(threads)
     waiting = in_the_loop([group.changed() for group in groups])
-    await asyncio.sleep(0.1)
-    began = time.monotonic()
-    for _ in range(5):
-        await asyncio.to_thread(int)
-    assert time.monotonic() - began < 1
+    await asyncio.to_thread(int)
+    assert threads.calls == 1
     assert not any(one.done() for one in waiting)
     for one in waiting:
         one.cancel()
@@ -153,14 +186,15 @@ async def test_waiting_takes_no_thread_of_the_loops(oc: onecommit.AsyncOnecommit
 
 
 async def test_news_that_a_cancelled_wait_was_about_to_tell_is_told_to_the_next(
-    config: Path, oc: onecommit.AsyncOnecommit
+    config: Path, oc: onecommit.AsyncOnecommit, futures: list[Future[Any]]
 ) -> None:
     async with oc.group("a", member="waits") as group:
         (waiting,) = in_the_loop([group.changed()])
         await asyncio.sleep(0)
+        told = futures[-1]
         # The loop does not look meanwhile, so it is told and not taken.
         with onecommit.open(config) as other, other.group("a", member="comes"):
-            time.sleep(1)  # noqa: ASYNC251
+            wait_until(told.done, "it is told")
             waiting.cancel()
             await asyncio.gather(waiting, return_exceptions=True)
             view = await group.changed(LIMIT_S)

@@ -115,11 +115,18 @@ class TwoDatabases:
                 admin.execute(f"drop database {name} with (force)".encode())
 
 
-def with_zookeeper(databases: TwoDatabases, folder: Path, servers: str, chroot: str) -> Path:
+def with_zookeeper(
+    databases: TwoDatabases,
+    folder: Path,
+    servers: str,
+    chroot: str,
+    session_timeout_ms: int = 2000,
+) -> Path:
     """Their configuration with transactions, locks and groups kept in ZooKeeper; to be prepared."""
     made = folder / f"{servers.rsplit(':', 1)[1]}.toml"
-    table = f'[zookeeper]\nservers = "{servers}"\nchroot = "{chroot}"\nsession_timeout_ms = 2000\n'
-    made.write_text(databases.config.read_text() + table)
+    table = f'[zookeeper]\nservers = "{servers}"\nchroot = "{chroot}"\n'
+    timeout = f"session_timeout_ms = {session_timeout_ms}\n"
+    made.write_text(databases.config.read_text() + table + timeout)
     return made
 
 
