@@ -164,10 +164,15 @@ fn log_to_stderr(json: bool) {
     };
 }
 
+/// What is logged unless somebody said otherwise. The thread of ZooKeeper's client tells of each session that
+/// it is closed, and would do so behind the error with which a command ends: that one is the last line.
+const INFO: &str = "info,zookeeper_client=warn";
+
 /// None is the level that the process began with.
 fn log_filter(level: Option<LogLevel>) -> EnvFilter {
     match level {
+        Some(LogLevel::Info) => EnvFilter::new(INFO),
         Some(level) => EnvFilter::new(level.as_str()),
-        None => EnvFilter::try_from_env("ONECOMMIT_LOG").unwrap_or_else(|_| EnvFilter::new("info")),
+        None => EnvFilter::try_from_env("ONECOMMIT_LOG").unwrap_or_else(|_| EnvFilter::new(INFO)),
     }
 }
