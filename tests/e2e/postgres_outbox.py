@@ -18,7 +18,7 @@ import psycopg
 from psycopg import sql
 
 from .checker import Committed
-from .waiting import LIMIT_S
+from .waiting import LIMIT_S, wait_until
 
 KEYS = 20
 SCHEMA = f"""
@@ -103,9 +103,10 @@ class PostgresOutbox:
     def writing(
         self, topic: str, *, seed: int = 1, synchronous_commit: str = "on"
     ) -> Iterator[Writers]:
-        """Writers that work as long as the block does."""
+        """Writers that work as long as the block does: however short it is, there was a commit."""
         writers = Writers(self.url, topic, seed, synchronous_commit)
         try:
+            wait_until(writers.are_at_work, "a first commit")
             yield writers
         finally:
             writers.stop()
@@ -157,6 +158,10 @@ class Writers:
         self._pool = ThreadPoolExecutor(self.threads)
         chances = [random.Random(seed * 1000 + number) for number in range(self.threads)]
         self._running = [self._pool.submit(self._run, chance) for chance in chances]
+
+    def are_at_work(self) -> bool:
+        """One has committed, or has ended of what `stop` raises."""
+        return self.committed > 0 or any(running.done() for running in self._running)
 
     def stop(self) -> None:
         """Ends all, each behind its transaction; raises what went wrong in one."""

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from .checker import Committed
 from .postgres_outbox import KEYS
-from .waiting import LIMIT_S
+from .waiting import LIMIT_S, wait_until
 
 SCHEMA = """
 create table ledger (
@@ -76,12 +76,19 @@ class SqliteOutbox:
 
     @contextmanager
     def writing(self, topic: str, *, seed: int = 1) -> Iterator[None]:
-        """Two writers that work as long as the block does."""
+        """Two writers that work as long as the block does: however short it is, there was a
+        commit."""
         stop = threading.Event()
+        before = len(self.ledger())
         with ThreadPoolExecutor(2) as pool:
             chances = [random.Random(seed * 1000 + number) for number in range(2)]
             running = [pool.submit(self._write, topic, chance, stop) for chance in chances]
+
+            def are_at_work() -> bool:
+                return len(self.ledger()) > before or any(writer.done() for writer in running)
+
             try:
+                wait_until(are_at_work, "a first commit")
                 yield
             finally:
                 stop.set()
