@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from ._arguments import bytes_of, longest, text
 from ._errors import Error, InvalidError
-from ._lock import wait, wait_async
+from ._waiting import wait, wait_async
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ._native import group
     from ._native.group import _View
     from ._native.lock import Wait
-    from ._native.transaction import Node
+    from ._native.node import Node
 
 Data: TypeAlias = "bytes | bytearray | memoryview"
 """What a member says of itself."""

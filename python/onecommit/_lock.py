@@ -1,67 +1,27 @@
-"""Locks and elections outside of transactions: held for the length of a block, and told when lost.
-
-What waits does so in Rust; here blocking callers and those of asyncio wait for the same futures.
-"""
+"""Locks and elections outside of transactions: held for a block, and told when lost."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from functools import partial
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from ._arguments import Milliseconds, longest, milliseconds, text
 from ._errors import InvalidError
 from ._forked import is_own
+from ._waiting import wait, wait_async
 
 if TYPE_CHECKING:
     from types import TracebackType
 
     from ._native.lock import Held, Wait
-    from ._native.transaction import Node
-
-T = TypeVar("T")
+    from ._native.node import Node
 
 LOCK = "lock"
 ELECT = "stand for election"
 # Beyond its own limit a wait is looked after for so long: whoever closes `onecommit.open` ends it.
 _MORE_S = 1.0
-
-
-def wait(begin: Callable[[Future[T]], Wait | None], undo: Callable[[T], object] | None = None) -> T:
-    """Waits for what is begun; Ctrl-C, or what a signal's handler raises, gives it up."""
-    future: Future[T] = Future()
-    waiting = begin(future)
-    try:
-        return future.result()
-    except BaseException:
-        _give_up(future, waiting, undo)
-        raise
-
-
-async def wait_async(
-    begin: Callable[[Future[T]], Wait | None], undo: Callable[[T], object] | None = None
-) -> T:
-    """Waits for what is begun; a cancelled task gives it up."""
-    import asyncio
-
-    future: Future[T] = Future()
-    waiting = begin(future)
-    try:
-        return await asyncio.wrap_future(future)
-    except BaseException:
-        _give_up(future, waiting, undo)
-        raise
-
-
-def _give_up(future: Future[T], waiting: Wait | None, undo: Callable[[T], object] | None) -> None:
-    """What had come already, and nobody takes any more, is undone; it would be held unseen."""
-    if waiting is not None:
-        waiting.cancel()
-    is_done = not future.cancel()
-    if undo is not None and is_done and future.exception() is None:
-        undo(future.result())
 
 
 class _Lock:

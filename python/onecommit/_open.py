@@ -6,6 +6,7 @@ import inspect
 import random
 import time
 from collections.abc import Awaitable, Callable
+from concurrent.futures import Future
 from typing import TYPE_CHECKING, TypeVar
 
 from ._arguments import count, path
@@ -14,12 +15,14 @@ from ._forked import is_own
 from ._group import AsyncGroup, Data, Group
 from ._lock import AsyncLock, Lock
 from ._message import Encoder
-from ._native.transaction import Node
+from ._native.node import Node
 from ._transaction import AsyncTransaction, Transaction, begin
+from ._waiting import wait, wait_async
 
 if TYPE_CHECKING:
     from types import TracebackType
 
+    from ._native.lock import Wait
     from ._transaction import AsyncConnection, Connection, Path
 
 T = TypeVar("T")
@@ -69,10 +72,12 @@ class _Opened:
     def _is_left(self, error: BaseException | None) -> bool:
         return self._node is not None and is_own(self._node, error)
 
-    def _close(self) -> None:
+    def _open(self, future: Future[Node]) -> Wait:
+        return Node.open(self._config, future)
+
+    def _close(self) -> Future[None] | None:
         node, self._node = self._node, None
-        if node is not None:
-            node.close()
+        return None if node is None else _closed(node)
 
 
 class Onecommit(_Opened):
@@ -81,7 +86,7 @@ class Onecommit(_Opened):
     def __enter__(self) -> Onecommit:
         """Opens it. ZooKeeper need not be there yet; the databases have to be."""
         if self._node is None:
-            self._node = Node(self._config)
+            self._node = wait(self._open, _closed)
         return self
 
     def __exit__(
@@ -91,8 +96,8 @@ class Onecommit(_Opened):
         traceback: TracebackType | None,
     ) -> None:
         """Closes it. What is still prepared is settled by any other node."""
-        if self._is_left(error):
-            self._close()
+        if self._is_left(error) and (closed := self._close()) is not None:
+            closed.result()
 
     def transaction(
         self,
@@ -184,11 +189,9 @@ class AsyncOnecommit(_Opened):
     """The same for asyncio; made by `open_async`."""
 
     async def __aenter__(self) -> AsyncOnecommit:
-        """Opens it, in a thread."""
-        import asyncio
-
+        """Opens it."""
         if self._node is None:
-            self._node = await asyncio.to_thread(Node, self._config)
+            self._node = await wait_async(self._open, _closed)
         return self
 
     async def __aexit__(
@@ -200,8 +203,8 @@ class AsyncOnecommit(_Opened):
         """Closes it."""
         import asyncio
 
-        if self._is_left(error):
-            await asyncio.to_thread(self._close)
+        if self._is_left(error) and (closed := self._close()) is not None:
+            await asyncio.wrap_future(closed)
 
     def transaction(
         self,
@@ -251,6 +254,12 @@ class AsyncOnecommit(_Opened):
     def leader(self, name: str, *, timeout: float | None = None) -> AsyncLock:
         """As `Onecommit.leader`, for `async with`."""
         return AsyncLock(self._node, name, True, timeout)
+
+
+def _closed(node: Node) -> Future[None]:
+    future: Future[None] = Future()
+    node.close(future)
+    return future
 
 
 def _checked(work: object, attempts: object) -> int:

@@ -16,8 +16,9 @@ from ._arguments import longest, positive, text, text_or_none
 from ._drivers import is_psycopg, is_sqlite
 from ._errors import Error, InvalidError
 from ._forked import is_own
-from ._lock import LOCK, wait, wait_async
+from ._lock import LOCK
 from ._message import PUBLISH, Encoder, Headers, Message, MessageId, to_row
+from ._waiting import wait, wait_async
 
 if TYPE_CHECKING:
     from os import PathLike
@@ -26,7 +27,8 @@ if TYPE_CHECKING:
     import psycopg
 
     from ._native.lock import Wait
-    from ._native.transaction import Dialogue, Node
+    from ._native.node import Node
+    from ._native.transaction import Dialogue
 
     Connection: TypeAlias = psycopg.Connection[Any]
     AsyncConnection: TypeAlias = psycopg.AsyncConnection[Any]

@@ -11,6 +11,7 @@ mod lock;
 mod logging;
 mod main;
 mod message;
+mod node;
 mod owned;
 mod read;
 mod sqlite;
@@ -21,12 +22,13 @@ use pyo3::prelude::*;
 
 type Fill = fn(&Bound<'_, PyModule>) -> PyResult<()>;
 
-const SUBMODULES: [(&str, Fill); 8] = [
+const SUBMODULES: [(&str, Fill); 9] = [
     ("error", error::fill),
     ("group", group::fill),
     ("lock", lock::fill),
     ("main", main::fill),
     ("message", message::fill),
+    ("node", node::fill),
     ("read", read::fill),
     ("sqlite", sqlite::fill),
     ("transaction", transaction::fill),

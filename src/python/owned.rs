@@ -23,11 +23,6 @@ impl<T> Owned<T> {
             _ => Err(forked(operation)),
         }
     }
-
-    /// None in a forked child.
-    pub(super) fn get_mut(&mut self) -> Option<&mut T> {
-        self.value.as_mut().filter(|_| self.process.is_this())
-    }
 }
 
 impl<T> Drop for Owned<T> {

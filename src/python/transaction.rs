@@ -2,7 +2,6 @@
 //! here and sent there. Nothing waits with the GIL held; what takes time is done in threads of its own,
 //! and told by a `concurrent.futures.Future`, which blocking and asynchronous callers can wait for.
 
-use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,184 +10,30 @@ use std::time::Duration;
 
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
-use tokio::runtime::Runtime;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::error::{attached, detached, to_python};
-use super::group::Groups;
-use super::lock::Held;
-use super::logging;
+use super::error::{attached, to_python};
 use super::owned::Owned;
-use super::telling::{Promise, Tellings, Wait, no_threads};
-use crate::config::Config;
-use crate::coordinator::{self, Ack, Answer, Dialogue as Running, Failure, Finished, Next, Options};
-use crate::error::{Error, ErrorKind, Result};
-use crate::id::{LockName, ParticipantName};
+use super::telling::{Promise, Tellings, Wait};
+use crate::coordinator::{Answer, Dialogue as Running, Failure, Finished, Next};
+use crate::error::{Error, ErrorKind};
+use crate::id::LockName;
 use crate::message::{Header, Message};
 use crate::protocol::transaction::Protocol;
-use crate::service;
 
-const OPEN: &str = "open";
 const BEGIN: &str = "begin transaction";
 const END: &str = "end transaction";
 const LOCK: &str = "lock";
-const ELECT: &str = "stand for election";
-const JOIN: &str = "join group";
 const PUBLISH: &str = "publish";
-const CLOSE: &str = "close";
-/// Where Python gives none.
-const LOCK_LIMIT: Duration = Duration::from_secs(30);
-/// Threads that speak to servers; the calls themselves never block one.
-const THREADS: usize = 2;
 
 pub(super) fn fill(module: &Bound<'_, PyModule>) -> PyResult<()> {
-    module.add_class::<Node>()?;
     module.add_class::<Dialogue>()
-}
-
-/// This process's part in transactions.
-#[pyclass(frozen, module = "onecommit._native.transaction")]
-struct Node {
-    // None once it is closed.
-    open: Owned<Mutex<Option<Open>>>,
-}
-
-struct Open {
-    config: Config,
-    runtime: Runtime,
-    node: coordinator::Node,
-    tellings: Tellings,
-    groups: Groups,
-}
-
-#[pymethods]
-impl Node {
-    /// Opens it as the configuration file says.
-    #[new]
-    fn new(py: Python<'_>, config: Option<PathBuf>) -> PyResult<Self> {
-        let open = detached(py, OPEN, || {
-            let config = Config::load(config.as_deref())?;
-            logging::start().map_err(|error| no_threads(OPEN, error))?;
-            let mut threads = tokio::runtime::Builder::new_multi_thread();
-            let runtime = threads.worker_threads(THREADS).thread_name("onecommit").enable_all().build();
-            let runtime = runtime.map_err(|error| no_threads(OPEN, error))?;
-            let node = runtime.block_on(service::open_node(&config))?;
-            let tellings = Tellings::start(OPEN)?;
-            let groups = Groups::new(runtime.handle().clone(), tellings.clone());
-            Ok(Open { config, runtime, node, tellings, groups })
-        })?;
-        Ok(Node { open: Owned::new(Mutex::new(Some(open))) })
-    }
-
-    /// An error in a forked child.
-    fn expect_own_process(&self, py: Python<'_>) -> PyResult<()> {
-        attached(py, CLOSE, || self.open.get(CLOSE).map(drop))
-    }
-
-    /// Begins a transaction with a branch in each of these participants.
-    fn begin(
-        &self,
-        py: Python<'_>,
-        participants: Vec<String>,
-        isolation: Option<&str>,
-        ack: &str,
-        deadline_ms: Option<u64>,
-    ) -> PyResult<Dialogue> {
-        attached(py, BEGIN, || {
-            let open = self.open.get(BEGIN)?.lock().unwrap_or_else(PoisonError::into_inner);
-            let Some(Open { runtime, node, tellings, .. }) = &*open else {
-                return Err(closed(BEGIN));
-            };
-            let names =
-                participants.iter().map(|name| name.parse()).collect::<Result<Vec<ParticipantName>>>()?;
-            let options = Options {
-                isolation: isolation.map(str::parse).transpose()?.unwrap_or_default(),
-                ack: parse_ack(ack)?,
-                deadline: deadline_ms.map(Duration::from_millis),
-            };
-            let _entered = runtime.enter();
-            Ok(Dialogue::new(node.begin(&names, options)?, runtime.handle().clone(), tellings.clone()))
-        })
-    }
-
-    /// Joins a group; `future` is told what has joined. Where it was cancelled meanwhile, that leaves again.
-    fn group(
-        &self,
-        py: Python<'_>,
-        name: &str,
-        member: String,
-        data: Vec<u8>,
-        future: Py<PyAny>,
-    ) -> PyResult<()> {
-        attached(py, JOIN, || {
-            let open = self.open.get(JOIN)?.lock().unwrap_or_else(PoisonError::into_inner);
-            let Some(Open { config, groups, .. }) = &*open else { return Err(closed(JOIN)) };
-            groups.join(config.clone(), name.parse()?, (member, data), future);
-            Ok(())
-        })
-    }
-
-    /// Waits for a lock, or (`leads`) for being elected; `future` is told what is held.
-    fn lock(
-        &self,
-        py: Python<'_>,
-        name: &str,
-        leads: bool,
-        timeout_ms: Option<u64>,
-        future: Py<PyAny>,
-    ) -> PyResult<Wait> {
-        let operation = if leads { ELECT } else { LOCK };
-        attached(py, operation, || {
-            let open = self.open.get(operation)?.lock().unwrap_or_else(PoisonError::into_inner);
-            let Some(Open { runtime, node, tellings, .. }) = &*open else { return Err(closed(operation)) };
-            let (name, timeout) = (name.parse::<LockName>()?, timeout_ms.map(Duration::from_millis));
-            let (tellings, handle) = (tellings.clone(), runtime.handle().clone());
-            let promise = Promise::new(&tellings, operation, future);
-            let waiting: Pin<Box<dyn Future<Output = _> + Send>> = match leads {
-                true => Box::pin(node.lead(&name, timeout)),
-                false => Box::pin(node.lock(&name, timeout.unwrap_or(LOCK_LIMIT))),
-            };
-            let waiting = runtime.spawn(async move {
-                let held = waiting.await;
-                promise.keep(move |py| match held {
-                    Ok(held) => Ok(Py::new(py, Held::new(held, handle, tellings))?.into_any()),
-                    Err(error) => Err(to_python(py, error)),
-                });
-            });
-            Ok(Wait::new(waiting.abort_handle()))
-        })
-    }
-
-    /// Begins nothing more; what is prepared by then is left to whoever recovers.
-    fn close(&self, py: Python<'_>) -> PyResult<()> {
-        detached(py, CLOSE, || {
-            let open = self.open.get(CLOSE)?.lock().unwrap_or_else(PoisonError::into_inner).take();
-            if let Some(Open { runtime, node, groups, .. }) = open {
-                runtime.block_on(async { tokio::join!(node.close(), groups.settled()) });
-                // Whoever waits for a lock waits no more, either.
-                runtime.shutdown_background();
-            }
-            Ok(())
-        })
-    }
-}
-
-impl Drop for Node {
-    fn drop(&mut self) {
-        // On whatever thread the garbage is collected: dropping a runtime would wait for its tasks.
-        let Some(open) = self.open.get_mut() else { return };
-        let open = open.get_mut().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(Open { runtime, node, .. }) = open {
-            drop(node);
-            runtime.shutdown_background();
-        }
-    }
 }
 
 /// One transaction.
 #[pyclass(frozen, module = "onecommit._native.transaction")]
-struct Dialogue {
+pub(super) struct Dialogue {
     #[pyo3(get)]
     id: String,
     own: Owned<Own>,
@@ -328,7 +173,7 @@ impl Own {
 }
 
 impl Dialogue {
-    fn new(running: Running, handle: tokio::runtime::Handle, tellings: Tellings) -> Self {
+    pub(super) fn new(running: Running, handle: tokio::runtime::Handle, tellings: Tellings) -> Self {
         let id = running.id().to_string();
         let own = Own {
             handle,
@@ -416,10 +261,6 @@ fn told(py: Python<'_>, next: Next) -> PyResult<Py<PyAny>> {
     }
 }
 
-fn closed(operation: &'static str) -> Error {
-    Error::new(ErrorKind::Invalid, operation, "it is closed: open it again")
-}
-
 fn ended(finished: &Finished) -> (&'static str, bool) {
     let protocol = match finished.protocol {
         Protocol::None => "none",
@@ -428,15 +269,4 @@ fn ended(finished: &Finished) -> (&'static str, bool) {
         Protocol::TwoPhase => "two-phase",
     };
     (protocol, finished.is_applied)
-}
-
-fn parse_ack(text: &str) -> Result<Ack> {
-    match text {
-        "applied" => Ok(Ack::Applied),
-        "decided" => Ok(Ack::Decided),
-        _ => {
-            let error = Error::new(ErrorKind::Invalid, BEGIN, "ack is \"applied\" or \"decided\"");
-            Err(error.with("ack", format!("{text:?}")))
-        }
-    }
 }

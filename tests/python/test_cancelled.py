@@ -15,7 +15,7 @@ from typing import Any
 
 import onecommit
 import pytest
-from onecommit import _lock
+from onecommit import _waiting
 
 from tests.e2e.waiting import LIMIT_S, wait_until
 
@@ -74,7 +74,7 @@ def futures(monkeypatch: pytest.MonkeyPatch) -> list[Future[Any]]:
             super().__init__()
             begun.append(self)
 
-    monkeypatch.setattr(_lock, "Future", Kept)
+    monkeypatch.setattr(_waiting, "Future", Kept)
     return begun
 
 
@@ -171,18 +171,20 @@ def in_the_loop(waits: list[Awaitable[Any]]) -> list[asyncio.Future[Any]]:
     return [asyncio.ensure_future(wait) for wait in waits]
 
 
-async def test_waiting_takes_no_thread_of_the_loops(oc: onecommit.AsyncOnecommit) -> None:
-    groups = [await oc.group(f"group {n}").__aenter__() for n in range(60)]
+async def test_opening_and_waiting_take_no_thread_of_the_loops(config: Path) -> None:
     threads = CountedThreads(1)
     asyncio.get_running_loop().set_default_executor(threads)
-    waiting = in_the_loop([group.changed() for group in groups])
-    await asyncio.to_thread(int)
+    async with onecommit.open_async(config) as oc:
+        groups = [await oc.group(f"group {n}").__aenter__() for n in range(60)]
+        waiting = in_the_loop([group.changed() for group in groups])
+        await asyncio.to_thread(int)
+        assert threads.calls == 1
+        assert not any(one.done() for one in waiting)
+        for one in waiting:
+            one.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
+        await asyncio.gather(*(group.__aexit__(None, None, None) for group in groups))
     assert threads.calls == 1
-    assert not any(one.done() for one in waiting)
-    for one in waiting:
-        one.cancel()
-    await asyncio.gather(*waiting, return_exceptions=True)
-    await asyncio.gather(*(group.__aexit__(None, None, None) for group in groups))
 
 
 async def test_news_that_a_cancelled_wait_was_about_to_tell_is_told_to_the_next(

@@ -2,35 +2,16 @@
 
 from collections.abc import Sequence
 from concurrent.futures import Future
-from os import PathLike
 from typing import TypeAlias, final
 
-from .group import Group
-from .lock import Held, Wait
+from .lock import Wait
 
-__all__ = ["Dialogue", "Node"]
+__all__ = ["Dialogue"]
 
 _Next: TypeAlias = list[tuple[int, str]] | tuple[str, bool] | tuple[()] | None
 """Messages to send; how it ended (empty: rolled back); or None: the caller's statements."""
 _Answer: TypeAlias = list[str | None] | tuple[str | None, str]
 """A row; or a SQLSTATE (None: the connection is lost) and a text."""
-
-@final
-class Node:
-    def __new__(cls, config: str | PathLike[str] | None) -> Node: ...
-    def expect_own_process(self) -> None: ...
-    def begin(
-        self,
-        participants: Sequence[str],
-        isolation: str | None,
-        ack: str,
-        deadline_ms: int | None,
-    ) -> Dialogue: ...
-    def group(self, name: str, member: str, data: bytes, future: Future[Group]) -> None: ...
-    def lock(
-        self, name: str, leads: bool, timeout_ms: int | None, future: Future[Held]
-    ) -> Wait: ...
-    def close(self) -> None: ...
 
 @final
 class Dialogue:
