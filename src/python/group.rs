@@ -13,7 +13,7 @@ use super::error::{attached, to_python};
 use super::owned::Owned;
 use super::telling::{Promise, Tellings, Wait};
 use crate::config::Config;
-use crate::error::{Error, ErrorKind};
+use crate::error::{Error, ErrorKind, Result};
 use crate::id::GroupName;
 use crate::service::{GroupView, Membership};
 
@@ -52,9 +52,9 @@ impl Groups {
         name: GroupName,
         (member, data): (String, Vec<u8>),
         future: Py<PyAny>,
-    ) {
+    ) -> Result<()> {
         let (groups, moving) = (self.clone(), self.moving.subscribe());
-        let promise = Promise::new(&self.tellings, JOIN, future);
+        let promise = Promise::new(&self.tellings, JOIN, future)?;
         self.handle.spawn(async move {
             let joined = Membership::join(&config, &name, &member, &data).await;
             promise.keep(move |py| {
@@ -65,6 +65,7 @@ impl Groups {
                 }
             });
         });
+        Ok(())
     }
 
     /// Waits until nobody joins or leaves any more: their sessions with the store would outlive the runtime, and
@@ -128,7 +129,7 @@ impl Group {
             if own.is_over() && known.borrow().number == seen {
                 return Err(left());
             }
-            let promise = Promise::new(&own.groups.tellings, WATCH, future);
+            let promise = Promise::new(&own.groups.tellings, WATCH, future)?;
             let waiting = own.groups.handle.spawn(async move {
                 let news = known.wait_for(|known| known.number != seen);
                 let told = match limit_ms {
@@ -157,7 +158,7 @@ impl Group {
     fn leave(&self, py: Python<'_>, future: Py<PyAny>) -> PyResult<()> {
         attached(py, LEAVE, || {
             let own = self.0.get(LEAVE)?;
-            let promise = Promise::new(&own.groups.tellings, LEAVE, future);
+            let promise = Promise::new(&own.groups.tellings, LEAVE, future)?;
             let Some(membership) = own.membership().take().filter(|_| !own.is_over()) else {
                 promise.keep(|py| Ok(py.None()));
                 return Ok(());

@@ -58,7 +58,7 @@ impl Held {
     fn lost(&self, py: Python<'_>, timeout_ms: u64, future: Py<PyAny>) -> PyResult<Wait> {
         attached(py, WAIT, || {
             let Own { held, handle, tellings } = self.own.get(WAIT)?;
-            let (held, promise) = (Arc::clone(held), Promise::new(tellings, WAIT, future));
+            let (held, promise) = (Arc::clone(held), Promise::new(tellings, WAIT, future)?);
             let waiting = handle.spawn(async move {
                 let limit = Duration::from_millis(timeout_ms);
                 let is_lost = tokio::time::timeout(limit, held.lost()).await.is_ok();
@@ -72,7 +72,7 @@ impl Held {
     fn release(&self, py: Python<'_>, future: Py<PyAny>) -> PyResult<()> {
         attached(py, RELEASE, || {
             let Own { held, handle, tellings } = self.own.get(RELEASE)?;
-            let (held, promise) = (Arc::clone(held), Promise::new(tellings, RELEASE, future));
+            let (held, promise) = (Arc::clone(held), Promise::new(tellings, RELEASE, future)?);
             handle.spawn(async move {
                 let released = held.give_up().await;
                 promise.keep(move |py| match released {

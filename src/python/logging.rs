@@ -16,6 +16,7 @@ use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt as _};
 use tracing_subscriber::reload;
 
+use super::interpreter;
 use crate::config::LogLevel;
 
 const LOGGER: &str = "onecommit";
@@ -81,7 +82,7 @@ fn hand_over(received: &Receiver<Line>) {
 
 fn log(line: &Line) {
     // None while the interpreter ends.
-    Python::try_attach(|py| {
+    interpreter::speak(|py| {
         let logger = py.import("logging")?.call_method1("getLogger", (LOGGER,))?;
         // A handler that fails is the program's own, and tells of it by itself.
         logger.call_method1("log", (line.level, "%s", &line.text)).map(drop)

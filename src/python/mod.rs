@@ -7,6 +7,7 @@
 
 mod error;
 mod group;
+mod interpreter;
 mod lock;
 mod logging;
 mod main;
@@ -37,6 +38,7 @@ const SUBMODULES: [(&str, Fill); 9] = [
 #[pymodule]
 fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     let py = module.py();
+    interpreter::watch(module)?;
     let modules = py.import("sys")?.getattr("modules")?;
     for (name, fill) in SUBMODULES {
         let full_name = format!("{}.{name}", module.name()?);

@@ -64,7 +64,7 @@ impl Node {
             logging::start().map_err(|error| no_threads(OPEN, error))?;
             let threads = Threads::start()?;
             let tellings = Tellings::start(OPEN)?;
-            let (promise, handle) = (Promise::new(&tellings, OPEN, future), threads.handle.clone());
+            let (promise, handle) = (Promise::new(&tellings, OPEN, future)?, threads.handle.clone());
             let opening = handle.spawn(async move {
                 let opened = service::open_node(&config).await;
                 promise.keep(move |py| match opened {
@@ -113,8 +113,7 @@ impl Node {
         future: Py<PyAny>,
     ) -> PyResult<()> {
         self.using(py, JOIN, |Open { config, groups, .. }| {
-            groups.join(config.clone(), name.parse()?, (member, data), future);
-            Ok(())
+            groups.join(config.clone(), name.parse()?, (member, data), future)
         })
     }
 
@@ -131,7 +130,7 @@ impl Node {
         self.using(py, operation, |Open { threads, node, tellings, .. }| {
             let (name, timeout) = (name.parse::<LockName>()?, timeout_ms.map(Duration::from_millis));
             let (tellings, handle) = (tellings.clone(), threads.handle.clone());
-            let promise = Promise::new(&tellings, operation, future);
+            let promise = Promise::new(&tellings, operation, future)?;
             let waiting: Pin<Box<dyn Future<Output = _> + Send>> = match leads {
                 true => Box::pin(node.lead(&name, timeout)),
                 false => Box::pin(node.lock(&name, timeout.unwrap_or(LOCK_LIMIT))),
@@ -152,7 +151,7 @@ impl Node {
         attached(py, CLOSE, || {
             let open = self.open.get(CLOSE)?.lock().unwrap_or_else(PoisonError::into_inner).take();
             let Some(Open { threads, node, groups, tellings, .. }) = open else { return Err(closed(CLOSE)) };
-            let (promise, handle) = (Promise::new(&tellings, CLOSE, future), threads.handle.clone());
+            let (promise, handle) = (Promise::new(&tellings, CLOSE, future)?, threads.handle.clone());
             handle.spawn(async move {
                 tokio::join!(node.close(), groups.settled());
                 promise.keep(|py| Ok(py.None()));

@@ -7,6 +7,7 @@ use pyo3::prelude::*;
 use tokio::task::AbortHandle;
 
 use super::error::to_python;
+use super::interpreter;
 use super::owned::Owned;
 use crate::error::{Error, ErrorKind, Result};
 
@@ -23,7 +24,7 @@ impl Tellings {
         let work = move || {
             while let Ok((future, answer)) = received.recv() {
                 // None while the interpreter ends: nobody waits any more.
-                Python::try_attach(|py| {
+                interpreter::speak(|py| {
                     let told = match answer(py) {
                         Ok(result) => future.call_method1(py, "set_result", (result,)),
                         Err(error) => future.call_method1(py, "set_exception", (error,)),
@@ -55,14 +56,18 @@ pub(super) struct Promise {
 }
 
 impl Promise {
-    pub(super) fn new(tellings: &Tellings, operation: &'static str, future: Py<PyAny>) -> Self {
+    pub(super) fn new(tellings: &Tellings, operation: &'static str, future: Py<PyAny>) -> Result<Self> {
         let closed = Error::new(ErrorKind::Invalid, operation, "it was closed meanwhile: open it again");
         Promise::or(tellings, future, closed)
     }
 
-    /// With what is told of the end of the runtime.
-    pub(super) fn or(tellings: &Tellings, future: Py<PyAny>, closed: Error) -> Self {
-        Promise { tellings: tellings.clone(), open: Some((future, closed)) }
+    /// With what is told of the end of the runtime. It is an error at once where the interpreter ends: a future would
+    /// not be told of it any more.
+    pub(super) fn or(tellings: &Tellings, future: Py<PyAny>, closed: Error) -> Result<Self> {
+        if interpreter::has_ended() {
+            return Err(closed);
+        }
+        Ok(Promise { tellings: tellings.clone(), open: Some((future, closed)) })
     }
 
     pub(super) fn keep(mut self, answer: impl FnOnce(Python<'_>) -> PyResult<Py<PyAny>> + Send + 'static) {

@@ -97,7 +97,7 @@ impl Dialogue {
         attached(py, LOCK, || {
             let Own { handle, tellings, running, is_ending, .. } = self.own.get(LOCK)?;
             let (name, timeout) = (name.parse::<LockName>()?, timeout_ms.map(Duration::from_millis));
-            let (running, promise) = (Arc::clone(running), Promise::new(tellings, LOCK, future));
+            let (running, promise) = (Arc::clone(running), Promise::new(tellings, LOCK, future)?);
             let mut is_ending = is_ending.subscribe();
             let waiting = handle.spawn(async move {
                 let lock = async { running.lock().await.lock(&name, timeout).await };
@@ -227,7 +227,8 @@ impl Dialogue {
         if let Poll::Ready(next) = going.as_mut().poll(&mut context) {
             return told(py, next).map(|told| Some((told,)));
         }
-        let promise = Promise::or(&own.tellings, future, own.closed_meanwhile(&self.id));
+        let promise = Promise::or(&own.tellings, future, own.closed_meanwhile(&self.id))
+            .map_err(|error| to_python(py, error))?;
         own.handle.spawn(async move {
             let next = going.await;
             promise.keep(|py| told(py, next));

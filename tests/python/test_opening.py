@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -54,6 +57,7 @@ def config(silent: SilentServer, tmp_path: Path) -> Path:
 namespace = "silent"
 data_dir = "{tmp_path}/data"
 coordinator.request_timeout_ms = {REQUEST_LIMIT_MS}
+relay.request_timeout_ms = {REQUEST_LIMIT_MS}
 [participants.orders]
 url = "postgresql://postgres@127.0.0.1:{silent.port}/orders"
 [participants.billing]
@@ -70,7 +74,8 @@ def test_ctrl_c_is_heard_while_a_database_does_not_answer(
 
     def interrupt() -> bool:
         with silent.wait_for_one():
-            signal.raise_signal(signal.SIGINT)
+            # As Ctrl-C does: `raise_signal` would be for this thread, and wake no other.
+            os.kill(os.getpid(), signal.SIGINT)
             return heard.wait(LIMIT_S)
 
     with ThreadPoolExecutor(1) as threads:
@@ -105,3 +110,30 @@ def test_what_is_closed_can_be_opened_again(two_databases: TwoDatabases) -> None
                 assert lock.is_held
         with pytest.raises(onecommit.InvalidError, match="not open"):
             oc.lock("a").__enter__()
+
+
+ENDS_AT_ONCE = """
+import concurrent.futures, sys, time
+import onecommit
+from onecommit import _open
+
+
+class Slow(concurrent.futures.Future):
+    def set_result(self, result):
+        super().set_result(result)
+        until = time.monotonic() + 0.3
+        while time.monotonic() < until:
+            pass
+
+
+_open.Future = Slow
+with onecommit.open(sys.argv[1]):
+    pass
+"""
+
+
+def test_a_program_that_ends_behind_it_is_not_aborted(two_databases: TwoDatabases) -> None:
+    """Who tells it that all is closed is a thread of ours, which the interpreter waits for."""
+    command = [sys.executable, "-c", ENDS_AT_ONCE, str(two_databases.config)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_S)
+    assert (done.returncode, done.stderr) == (0, ""), done

@@ -13,6 +13,7 @@ import asyncio
 import os
 import select
 import socket
+import struct
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -34,6 +35,8 @@ _LOST = "the connection is lost"
 # What a server says of text that its client's character set does not have, and of what is in use.
 _NOT_IN_CHARACTER_SET = "22021"
 _IN_USE = "55006"
+# SO_LINGER, for no time: what is closed is reset.
+_RESET = struct.pack("ii", 1, 0)
 _IN_USE_WHY = (
     "the connection is in use: leave a pipeline within the transaction in which it was entered. It "
     "was closed, and its server rolls the branch back"
@@ -248,6 +251,9 @@ def _close(conn: Any) -> None:
     is_free = not conn.lock.locked() if is_async else conn.lock.acquire(blocking=False)
     if not is_free:
         with suppress(OSError, psycopg.OperationalError), _shared_socket(conn) as shared:
+            # A server that is writing to nobody hears of a mere end after minutes, and keeps its
+            # locks until then: closed by whoever works on it, the socket is to say so at once.
+            shared.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
             shared.shutdown(socket.SHUT_RDWR)
         return
     conn.pgconn.finish()
