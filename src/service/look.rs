@@ -14,8 +14,10 @@ use crate::relay::Tally;
 
 /// The pause between two looks,
 const PAUSE: Duration = Duration::from_secs(10);
-/// and how much longer than a look it is at least.
+/// and how much longer than a look it is at least,
 const PAUSE_PER_LOOK: u32 = 10;
+/// up to this: of one that took long, as on a machine that stood still, nobody is to wait minutes for the next.
+const PAUSE_MAX: Duration = Duration::from_secs(60);
 /// The first looks follow each other faster, so that a fresh relay soon tells what waits.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 
@@ -35,10 +37,15 @@ pub(super) async fn run(
             outbox = None;
             tally.shards.iter().for_each(|shard| shard.note_waiting(None));
         }
-        pause = (2 * pause).min(PAUSE).max(PAUSE_PER_LOOK * began.elapsed());
+        pause = pause_behind(began.elapsed(), pause);
         let delivery = Arc::clone(&delivery);
         let _ = tokio::task::spawn_blocking(move || delivery.id()).await;
     }
+}
+
+/// The pause behind a look that took so long, with this pause before it.
+fn pause_behind(look: Duration, before: Duration) -> Duration {
+    (2 * before).min(PAUSE).max((PAUSE_PER_LOOK * look).min(PAUSE_MAX))
 }
 
 async fn look(source: &dyn OutboxSource, outbox: &mut Option<Box<dyn Outbox>>, tally: &Tally) -> Result<()> {
@@ -53,4 +60,19 @@ async fn look(source: &dyn OutboxSource, outbox: &mut Option<Box<dyn Outbox>>, t
         shard.note_aside(connected.count_set_aside(number).await?);
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_grow_with_the_looks_and_have_bounds() {
+        let pause = |look_ms, before| pause_behind(Duration::from_millis(look_ms), before);
+        assert_eq!(pause(5, FIRST_PAUSE), 2 * FIRST_PAUSE);
+        assert_eq!(pause(5, PAUSE), PAUSE);
+        assert_eq!(pause(3_000, PAUSE), Duration::from_secs(30));
+        assert_eq!(pause(12_000, PAUSE), PAUSE_MAX);
+        assert_eq!(pause(5, PAUSE_MAX), PAUSE, "it is one look's only");
+    }
 }
