@@ -31,6 +31,7 @@ LIMIT_MS = int(LIMIT_S * 1000)
 LOOK = "onecommit status\n"
 # The document's commands are run once each, and the machine may stand still meanwhile.
 PATIENCE = {
+    "ONECOMMIT_COORDINATOR__REQUEST_TIMEOUT_MS": "60000",
     "ONECOMMIT_RELAY__REQUEST_TIMEOUT_MS": "60000",
     "ONECOMMIT_RELAY__LEASE_TIMEOUT_MS": "60000",
 }

@@ -42,6 +42,8 @@ UNPREPARABLE = [
     "select pg_export_snapshot()",
 ]
 NO_LIMIT_S = 300.0
+# For a begin, and a wait in vain.
+SHORT_S = 3.0
 Conns = dict[str, psycopg.Connection[Any]]
 
 
@@ -189,7 +191,10 @@ def test_who_locks_what_it_reads_is_waited_for(
     first, second, lock = connect(), connect(), "for update"
     with oc.transaction(isolation="serializable", deadline=NO_LIMIT_S, **first) as tx:
         assert defined["total"](**first, lock=lock) == 200
-        with pytest.raises(psycopg.errors.LockNotAvailable), oc.transaction(deadline=0.3, **second):
+        with (
+            pytest.raises(psycopg.errors.LockNotAvailable),
+            oc.transaction(deadline=SHORT_S, **second),
+        ):
             defined["total"](**second, lock=lock)
         first["billing"].execute("update savings set total = total - 150")
     assert tx.protocol == "two-phase", "also a branch that only locked keeps its locks until then"

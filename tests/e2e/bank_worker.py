@@ -25,6 +25,8 @@ from onecommit._drivers import exchange as sending
 ACCOUNTS = 5
 DIES_PREPARED = "dies prepared"
 DIES_BESIDE_CHILD = "dies prepared beside its child"
+# Standard error has warnings, too.
+CHILD = "the child is "
 STOPS_PREPARED = "stops prepared"
 LOCKS = "locks"
 LOCK = "account/1"
@@ -130,7 +132,7 @@ def die_prepared(*, forks: bool, by: signal.Signals = signal.SIGKILL) -> None:
         answers = original(messages, seconds)
         if "prepare transaction" in messages[0][1]:
             if forks and os.fork() == 0:
-                os.write(2, str(os.getpid()).encode())
+                os.write(2, f"{CHILD}{os.getpid()}\n".encode())
                 os.read(0, 1)
                 os._exit(0)
             os.kill(os.getpid(), by)

@@ -107,12 +107,15 @@ class CommandLine:
         return [] if done.returncode == UNREACHABLE else _shards(done.stdout)
 
     def status_in_part(self, away: str) -> list[dict[str, Any]]:
-        """The same while a server is away; `away` is what has to be said about it."""
-        done = self.run("--json", "status")
-        assert done.returncode == UNREACHABLE, done
-        error = json.loads(done.stdout)["participants"][0]["error"]
-        assert re.search(away, error), error
-        return _shards(done.stdout)
+        """The same while a server is away; `away` is what has to be said about it. As in
+        `unreached`, another server may have been late."""
+
+        def is_told(done: subprocess.CompletedProcess[str]) -> bool:
+            assert done.returncode == UNREACHABLE, done
+            return away in str(json.loads(done.stdout)["participants"][0]["error"])
+
+        run = partial(self.run, "--json", "status")
+        return _shards(_run_until(is_told, f"{away!r} is told", run).stdout)
 
     def relay(
         self,
@@ -166,6 +169,27 @@ def _run_until(
 def _shards(printed: str) -> list[dict[str, Any]]:
     shards: list[dict[str, Any]] = json.loads(printed)["participants"][0]["shards"]
     return shards
+
+
+def handles_signals(pid: int) -> bool:
+    """Whether Ctrl-C and SIGTERM are a process's own to end by: just started, they end it."""
+    try:
+        caught = int(_in_status(pid, r"SigCgt:\s+(\w+)"), 16)
+    except (FileNotFoundError, ProcessLookupError):
+        return False  # it has ended
+    return all(caught & 1 << (number - 1) for number in (signal.SIGINT, signal.SIGTERM))
+
+
+def is_stopped(pid: int) -> bool:
+    """Whether a process stands still, by SIGSTOP."""
+    return _in_status(pid, r"State:\s+(\w)") == "T"
+
+
+def _in_status(pid: int, line: str) -> str:
+    status = Path(f"/proc/{pid}/status").read_text()
+    found = re.search(f"^{line}", status, re.MULTILINE)
+    assert found is not None, status
+    return found[1]
 
 
 class RelayProcess:
@@ -235,12 +259,21 @@ class RelayProcess:
         self._process.wait()
 
     def terminate(self) -> None:
-        """SIGTERM, without waiting."""
-        self._process.signal(signal.SIGTERM)
+        """SIGTERM, without waiting for the end."""
+        self._ask_to_end(signal.SIGTERM)
 
     def interrupt(self) -> None:
-        """SIGINT, as Ctrl-C sends it, without waiting."""
-        self._process.signal(signal.SIGINT)
+        """SIGINT, as Ctrl-C sends it, without waiting for the end."""
+        self._ask_to_end(signal.SIGINT)
+
+    def _ask_to_end(self, number: signal.Signals) -> None:
+        """As soon as that is asking, and not killing what has only just started."""
+        wait_until(
+            lambda: handles_signals(self.pid) or not self.running,
+            "the relay handles signals",
+            explain=self.text,
+        )
+        self._process.signal(number)
 
     def stop(self) -> None:
         """SIGTERM: it has to finish and exit with 0."""
@@ -249,12 +282,13 @@ class RelayProcess:
         assert status == 0, f"after SIGTERM the relay ended with {status}:\n{self.text()}"
 
     def pause(self) -> None:
-        """SIGSTOP."""
+        """SIGSTOP, and waits: until it stands still it goes on."""
         self._process.signal(signal.SIGSTOP)
+        self.wait_paused()
 
     def wait_paused(self) -> None:
         """A failpoint is noted before it pauses the process."""
-        wait_until(self._is_paused, "the relay is paused", explain=self.text)
+        wait_until(lambda: is_stopped(self.pid), "the relay is paused", explain=self.text)
 
     def resume(self) -> None:
         """SIGCONT, once it is paused."""
@@ -263,13 +297,4 @@ class RelayProcess:
 
     def memory_peak_bytes(self) -> int:
         """The most resident memory that it ever had."""
-        return int(self._in_status(r"VmHWM:\s+(\d+) kB")) * 1024
-
-    def _is_paused(self) -> bool:
-        return self._in_status(r"State:\s+(\w)") == "T"
-
-    def _in_status(self, line: str) -> str:
-        status = Path(f"/proc/{self.pid}/status").read_text()
-        found = re.search(f"^{line}", status, re.MULTILINE)
-        assert found is not None, status
-        return found[1]
+        return int(_in_status(self.pid, r"VmHWM:\s+(\d+) kB")) * 1024

@@ -210,4 +210,9 @@ class KafkaTopics:
         topics = admin.list_topics(timeout=REQUEST_LIMIT_S).topics
         ours = [topic for topic in topics if name in topic]
         for answer in admin.delete_topics(ours).values() if ours else []:
-            answer.result(timeout=REQUEST_LIMIT_S)
+            try:
+                answer.result(timeout=REQUEST_LIMIT_S)
+            except KafkaException as error:
+                # Removed before, which the broker that listed them hears of later.
+                if error.args[0].code() != KafkaError.UNKNOWN_TOPIC_OR_PART:
+                    raise

@@ -26,7 +26,7 @@ from tests.servers import Kafka
 
 from .certificates import Authority
 from .secured_zookeeper import in_one_file
-from .waiting import LIMIT_S
+from .waiting import LIMIT_S, wait_until
 
 PASSWORD = "s3cret-of-the-client"
 LOGIN = "org.apache.kafka.common.security"
@@ -102,6 +102,13 @@ class SecuredKafka(Kafka):
         wanted = [right.binding(user) for right in rights]
         for made in admin.create_acls(wanted).values() if wanted else []:
             made.result(timeout=LIMIT_S)
+
+        def are_known() -> bool:
+            """To the broker, which hears of them later than the controller."""
+            found = admin.describe_acls(everything).result(timeout=LIMIT_S)
+            return set(found) == set(wanted)
+
+        wait_until(are_known, f"the rights of {user} hold")
 
     def _admin(self) -> AdminClient:
         return AdminClient({"bootstrap.servers": self.address})

@@ -90,6 +90,7 @@ def test_what_waits_and_why_is_seen(installation: PostgresInstallation) -> None:
 def test_what_is_set_aside_is_seen(installation: PostgresInstallation) -> None:
     small = SmallTopic(installation)
     relay, admin = watched_relay(installation)
+    admin.wait_ready()  # who asks before it listens is refused
     small.commit((b"k", TOO_LARGE), (b"k", b"1"), (b"k", b"2"))
     installation.outbox.burst(f"{installation.name}.absent", 5)
     admin.wait_sum("onecommit_dead_letters", 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +13,7 @@ import psycopg
 import pytest
 
 from .bank import Bank
-from .bank_worker import ACCOUNTS, DIES_BESIDE_CHILD, DIES_PREPARED
+from .bank_worker import ACCOUNTS, CHILD, DIES_BESIDE_CHILD, DIES_PREPARED
 from .installation import Servers
 from .waiting import LIMIT_S, wait_until
 
@@ -52,7 +53,9 @@ def test_what_a_dead_process_left_is_settled_while_its_forked_child_lives(bank: 
     assert bank.prepared() == 2
     bank.installation.relay()
     bank.wait_settled()
-    child = int(worker.errors.read_text())
+    told = re.compile(f"^{CHILD}(\\d+)$", re.MULTILINE)
+    found = wait_until(lambda: told.search(worker.errors.read_text()), "it says which it is")
+    child = int(found[1])
     assert runs(child), "it has all of its parent's files open"
     worker.ended(-signal.SIGKILL)
     wait_until(lambda: not runs(child), "it has ended")

@@ -11,7 +11,9 @@ from __future__ import annotations
 import os
 import random
 import signal
+import sqlite3
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -19,6 +21,7 @@ from pathlib import Path
 import pytest
 
 from .bank import Bank, Worker
+from .command_line import is_stopped
 from .conftest import OwnServers
 from .installation import Servers
 from .waiting import RUN_LIMIT_S, wait_until
@@ -26,6 +29,8 @@ from .waiting import RUN_LIMIT_S, wait_until
 ROUNDS = 2
 WORKERS = 3
 EXPIRED = "Expiring session"
+DECISIONS = "decisions.db"
+LOCKED_S = 1.0
 
 
 class Siege:
@@ -62,14 +67,29 @@ class Siege:
     def pause_worker(self) -> None:
         """With ZooKeeper for longer than its session lasts."""
         worker, ended = self.chance.choice(self.workers), self.expired()
-        os.kill(worker.process.pid, signal.SIGSTOP)
         try:
+            self.hold(worker)
             if self.bank.installation.zookeeper:
                 wait_until(lambda: self.expired() > ended, "its session is over")
             else:
                 self.wait_working([other for other in self.workers if other is not worker])
         finally:
             os.kill(worker.process.pid, signal.SIGCONT)
+
+    def hold(self, worker: Worker) -> None:
+        """SIGSTOP, taken back and tried again where it hit one that has the lock of a decision log
+        in a file: no other could decide."""
+        pid, log = worker.process.pid, self.bank.folder / "data" / DECISIONS
+
+        def is_held() -> bool:
+            os.kill(pid, signal.SIGSTOP)
+            wait_until(lambda: is_stopped(pid), "it stands still", explain=self.errors)
+            if self.bank.installation.zookeeper or not is_locked(log):
+                return True
+            os.kill(pid, signal.SIGCONT)
+            return False
+
+        wait_until(is_held, "it is held without a lock", explain=self.errors)
 
     def kill_worker(self) -> None:
         """And start another one."""
@@ -100,6 +120,19 @@ class Siege:
         """What the workers say went wrong, and what is prepared."""
         said = (worker.errors.read_text()[-1500:] for worker in self.workers)
         return "\n".join([*said, str(self.bank.listed())])
+
+
+def is_locked(log: Path) -> bool:
+    """Whether somebody writes there, and for longer than it takes."""
+    with closing(sqlite3.connect(log, timeout=LOCKED_S, isolation_level=None)) as connection:
+        try:
+            connection.execute("begin immediate")
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error):
+                raise
+            return True
+        connection.execute("rollback")
+    return False
 
 
 @pytest.fixture(params=["file", "zookeeper"])

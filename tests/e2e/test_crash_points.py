@@ -14,7 +14,15 @@ from pathlib import Path
 
 import pytest
 
-from .command_line import FAILPOINTS, FAILPOINTS_LOG, KILLED, REFUSED, RelayProcess
+from .command_line import (
+    FAILPOINTS,
+    FAILPOINTS_LOG,
+    KILLED,
+    REFUSED,
+    UNCLEAR,
+    RelayProcess,
+    was_late,
+)
 from .crash_points import (
     BEFORE_RECORDS,
     CrashPoint,
@@ -37,7 +45,11 @@ from .waiting import wait_until
 BACKLOG = 1200
 # That so many random ids come in rising order has the chance 1 : 3,628,800.
 JOINERS = 9
-UNCONFIRMED = "the leases could not be given up"
+# What a relay says where a store was late. A lease that it could not give up is told at this level.
+LATE = re.compile(f"{UNCLEAR.pattern}|PostgreSQL did not answer within|ZooKeeper does not answer")
+TELLS_RELEASES = {"ONECOMMIT_LOG": "info,onecommit::relay::session=debug"}
+# Installations in which a place is tried to be met.
+TRIES = 4
 
 POINTS = {str(point): point for point in crash_points()}
 
@@ -47,9 +59,23 @@ def test_every_failpoint_is_killed_at_and_none_is_unknown() -> None:
     assert covered == names_in_sources()
 
 
+class NotMetError(AssertionError):
+    """A store may have done what was asked for, and answered too late: then the place behind it
+    was passed by, and what comes once in an installation does not come again."""
+
+
 @pytest.mark.parametrize("name", POINTS)
 def test_killed_or_paused_at(name: str, servers: Servers, tmp_path: Path) -> None:
-    run(POINTS[name], servers, tmp_path)
+    for number in range(1, TRIES + 1):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        try:
+            run(POINTS[name], servers, folder)
+        except NotMetError:
+            if number == TRIES:
+                raise
+        else:
+            return
 
 
 def run(point: CrashPoint, servers: Servers, folder: Path) -> None:
@@ -79,7 +105,9 @@ def kill_a_command(installation: Installation, point: CrashPoint, *words: str) -
     """Runs a short command that is killed; returns what it had printed."""
     log = installation.folder / "command.failpoints"
     environment = {FAILPOINTS: point.failpoints, FAILPOINTS_LOG: str(log)}
-    done = installation.command_line.reached(*words, environment=environment)
+    done = installation.command_line.run(*words, environment=environment)
+    if was_late(done):
+        raise NotMetError(str(done))
     assert done.returncode == -signal.SIGKILL, done
     assert log.read_text().splitlines() == [f"failpoint {point.name} hit"]
     return done.stdout
@@ -87,7 +115,13 @@ def kill_a_command(installation: Installation, point: CrashPoint, *words: str) -
 
 def expect_killed(relay: RelayProcess, point: CrashPoint) -> None:
     """It hit, and SIGKILL was its end."""
-    assert relay.wait() == KILLED, relay.text()
+    try:
+        ended = relay.wait()
+    except AssertionError as error:
+        if point.name not in relay.hit() and LATE.search(relay.text()):
+            raise NotMetError(f"{point} was not met: {error}") from error
+        raise
+    assert ended == KILLED, relay.text()
     assert relay.hit()[-1:] == [point.name], relay.text()
 
 
@@ -101,15 +135,15 @@ def kill_at_work(installation: Installation, point: CrashPoint) -> list[RelayPro
 
 
 def kill_at_the_end(installation: Installation, point: CrashPoint) -> list[RelayProcess]:
-    """A store that does not confirm in time that the leases are given up is not waited for: then it
-    ends before it gets there, and the next one has to."""
+    """A store that does not confirm in time what is given up is not waited for: then it ends before
+    it gets there, and the next one has to."""
 
     def is_killed() -> bool:
         relay = installation.relay(point.failpoints)
         relay.wait_for("delivers", times=installation.outbox.shards)
         installation.wait_delivered()
         relay.terminate()
-        if relay.wait() == 0 and not relay.hit() and UNCONFIRMED in relay.text():
+        if relay.wait() == 0 and not relay.hit():
             return False
         expect_killed(relay, point)
         return True
@@ -129,10 +163,14 @@ def kill_while_emptying(installation: Installation, point: CrashPoint) -> list[R
 def kill_while_sharing(installation: Installation, point: CrashPoint) -> list[RelayProcess]:
     """A relay that joins makes another give up a shard. A single shard goes to the lowest id: one
     that joins with a higher id becomes the owner itself, and another joins."""
-    owner = installation.relay(point.failpoints)
+
+    def started() -> RelayProcess:
+        return installation.command_line.relay(point.failpoints, environment=TELLS_RELEASES)
+
+    owner = started()
     for _ in range(JOINERS):
         installation.wait_shared(1)
-        joined = installation.relay(point.failpoints)
+        joined = started()
         if installation.outbox.shards > 1 or joined.id() < owner.id():
             expect_killed(owner, point)
             return [joined]
@@ -143,7 +181,8 @@ def kill_while_sharing(installation: Installation, point: CrashPoint) -> list[Re
 
 def kill_an_heir(installation: Installation, point: CrashPoint) -> list[RelayProcess]:
     """A relay that removes what a long dead one left."""
-    installation.relay_settings["lease_timeout_ms"] = 500
+    # Long dead is who was silent for twenty of them; a request is given half of one.
+    installation.relay_settings["lease_timeout_ms"] = 2000
     installation.configure()
     # The heir has the id of one of them, and so its row.
     both = [installation.relay(), installation.relay()]

@@ -355,9 +355,14 @@ def test_leases_in_two_places_and_a_session_that_lasts_longer(
     made = make_installation(zookeeper=True)
     made.init()
     assert made.zookeeper is not None
-    right = examine(made.command_line)
+
+    def version_is_told() -> Found | None:
+        """ZooKeeper is given only a moment to tell it."""
+        found = examine(made.command_line)
+        return found if found.has("ok", f"{made.zookeeper} runs 3.") else None
+
+    right = wait_until(version_is_told, "ZooKeeper's version is told")
     assert right.has("ok", "3000 ms are granted"), right.all
-    assert right.has("ok", f"{made.zookeeper} runs 3."), right.all
     assert right.has("ok", "no relay keeps its leases beside the outbox"), right.all
     # Its ticks of 500 ms allow no session below a second.
     zookeeper: Table = {"servers": made.zookeeper, "session_timeout_ms": 600}
@@ -392,8 +397,14 @@ AWAY: dict[str, Callable[[str], dict[str, Table]]] = {
 @pytest.mark.parametrize("server", list(AWAY))
 def test_a_server_that_is_away(installation: PostgresInstallation, server: str) -> None:
     tables = AWAY[server](f"127.0.0.1:{free_port()}")
-    found = found_by(with_tables(installation, tables).run("--json", "doctor"))
-    assert found.code == UNREACHABLE, found.all
+    command_line = with_tables(installation, tables)
+
+    def others_are_looked_at() -> Found | None:
+        """PostgreSQL may be late, and what is away is then told with it."""
+        found = found_by(command_line.run("--json", "doctor"))
+        assert found.code == UNREACHABLE, found.all
+        return found if server == "PostgreSQL" or found.has("ok", "fsync is on") else None
+
+    found = wait_until(others_are_looked_at, "the others are looked at")
     expect(found, "problem", "correct its address")
-    assert server == "PostgreSQL" or found.has("ok", "fsync is on"), "the others are looked at"
     assert "verysecret" not in str(found.all)

@@ -12,15 +12,31 @@ import sys
 from typing import IO, Any
 
 import onecommit
+import pytest
 
 from . import forking_application
 from .forking_application import LEADS, LEAVES, OPENS_AGAIN, OPENS_IN_CHILD, USES
+from .installation import Table
 from .two_databases import TwoDatabases
 from .waiting import LIMIT_S, RUN_LIMIT_S
 
 FORKED = "this process was forked after `open`"
 WAY = "open nothing before the fork, and in the child only"
 ENDED = forking_application.EXIT_CODE
+
+
+@pytest.fixture
+def databases(databases: TwoDatabases) -> TwoDatabases:
+    """What is held over many forks is not lost where a busy machine stands still."""
+    made = databases.installation
+    tables: dict[str, Table] = {
+        "participants.billing": {"url": databases.url},
+        "coordinator": {"deadline_ms": 120_000},
+    }
+    if made.zookeeper is not None:
+        tables["zookeeper"] = {"servers": made.zookeeper, "session_timeout_ms": 30_000}
+    made.configure(other=tables)
+    return databases
 
 
 def command(databases: TwoDatabases, what: str) -> list[str]:

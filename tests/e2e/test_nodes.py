@@ -13,6 +13,7 @@ import onecommit
 import psycopg
 import pytest
 
+from .adoption import long_leases
 from .command_line import CommandLine, RelayProcess
 from .conftest import OwnServers
 from .installation import Installation, Servers, embedded
@@ -31,7 +32,8 @@ def installed(
     made = embedded(tmp_path)
     if request.param == "zookeeper":
         made.zookeeper = servers.zookeeper
-    made.configure()
+    # Each event is looked for: none may be that a busy machine let a session end.
+    made.configure(other=long_leases(made))
     made.init()
     yield made
     made.close()
@@ -106,10 +108,14 @@ def test_relays_are_seen_as_they_come_hold_and_go(installed: Installation) -> No
 
         second = installed.relay()
         came = event()
+        # In either order: that it lives and what it holds are known by sessions of their own.
+        while (came["event"], came["node"]["relay"]) == ("changed", first.id()):
+            came = event()
         assert (came["event"], came["node"]["relay"]) == ("came", second.id()), came
         first.kill()
-        # In either order: that it lives and what it holds are known by sessions of their own.
-        expected = {("left", first.id()), ("holds", second.id())}
+        expected = {("left", first.id())}
+        if came["node"]["shards"] != {"main": [0]}:
+            expected.add(("holds", second.id()))
         while expected:
             one = event()
             has_left, relay = one["event"] == "left", one["node"]["relay"]
@@ -227,5 +233,6 @@ def test_a_zookeeper_that_is_away_is_told_and_nodes_are_seen_again(
         made.command_line, lambda found: by_relay(found, relay) is not None, "it is there again"
     )
     relay.stop()
-    assert look(made.command_line)["nodes"] == []
+    # What it was in the session before, which ZooKeeper had restored, may be there until that ends.
+    wait_nodes(made.command_line, lambda found: not found["nodes"], "it is gone")
     made.close()

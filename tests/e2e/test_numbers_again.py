@@ -18,6 +18,7 @@ from .bank_worker import ENTER, LOCK, MOVE
 from .conftest import OwnServers
 from .installation import Servers
 from .postgres_crash import next_xid, nothing_flushed_by_itself
+from .waiting import LIMIT_S
 
 TRIES = 10
 NUMBER = "select pg_current_xact_id()::text"
@@ -35,7 +36,7 @@ def move(
 ) -> None:
     """One transfer under the lock; notes its number in the database that may crash."""
     here, there = (psycopg.connect(url) for url in bank.way().urls)
-    with here, there, oc.transaction(main=here, billing=there) as tx:
+    with here, there, oc.transaction(main=here, billing=there, deadline=LIMIT_S) as tx:
         # Who had it before has to be at its end.
         tx.lock(LOCK)
         for conn in (here, there):

@@ -7,6 +7,7 @@ import signal
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import onecommit
@@ -71,7 +72,7 @@ def test_two_databases_commit_as_one(pooler: PgBouncer, servers: Servers, tmp_pa
         bank.wait_settled()
         workers = [bank.worker() for _ in range(2)]
         for worker in workers:
-            worker.wait_working(10)
+            wait_until(partial(worker.has_committed, 10), "it commits")
             worker.finish()
         assert pooled_connections(pooler, bank.billing.name) > 0, "they don't go through the pooler"
         transfers = bank.check()

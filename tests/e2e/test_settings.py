@@ -91,7 +91,7 @@ def test_a_running_relay_follows(installed: Installation) -> None:
     relay.stop()
     relay, admin = watched_relay(installed)
     admin.wait_ready()
-    assert admin.samples(REVISION) == [revision]
+    admin.wait_sum(REVISION, revision)
     assert commits_for(installed, admin) >= PIECES - 1
     installed.finish(relay)
 
@@ -192,6 +192,7 @@ def test_while_zookeeper_is_away_what_was_set_holds(
     settings(made, "set", "relay.batch_messages", "2")
     relay, admin = watched_relay(made)
     admin.wait_ready()
+    admin.wait_sum(REVISION, 1)
     zookeeper.kill()
     relay.wait_for("settings can't be followed now: those of before hold")
     made.command_line.unreached("ZooKeeper does not answer", "settings", "set", "log_level", "warn")

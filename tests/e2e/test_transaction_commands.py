@@ -14,7 +14,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from .command_line import CONFIGURATION, FAILED, FAILPOINTS, REFUSED, UNREACHABLE
+from .command_line import CONFIGURATION, FAILED, FAILPOINTS, REFUSED
 from .installation import Servers, postgres_to_topic_log
 from .transacting_application import WAITS_PREPARED
 from .two_databases import TwoDatabases, execute, opened, prepared
@@ -207,13 +207,14 @@ def test_who_is_unknown_or_away_gets_a_clear_answer(local: TwoDatabases) -> None
     shown = json.loads(done.stdout)
     assert (shown["state"], shown["prepared"]) == ("unknown", []), shown
     assert "billing" in shown["error"], shown
-    done = command_line.run("--json", "transaction", "resolve", transaction, "--yes")
-    assert done.returncode == UNREACHABLE, done
+    words = ("--json", "transaction", "resolve", transaction, "--yes")
+    done = command_line.unreached("bring it back", *words)
     (left,) = json.loads(done.stdout)["left"]
     assert left["participant"] == "billing" and "bring it back" in left["error"], left
     assert prepared(both.installation.outbox.url) == [], "the one that answers is settled"
-    done = command_line.run("transaction", "forget", "billing", "--yes")
-    assert done.returncode == UNREACHABLE and "out of the configuration" in done.stderr, done
+    done = command_line.unreached(
+        "out of the configuration", "transaction", "forget", "billing", "--yes"
+    )
 
 
 def killed(both: TwoDatabases, step: str, *words: str) -> None:

@@ -16,7 +16,7 @@ import psycopg
 import pytest
 
 from .outbox_tables import postgres_tables, sqlite_tables
-from .slow_prepare import FAST, SLOW
+from .slow_prepare import SlowPrepare, slow_prepare
 from .two_databases import Connections, TwoDatabases, close
 
 MODULE = [sys.executable, "-m", "onecommit"]
@@ -133,12 +133,7 @@ def conns(two_databases: TwoDatabases) -> Iterator[Connections]:
 
 
 @pytest.fixture
-def slow(two_databases: TwoDatabases) -> Iterator[None]:
-    """A PREPARE in `orders` takes its time."""
-    with two_databases.connect("orders") as conn:
-        conn.execute(SLOW.encode())
-    yield
-    with two_databases.connect("orders") as conn:
-        # What a failed test has left prepared would keep it waiting for ever.
-        conn.execute("set lock_timeout = '60s'")
-        conn.execute(FAST.encode())
+def slow(two_databases: TwoDatabases) -> Iterator[SlowPrepare]:
+    """A PREPARE in `orders` lasts until it is let go."""
+    with slow_prepare(two_databases) as held:
+        yield held

@@ -21,7 +21,7 @@ import pytest
 
 from tests.e2e.waiting import LIMIT_S, wait_until
 
-from .slow_prepare import wait_for_a_prepare, wait_for_its_end
+from .slow_prepare import SlowPrepare
 from .two_databases import NAMES, Connections, TwoDatabases
 
 PAY = "update orders set paid = true where id = 42"
@@ -35,6 +35,13 @@ LAST_IN_ORDERS = f"""
 select count(*) from pg_stat_activity
 where query = '{PAY}' and datname = current_database()"""
 NOTHING = (0, 0, 0)
+# For what comes before; then it is waited for.
+DEADLINE_S = 4.0
+LEFT = """
+select count(*) from pg_stat_activity
+where query ~ '^(select generate_series|copy payments)' and datname = current_database()"""
+# Sooner than the kernel gives up what is closed at one end.
+TOLD_LIMIT_S = 50.0
 
 
 @contextmanager
@@ -101,13 +108,19 @@ def test_what_another_thread_is_writing_is_part_of_it(
     assert two_databases.prepared() == 0
 
 
-def left_in_a_stream(conn: psycopg.Connection[Any]) -> Any:
+def left_in_a_stream(conn: psycopg.Connection[Any], databases: TwoDatabases) -> Any:
     stream = conn.cursor().stream("select generate_series(1, 1000000)")
     next(stream)
+    # PostgreSQL wakes all of its processes. One that is writing looks again, and only then does it
+    # not hear of the mere end of its connection.
+    name = f"gone_{os.getpid()}"
+    with psycopg.connect(databases.admin_url, autocommit=True) as admin:
+        admin.execute(f"create database {name}".encode())
+        admin.execute(f"drop database {name}".encode())
     return stream
 
 
-def left_in_a_copy(conn: psycopg.Connection[Any]) -> Any:
+def left_in_a_copy(conn: psycopg.Connection[Any], _: TwoDatabases) -> Any:
     copying = conn.cursor().copy("copy payments from stdin")
     copying.__enter__().write_row((42, 100))
     return copying
@@ -118,17 +131,22 @@ def test_what_is_not_at_its_end_is_cut_off_at_the_deadline(
     oc: onecommit.Onecommit,
     conns: Connections,
     two_databases: TwoDatabases,
-    left: Callable[[psycopg.Connection[Any]], Any],
+    left: Callable[[psycopg.Connection[Any], TwoDatabases], Any],
 ) -> None:
-    with pytest.raises(OwnError), oc.transaction(deadline=1.0, **conns):
+    with pytest.raises(OwnError), oc.transaction(deadline=DEADLINE_S, **conns):
         conns["orders"].execute(PAY)
         conns["billing"].execute(PAYMENT)
-        open_still = left(conns["billing"])
+        open_still = left(conns["billing"], two_databases)
         raise OwnError
     del open_still
     with suppress(psycopg.OperationalError):
         conns["billing"].commit()
     assert (two_databases.paid(), two_databases.prepared()) == (NOTHING, 0)
+
+    def is_gone() -> bool:
+        return two_databases.number("billing", LEFT) == 0
+
+    wait_until(is_gone, "its server has let go of its locks", TOLD_LIMIT_S)
 
 
 def test_a_pipeline_that_is_left_open_is_cut_off(
@@ -157,15 +175,14 @@ def test_a_pipeline_around_it_is_refused(
     assert two_databases.paid() == (1, 1, 0)
 
 
-@pytest.mark.usefixtures("slow")
 def test_what_a_signals_handler_raises_leaves_nothing_prepared(
-    oc: onecommit.Onecommit, conns: Connections, two_databases: TwoDatabases
+    oc: onecommit.Onecommit, conns: Connections, two_databases: TwoDatabases, slow: SlowPrepare
 ) -> None:
     def handler(*_: Any) -> None:
         raise OwnError
 
     def interrupt() -> None:
-        wait_for_a_prepare(two_databases)
+        slow.wait_for_it()
         os.kill(os.getpid(), signal.SIGALRM)
 
     before = signal.signal(signal.SIGALRM, handler)
@@ -178,13 +195,12 @@ def test_what_a_signals_handler_raises_leaves_nothing_prepared(
         interrupting.join()
     finally:
         signal.signal(signal.SIGALRM, before)
-    wait_for_its_end(two_databases)
+    slow.wait_for_its_end()
     assert (two_databases.paid(), tx.applied) == (NOTHING, False), "though it is not collected yet"
 
 
-@pytest.mark.usefixtures("slow")
 def test_who_commits_while_another_thread_closes_is_told_the_truth(
-    conns: Connections, two_databases: TwoDatabases
+    conns: Connections, two_databases: TwoDatabases, slow: SlowPrepare
 ) -> None:
     def pay() -> None:
         with oc.transaction(**conns):
@@ -194,12 +210,13 @@ def test_who_commits_while_another_thread_closes_is_told_the_truth(
     with ThreadPoolExecutor(1) as other:
         with onecommit.open(two_databases.config) as oc:
             paying = other.submit(pay)
-            wait_for_a_prepare(two_databases)
+            slow.wait_for_it()
+        slow.let_go()
         with pytest.raises((onecommit.InDoubt, onecommit.FencedError)) as told:
             paying.result(LIMIT_S)
     # The transaction is referred to still, by the error's own frames.
     with onecommit.open(two_databases.config):
-        wait_for_its_end(two_databases)
+        slow.wait_for_its_end()
     possible = [NOTHING, (1, 1, 0)] if told.errisinstance(onecommit.InDoubt) else [NOTHING]
     assert two_databases.paid() in possible
 

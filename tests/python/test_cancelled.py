@@ -31,7 +31,7 @@ KINDS: dict[str, Kind] = {
 FORGET = "delete from onecommit.coordinator where id = '00000000-0000-0000-0000-000000000000'"
 TRIES = 40
 """How often each is cancelled at random."""
-LEFT_LIMIT_S = 20.0
+LEFT_LIMIT_S = 50.0
 """Sooner than a session with the store is taken for dead."""
 SESSION_TIMEOUT_MS = 60_000
 

@@ -211,7 +211,7 @@ def test_what_cannot_be_joined_is_said(config: Path) -> None:
 def test_a_zookeeper_that_is_away_keeps_nobody_from_opening(
     two_databases: TwoDatabases, tmp_path: Path, chroot: str
 ) -> None:
-    away = with_zookeeper(two_databases, tmp_path, "127.0.0.1:1", chroot)
+    away = with_zookeeper(two_databases, tmp_path, "127.0.0.1:1", chroot, 2000)
     with onecommit.open(away) as oc:
         with pytest.raises(UnreachableError, match="ZooKeeper does not answer"), oc.group("a"):
             pass

@@ -8,27 +8,25 @@ import onecommit
 import psycopg
 import pytest
 
-from .slow_prepare import UNDER_WAY, wait_for_its_end
+from .slow_prepare import SlowPrepare
 from .two_databases import NAMES, Connections, TwoDatabases
 
 PAY = "update orders set paid = true where id = 42"
 PAYMENT = "insert into payments values (42, 100)"
-# Shorter than a slow PREPARE.
-DEADLINE_S = 1.0
-
-pytestmark = pytest.mark.usefixtures("slow")
+# For all that comes before the PREPARE, which waits for longer.
+DEADLINE_S = 8.0
 
 
 def test_a_connection_whose_answer_is_late_is_closed(
-    oc: onecommit.Onecommit, conns: Connections, two_databases: TwoDatabases
+    oc: onecommit.Onecommit, conns: Connections, two_databases: TwoDatabases, slow: SlowPrepare
 ) -> None:
     late = pytest.raises(onecommit.UnreachableError, match="deadline")
     with late, oc.transaction(deadline=DEADLINE_S, **conns):
         conns["orders"].execute(PAY)
         conns["billing"].execute(PAYMENT)
-    assert two_databases.number("orders", UNDER_WAY) == 1, "the PREPARE is on its way"
+    assert slow.is_under_way()
     assert [conns[name].closed for name in NAMES] == [True, False]
-    wait_for_its_end(two_databases)
+    slow.wait_for_its_end()
     assert two_databases.paid() == (0, 0, 0)
     with pytest.raises(onecommit.InvalidError, match=r"closed.*orders"):
         oc.transaction(**conns)
@@ -38,7 +36,7 @@ def test_a_connection_whose_answer_is_late_is_closed(
         conns["billing"].execute("select 1")
 
 
-async def test_the_same_with_asyncio(two_databases: TwoDatabases) -> None:
+async def test_the_same_with_asyncio(two_databases: TwoDatabases, slow: SlowPrepare) -> None:
     conns = await two_databases.connect_both_async()
     async with onecommit.open_async(two_databases.config) as oc:
         with pytest.raises(onecommit.UnreachableError, match="deadline"):
@@ -46,6 +44,6 @@ async def test_the_same_with_asyncio(two_databases: TwoDatabases) -> None:
                 await conns["orders"].execute(PAY)
                 await conns["billing"].execute(PAYMENT)
         assert [conns[name].closed for name in NAMES] == [True, False]
-        await asyncio.to_thread(wait_for_its_end, two_databases)
+        await asyncio.to_thread(slow.wait_for_its_end)
     assert two_databases.paid() == (0, 0, 0)
     await conns["billing"].close()

@@ -16,6 +16,8 @@ from tests.e2e.waiting import LIMIT_S, wait_until
 
 from .two_databases import Connections, TwoDatabases, close, close_async
 
+# For whoever waits in vain: the store answers sooner.
+SHORT_S = 1.0
 ADD = "update payments set total = {} where id = 1"
 COUNT = """
 import sqlite3, sys
@@ -62,11 +64,13 @@ def test_a_lock_that_is_not_free_in_time_is_a_conflict(
     oc: onecommit.Onecommit, conns: Connections
 ) -> None:
     with oc.lock("payment/1") as held, oc.transaction(**conns) as tx:
+        # Its first lock takes longer: the coordinator is made known before.
+        tx.lock("payment/0")
         with pytest.raises(onecommit.ConflictError, match="this very process holds the lock"):
-            tx.lock("payment/1", timeout=0.05)
+            tx.lock("payment/1", timeout=SHORT_S)
         # It goes on without.
         assert tx.lock("payment/2") > held.number
-        with pytest.raises(onecommit.ConflictError), oc.lock("payment/2", timeout=0.05):
+        with pytest.raises(onecommit.ConflictError), oc.lock("payment/2", timeout=SHORT_S):
             pass
     assert not held.is_held
     with oc.lock("payment/2", timeout=LIMIT_S) as after:
@@ -101,7 +105,7 @@ def test_a_deadlock_is_run_again(oc: onecommit.Onecommit, two_databases: TwoData
 def test_an_election_has_one_leader(oc: onecommit.Onecommit) -> None:
     with oc.leader("billing") as leader, oc.lock("billing") as lock:
         assert leader.is_held and lock.is_held and not leader.wait_lost(0.01)
-        with pytest.raises(onecommit.ConflictError), oc.leader("billing", timeout=0.05):
+        with pytest.raises(onecommit.ConflictError), oc.leader("billing", timeout=SHORT_S):
             pass
     assert not leader.is_held
     with oc.leader("billing", timeout=LIMIT_S) as after:
@@ -139,11 +143,13 @@ def test_a_wait_for_another_process_and_for_this_one(
     own, others = "this very process", "somebody else"
     with oc.transaction(**conns) as tx, oc.leader("a"), onecommit.open(two_databases.config) as no2:
         tx.lock("a")
+        with no2.lock("its first one, which takes longer"):
+            pass
         for opened, says in ((oc, own), (no2, others)):
             with pytest.raises(onecommit.ConflictError, match=f"{says} h[eo]lds? the lock"):
-                opened.lock("a", timeout=1).__enter__()
+                opened.lock("a", timeout=SHORT_S).__enter__()
             with pytest.raises(onecommit.ConflictError, match=f"{says} [a-z]+ the leader"):
-                opened.leader("a", timeout=1).__enter__()
+                opened.leader("a", timeout=SHORT_S).__enter__()
 
 
 def test_nothing_is_locked_outside_of_its_block(two_databases: TwoDatabases) -> None:
@@ -156,11 +162,16 @@ def test_nothing_is_locked_outside_of_its_block(two_databases: TwoDatabases) -> 
         pass
 
 
-def entries(two_databases: TwoDatabases) -> int:
-    """In all queues. Another process asks: who closes the file loses its locks on it."""
+def wait_for_entries(two_databases: TwoDatabases, number: int) -> None:
+    """Waits until so many hold or wait. Another process asks: who closes the file loses its locks
+    on it."""
     (file,) = two_databases.config.parent.rglob("decisions.db")
     asked = [sys.executable, "-c", COUNT, str(file)]
-    return int(subprocess.run(asked, check=True, capture_output=True, text=True).stdout)
+
+    def entries() -> int:
+        return int(subprocess.run(asked, check=True, capture_output=True, text=True).stdout)
+
+    wait_until(lambda: entries() == number, f"{number} entries in all queues")
 
 
 def test_who_waits_is_told_of_the_end(two_databases: TwoDatabases) -> None:
@@ -173,7 +184,7 @@ def test_who_waits_is_told_of_the_end(two_databases: TwoDatabases) -> None:
 
     with ThreadPoolExecutor(2) as pool:
         waiting = [pool.submit(wait_in_vain, kind) for kind in ("lock", "leader")]
-        wait_until(lambda: entries(two_databases) == 4, "both wait")
+        wait_for_entries(two_databases, 4)
         oc.__exit__(None, None, None)
         for one in waiting:
             with pytest.raises(onecommit.InvalidError, match="closed"):
@@ -230,7 +241,7 @@ async def test_a_cancelled_wait_leaves_the_queue(two_databases: TwoDatabases) ->
         async with oc.lock("a"):
             for waits in (lock_in_vain, transact_in_vain):
                 task = asyncio.create_task(waits())
-                await asyncio.sleep(0.2)
+                await asyncio.to_thread(wait_for_entries, two_databases, 2)
                 task.cancel()
                 with pytest.raises(asyncio.CancelledError):
                     await task

@@ -17,6 +17,8 @@ from .two_databases import AsyncConnections, Connections, TwoDatabases, close, c
 PAY = "update orders set paid = true where id = 42"
 PAYMENT = "insert into payments values (42, 100)"
 LIMIT_S = 120.0
+# For what comes before the end of it.
+DEADLINE_S = 3.0
 
 
 @pytest.fixture
@@ -171,14 +173,14 @@ def test_the_deadline_holds_for_all_of_it(
     with two_databases.connect("billing") as rival:
         rival.execute("lock table payments")
         locked = pytest.raises(psycopg.errors.LockNotAvailable)
-        with locked, oc.transaction(deadline=0.3, **conns):
+        with locked, oc.transaction(deadline=DEADLINE_S, **conns):
             conns["orders"].execute(PAY)
             conns["billing"].execute(PAYMENT)
     late = pytest.raises(onecommit.UnreachableError, match="deadline")
-    with late, oc.transaction(deadline=0.2, **conns):
+    with late, oc.transaction(deadline=DEADLINE_S, **conns):
         conns["orders"].execute(PAY)
         conns["billing"].execute(PAYMENT)
-        conns["orders"].execute("select pg_sleep(0.4)")
+        conns["orders"].execute(f"select pg_sleep({DEADLINE_S + 0.2})".encode())
     assert (two_databases.paid(), two_databases.prepared()) == ((0, 0, 0), 0)
 
 

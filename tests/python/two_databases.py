@@ -15,6 +15,11 @@ TABLES = """
 create table orders (id int primary key, paid bool not null default false);
 create table payments (id int, total int not null check (total >= 0));
 """
+# The machine may stand still meanwhile.
+PATIENT = """
+coordinator.request_timeout_ms = 60000
+relay.request_timeout_ms = 60000
+"""
 ROWS = "truncate orders, payments; insert into orders (id) values (42), (43)"
 
 
@@ -44,7 +49,7 @@ class TwoDatabases:
     def create(cls, server: str, directory: Path) -> TwoDatabases:
         """Makes them, with tables of an application; `init` has still to be run."""
         urls: dict[str, str] = {}
-        text = f'namespace = "two"\ndata_dir = "{directory}/data"\n'
+        text = f'namespace = "two"\ndata_dir = "{directory}/data"\n{PATIENT}'
         for name in NAMES:
             database = f"onecommit_{name}_{os.getpid()}"
             with psycopg.connect(server, autocommit=True) as admin:
@@ -84,6 +89,8 @@ class TwoDatabases:
         """Makes both as they were."""
         for name in NAMES:
             with self.connect(name) as conn:
+                # What another test has left prepared would keep it waiting for ever.
+                conn.execute("set lock_timeout = '60s'")
                 conn.execute(ROWS.encode())
                 conn.execute("truncate onecommit.outbox")
 
@@ -120,7 +127,7 @@ def with_zookeeper(
     folder: Path,
     servers: str,
     chroot: str,
-    session_timeout_ms: int = 2000,
+    session_timeout_ms: int = 10_000,
 ) -> Path:
     """Their configuration with transactions, locks and groups kept in ZooKeeper; to be prepared."""
     made = folder / f"{servers.rsplit(':', 1)[1]}.toml"
