@@ -283,6 +283,8 @@ def kill_an_adoption(installation: Installation, point: CrashPoint) -> list[Rela
     installation.wait_delivered()
     installation.wait_pruned()
     relay.stop()
+    # It waits for no confirmation of what it gives up, and nobody adopts while a relay lives.
+    wait_until(lambda: installation.owners() == {None}, "no relay lives")
     if point.stores == "zookeeper":
         other = "update onecommit.installation set incarnation = gen_random_uuid()"
         installation.outbox.execute(other)

@@ -112,6 +112,12 @@ impl Place {
         Place::from_text(&self.to_text())
     }
 
+    /// The same place for one that has to live, also where the machine stands still: it would go on asking in a
+    /// session that is over.
+    fn lasting(&self) -> Place {
+        Place { session_timeout: LONG, ..self.copy() }
+    }
+
     fn to_text(&self) -> String {
         let log = if self.log == Log::File { "file" } else { "zookeeper" };
         let Place { urls: [orders, billing], namespace, incarnation, .. } = self;

@@ -12,9 +12,9 @@ use onecommit::zookeeper::{ZookeeperSettings, adopt, init, remove};
 use zookeeper_client as zk;
 
 use crate::conformance_decision_log::{self as conformance, decide, record, request, taken};
-use crate::conformance_lease::{LONG, SHORT};
+use crate::conformance_lease::LONG;
 use crate::patience::{answered, until};
-use crate::zookeeper_server::{self, CHROOT, Proxy};
+use crate::zookeeper_server::{self, CHROOT, MORTAL, Proxy};
 
 /// One prepared namespace of its own.
 struct Place {
@@ -83,7 +83,7 @@ async fn only_what_was_prepared_for_this_incarnation_is_used() {
 async fn who_has_lost_the_session_is_succeeded_and_decides_nothing_more() {
     let place = Place::new().await;
     let proxy = Proxy::start(&place.settings.servers).await;
-    let cut_off = place.session_through(&proxy, SHORT).await;
+    let cut_off = place.session_through(&proxy, MORTAL).await;
     let (id, fence) = registered(&*cut_off).await;
     assert_eq!(decide(&cut_off, fence, &request(0, &[1], &[])).await, Answer::Done);
     let recoverer = place.session().await;

@@ -11,9 +11,11 @@ use onecommit::zookeeper::{ZookeeperSettings, init};
 use tokio::time::timeout;
 
 use crate::conformance_group::{self as conformance, Place, join, member, open, seen};
-use crate::conformance_lease::SHORT;
 use crate::patience::{LIMIT, answered};
-use crate::zookeeper_server::{self, Proxy};
+use crate::zookeeper_server::{self, MORTAL, Proxy};
+
+/// Who has a connection is answered within this.
+const MOMENT: Duration = Duration::from_millis(100);
 
 fn named(name: &str) -> GroupOf {
     GroupOf::Named(name.parse().unwrap())
@@ -76,12 +78,12 @@ async fn told(session: &mut dyn GroupSession, known: &GroupSeen) -> Result<Group
 async fn who_loses_the_session_is_told_first_that_it_may_be_gone_and_then_that_it_is() {
     let (settings, namespace) = prepared().await;
     let proxy = Proxy::start(&settings.servers).await;
-    let through =
-        ZookeeperSettings { servers: proxy.address.clone(), session_timeout: SHORT, ..settings.clone() };
+    let through = ZookeeperSettings { servers: proxy.address.clone(), ..settings.clone() };
+    let mortal = ZookeeperSettings { session_timeout: MORTAL, ..through.clone() };
     let group = |settings: &ZookeeperSettings| {
         ZookeeperGroup::new(settings.clone(), &namespace, &named("workers")).unwrap()
     };
-    let (mut stays, mut cut_off) = (open(&group(&settings)).await, open(&group(&through)).await);
+    let (mut stays, mut cut_off) = (open(&group(&settings)).await, open(&group(&mortal)).await);
     let (one, two) = (member("stays"), member("cut off"));
     join(&mut *stays, &one).await;
     join(&mut *cut_off, &two).await;
@@ -89,6 +91,8 @@ async fn who_loses_the_session_is_told_first_that_it_may_be_gone_and_then_that_i
     let both = GroupSeen { members: vec![one.clone(), two.clone()], is_current: true };
 
     proxy.open.send_replace(false);
+    // Until its client has noticed: before, a call that fails says so, and what is told of the connection is not met.
+    while matches!(timeout(MOMENT, cut_off.members()).await, Ok(Ok(_))) {}
     let unsure = told(&mut *cut_off, &both).await.unwrap();
     assert_eq!(unsure, GroupSeen { is_current: false, ..both.clone() });
     let left = told(&mut *stays, &both).await.unwrap();

@@ -1,6 +1,7 @@
 //! The tests' ZooKeeper, and a proxy that cuts a client off from a server.
 
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use onecommit::id::Namespace;
 use onecommit::zookeeper::ZookeeperSettings;
@@ -14,6 +15,9 @@ use crate::conformance_lease::LONG;
 
 /// The path above everything of these tests.
 pub const CHROOT: &str = "/onecommit-tests";
+
+/// The session timeout of one that is cut off in the middle of a test, and has to live through calls before.
+pub const MORTAL: Duration = Duration::from_secs(8);
 
 /// How the server is reached.
 pub fn settings() -> ZookeeperSettings {

@@ -9,7 +9,7 @@ use onecommit::{Error, ErrorKind};
 use tokio::runtime::Runtime;
 
 use super::recovery::{Died, close_behind, die, drive_to, prepare_orphan};
-use super::{LONG, Log, NAMES, Place, SHORT, begin, connect, drive, move_money, names, settings, text};
+use super::{Log, NAMES, Place, begin, connect, drive, move_money, names, settings, text};
 use crate::patience::until;
 
 const ORDERS: &str = "orders";
@@ -39,10 +39,8 @@ fn name(name: &str) -> ParticipantName {
 /// One that dies, and whose death is noticed.
 fn dead(log: Log, died: Died) -> (Runtime, Place, TransactionId) {
     let runtime = Runtime::new().unwrap();
-    let mut place = runtime.block_on(Place::with_sessions_of(log, SHORT));
+    let place = runtime.block_on(Place::new(log));
     let id = die(&place, died);
-    // Whoever looks at it is waited for.
-    place.session_timeout = LONG;
     runtime.block_on(async {
         let session = place.session().await;
         let is_dead = |all: &Vec<onecommit::decision_log::Registered>| {

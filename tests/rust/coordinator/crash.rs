@@ -24,6 +24,7 @@ use self::process::{PLACE, TOLD, WAY, message, write};
 use super::recovery::{Died, close_behind, die, die_together, prepare_orphan};
 use super::{LONG, Log, Place, SHORT, begin, connect};
 use crate::patience::{LIMIT, until};
+use crate::zookeeper_server;
 
 const FAILPOINTS_LOG: &str = "ONECOMMIT_FAILPOINTS_LOG";
 const SIGKILL: i32 = 9;
@@ -104,9 +105,10 @@ async fn every_step(log: Log, way: Way) {
 }
 
 async fn goes_through(log: Log, way: Way, failpoint: &str) {
-    let place = Place::with_sessions_of(log, SHORT).await;
+    let mut place = Place::with_sessions_of(log, SHORT).await;
     let outcomes = leave_work(&place, way).await;
     let told = meet(&place, way, failpoint).await;
+    place.session_timeout = LONG;
     if way == Way::LetGo {
         connect(&place.urls[0]).await.batch_execute(FOUND).await.unwrap();
     }
@@ -158,7 +160,7 @@ async fn leave_work(place: &Place, way: Way) -> Vec<(TransactionId, Outcome)> {
         Way::LetGo => {
             leave(place, Died::Undecided).await;
             connect(&place.urls[0]).await.batch_execute(LOST).await.unwrap();
-            let session = place.session().await;
+            let session = place.lasting().session().await;
             let all = async || session.coordinators().await;
             until("the death is noticed", all, |all| all.iter().all(|one| !one.is_live)).await;
         }
@@ -262,12 +264,13 @@ async fn leave(place: &Place, died: Died) {
 /// An outcome; and in ZooKeeper decisions of a coordinator whose record is removed already.
 async fn leave_what_can_be_forgotten(place: &Place) {
     leave(place, Died::Undecided).await;
+    let place = place.lasting();
     let node = place.node();
     let session = place.session().await;
     until("all is settled", async || session.coordinators().await, |all| all.is_empty()).await;
     node.close().await;
     if place.log == Log::Zookeeper {
-        let client = zk::Client::connect(&place.zookeeper().servers).await.unwrap();
+        let client = zookeeper_server::client().await;
         let mode = zk::CreateMode::Persistent.with_acls(zk::Acls::anyone_all());
         let folder = format!("/onecommit/{}/decisions/{}", place.namespace, CoordinatorId::random());
         client.create(&folder, b"", &mode).await.unwrap();
@@ -277,7 +280,7 @@ async fn leave_what_can_be_forgotten(place: &Place) {
 
 /// The coordinators that have decisions in ZooKeeper.
 async fn decisions(place: &Place) -> Vec<String> {
-    let client = zk::Client::connect(&place.zookeeper().servers).await.unwrap();
+    let client = zookeeper_server::client().await;
     client.list_children(&format!("/onecommit/{}/decisions", place.namespace)).await.unwrap()
 }
 
@@ -385,8 +388,9 @@ async fn the_next_one_reads_what_a_killed_holder_decided(log: Log) {
     let failpoint = format!("{room}.decide.after_commit=kill@3");
     // What was put there may be deletions only, as they come by time: then it was killed elsewhere.
     for _ in 0..20 {
-        let place = Place::with_sessions_of(log, SHORT).await;
+        let mut place = Place::with_sessions_of(log, SHORT).await;
         let told = meet(&place, Way::Lock, &failpoint).await;
+        place.session_timeout = LONG;
         let left = place.prepared().await;
         let (node, clients) = (place.node(), place.clients().await);
         let mut next = begin(&node, &clients).await.unwrap();

@@ -4,20 +4,21 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use onecommit::coordinator::{HeldLock, Next, Node, Options};
-use onecommit::decision_log::DecisionLog;
+use onecommit::coordinator::{Dialogue, HeldLock, Next, Node, Options, Transaction};
 use onecommit::decision_log::zookeeper::ZookeeperDecisionLog;
+use onecommit::decision_log::{DecisionLog, Registered};
 use onecommit::id::{LockName, TransactionId};
 use onecommit::lock::LockSession;
 use onecommit::lock::zookeeper::ZookeeperLocks;
 use onecommit::protocol::lock::{Owner, Purpose, Queue};
 use onecommit::protocol::transaction::Protocol;
 use onecommit::zookeeper::ZookeeperSettings;
-use onecommit::{ErrorKind, Result};
+use onecommit::{Error, ErrorKind, Result};
 use tokio::runtime::Runtime;
+use tokio_postgres::Client;
 
-use super::recovery::{Died, drive_to};
-use super::{LONG, Log, NAMES, Place, SHORT, begin, drive, member, move_money, names, settings};
+use super::recovery::{Died, drive_to, take_for_dead};
+use super::{Log, NAMES, Place, SHORT, begin, drive, member, move_money, names, settings};
 use crate::patience::{LIMIT, answered, until};
 use crate::zookeeper_server::Proxy;
 
@@ -105,15 +106,16 @@ fn die_with_a_lock(place: &Place) -> TransactionId {
         (node, dialogue)
     });
     runtime.shutdown_background();
-    left.1.id()
+    let id = left.1.id();
+    take_for_dead(place, &[id]);
+    id
 }
 
 /// First only one of both databases can be settled: the lock stays until the other one is, too.
 fn a_lock_outlives_its_holder(log: Log) {
     let runtime = Runtime::new().unwrap();
-    let mut place = runtime.block_on(Place::with_sessions_of(log, SHORT));
+    let place = runtime.block_on(Place::new(log));
     let id = die_with_a_lock(&place);
-    place.session_timeout = LONG;
     runtime.block_on(async {
         let members = vec![member(NAMES[0], &place.urls[0], false)];
         let half = place.node_of(members, place.decision_log());
@@ -279,23 +281,36 @@ async fn a_deadlock_of_two_transactions_is_told_to_one_in_zookeeper() {
     a_deadlock_is_told(Log::Zookeeper).await;
 }
 
-/// A node that reaches ZooKeeper through a proxy.
+/// How ZooKeeper is reached through a proxy, by one that dies when it is cut off.
+fn through(place: &Place, proxy: &Proxy) -> ZookeeperSettings {
+    ZookeeperSettings { servers: proxy.address.clone(), session_timeout: SHORT, ..place.zookeeper() }
+}
+
 fn node_through(place: &Place, proxy: &Proxy) -> Node {
-    let servers = ZookeeperSettings { servers: proxy.address.clone(), ..place.zookeeper() };
-    let log = ZookeeperDecisionLog::new(servers, &place.namespace, place.incarnation).unwrap();
+    let log = ZookeeperDecisionLog::new(through(place, proxy), &place.namespace, place.incarnation).unwrap();
     node_with_locks_through(place, proxy, Arc::new(log))
 }
 
 /// One whose locks alone go through it.
 fn node_with_locks_through(place: &Place, proxy: &Proxy, log: Arc<dyn DecisionLog>) -> Node {
-    let servers = ZookeeperSettings { servers: proxy.address.clone(), ..place.zookeeper() };
     let (namespace, incarnation) = (place.namespace.clone(), place.incarnation);
-    let locks = ZookeeperLocks::new(servers, &namespace, incarnation).unwrap();
+    let locks = ZookeeperLocks::new(through(place, proxy), &namespace, incarnation).unwrap();
     Node::open(namespace, incarnation, place.members(), log, Arc::new(locks), settings())
 }
 
+/// A transaction that has the lock. Its node may have lost the session before, where the machine stood still: the next
+/// coordinator takes its place.
+async fn begin_locked<'a>(node: &Node, clients: &'a [Client; 2]) -> (Transaction<'a>, i64) {
+    answered(async || {
+        let mut transaction = begin(node, clients).await?;
+        let number = transaction.lock(&account(), None).await?;
+        Ok((transaction, number))
+    })
+    .await
+}
+
 async fn cut_off() -> (Place, Proxy, Node) {
-    let place = Place::with_sessions_of(Log::Zookeeper, SHORT).await;
+    let place = Place::new(Log::Zookeeper).await;
     let proxy = Proxy::start(&place.zookeeper().servers).await;
     let node = node_through(&place, &proxy);
     (place, proxy, node)
@@ -307,8 +322,7 @@ async fn cut_off() -> (Place, Proxy, Node) {
 async fn who_is_taken_for_dead_commits_and_locks_nothing_more() {
     let (place, proxy, node) = cut_off().await;
     let (clients, others) = (place.clients().await, place.clients().await);
-    let mut paused = begin(&node, &clients).await.unwrap();
-    let before = paused.lock(&account(), None).await.unwrap();
+    let (mut paused, before) = begin_locked(&node, &clients).await;
     clients[0].batch_execute("update account set total = total - 10 where id = 2").await.unwrap();
     proxy.open.send_replace(false);
 
@@ -332,12 +346,11 @@ async fn who_is_taken_for_dead_commits_and_locks_nothing_more() {
 /// It is its coordinator's, which lives; the session of the locks may end alone.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lock_outlives_the_session_in_which_it_was_taken() {
-    let place = Place::with_sessions_of(Log::Zookeeper, SHORT).await;
+    let place = Place::new(Log::Zookeeper).await;
     let proxy = Proxy::start(&place.zookeeper().servers).await;
     let (node, other) = (node_with_locks_through(&place, &proxy, place.decision_log()), place.node());
     let (clients, others) = (place.clients().await, place.clients().await);
-    let mut transaction = begin(&node, &clients).await.unwrap();
-    let number = transaction.lock(&account(), None).await.unwrap();
+    let (transaction, number) = begin_locked(&node, &clients).await;
     let held = node.lock(&name("of the session"), LIMIT).await.unwrap();
     move_money(&clients).await;
     proxy.open.send_replace(false);
@@ -358,18 +371,34 @@ async fn a_lock_outlives_the_session_in_which_it_was_taken() {
     assert_eq!(place.totals().await, [90, 110]);
 }
 
+/// A transaction with the lock just before its decision, of a coordinator that lives.
+async fn prepare_locked(place: &Place, node: &Node) -> (Dialogue, [Client; 2]) {
+    let session = place.session().await;
+    answered(async || {
+        let clients = place.clients().await;
+        let mut dialogue = node.begin(&names(), Options::default())?;
+        drive(&mut dialogue, &clients, |_| false).await;
+        dialogue.lock(&account(), None).await?;
+        move_money(&clients).await;
+        dialogue.commit();
+        drive_to(&mut dialogue, &clients, Died::Undecided).await;
+        let (coordinator, is_prepared) = (dialogue.id().coordinator, place.prepared().await == 2);
+        let lives = session.coordinators().await?.contains(&Registered { coordinator, is_live: true });
+        // Who recovers it counts as live, too.
+        if is_prepared && lives && !session.is_taken_over(coordinator).await? {
+            return Ok((dialogue, clients));
+        }
+        Err(Error::new(ErrorKind::Fenced, "prepare", "the machine stood still, and its session is over"))
+    })
+    .await
+}
+
 /// The decision is on its way, and its answer never comes: whoever recovers the coordinator has the word, and until
 /// then the lock stays.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lock_in_doubt_is_not_given_up_by_its_holder() {
     let (place, proxy, node) = cut_off().await;
-    let clients = place.clients().await;
-    let mut dialogue = node.begin(&names(), Options::default()).unwrap();
-    drive(&mut dialogue, &clients, |_| false).await;
-    dialogue.lock(&account(), None).await.unwrap();
-    move_money(&clients).await;
-    dialogue.commit();
-    drive_to(&mut dialogue, &clients, Died::Undecided).await;
+    let (mut dialogue, clients) = prepare_locked(&place, &node).await;
     proxy.swallows_answers.send_replace(true);
     let ended = drive(&mut dialogue, &clients, |_| false).await;
     let Next::Ended(Err(doubt)) = ended else { panic!("{ended:?}") };
@@ -388,8 +417,7 @@ async fn a_lock_in_doubt_is_not_given_up_by_its_holder() {
     tokio::time::sleep(Duration::from_millis(300)).await;
     assert!(is_queued(&*session, id).await, "given up without knowing how it ended");
     place.settled().await;
-    let mut next = begin(&node, &clients).await.unwrap();
-    next.lock(&account(), None).await.unwrap();
+    let _next = begin_locked(&node, &clients).await;
     let totals = place.totals().await;
     assert!(totals == [100, 100] || totals == [90, 110], "{totals:?}");
 }
@@ -474,8 +502,9 @@ async fn who_has_lost_the_session_is_told_before_another_one_holds_the_lock() {
     proxy.open.send_replace(true);
     assert_eq!(held.release().await.unwrap_err().kind(), ErrorKind::Fenced);
     next.release().await.unwrap();
-    // The node goes on in another session.
-    assert!(node.lock(&account(), LIMIT).await.unwrap().is_held());
+    // A session that has ended by now is followed by another one.
+    let locks = async || Ok(node.lock(&account(), LIMIT).await?.is_held());
+    until("the node goes on in another session", locks, |is_held| *is_held).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -484,17 +513,18 @@ async fn a_leader_that_has_lost_its_session_is_told_and_succeeded() {
     let other = place.node();
     let billing = name("billing");
     let leader = node.lead(&billing, None).await.unwrap();
-    is_had(async |limit| other.lead(&billing, Some(limit)).await).await;
     proxy.open.send_replace(false);
     let next = other.lead(&billing, None).await.unwrap();
     assert!(!leader.is_held(), "two lead");
     is_told(&leader).await;
     assert!(next.number() > leader.number());
     proxy.open.send_replace(true);
+    is_had(async |limit| node.lead(&billing, Some(limit)).await).await;
     // It stands again, and is elected where the next one resigns.
-    let (again, resigned) = tokio::join!(node.lead(&billing, None), next.release());
+    let stands = async || Ok(node.lead(&billing, None).await?.is_held());
+    let elected = until("it is elected", stands, |is_held| *is_held);
+    let (_, resigned) = tokio::join!(elected, next.release());
     resigned.unwrap();
-    assert!(again.unwrap().is_held());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -293,16 +293,26 @@ async fn a_decision_log_that_another_process_keeps_locked_is_told() {
     let fails = async |deadline| {
         let options = Options { deadline: Some(deadline), ..Options::default() };
         let branches: Vec<_> = names().into_iter().zip(&clients).collect();
-        let transaction = node.transaction(&branches, options).await.unwrap();
-        move_money(&clients).await;
-        let error = transaction.commit().await.unwrap_err();
+        let commits = async {
+            let transaction = node.transaction(&branches, options).await?;
+            move_money(&clients).await;
+            transaction.commit().await
+        };
+        let error = commits.await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Unreachable, "{error}");
         text(&error)
     };
-    for _ in 0..2 {
+    let mut silent = 0;
+    let fails_again = async || {
         let late = fails(Duration::from_secs(2)).await;
-        assert!(late.contains("the decision log did not answer"), "{late}");
-    }
+        let is_silent = late.contains("the decision log did not answer");
+        // On a slow machine it may come to the log too late, or be there when the wait for it ends.
+        let others = ["took longer than its deadline", "the file is locked"];
+        assert!(is_silent || others.iter().any(|words| late.contains(words)), "{late}");
+        silent += usize::from(is_silent);
+        Ok(silent)
+    };
+    until("two are told while it is waited for", fails_again, |silent| *silent == 2).await;
     let locked = fails(LIMIT).await;
     let file = format!("file: {}", file.display());
     for words in ["the file is locked: another process", "waited_ms: 10000", &file] {

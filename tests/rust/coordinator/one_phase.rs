@@ -15,7 +15,7 @@ use tokio_postgres::Client;
 use super::crash::{Other, ended, says_hit};
 use super::{Log, Place, SHORT, connect, drive, names};
 use crate::outbox_postgres::{USUAL, server};
-use crate::patience::{LIMIT, until};
+use crate::patience::{LIMIT, answered, until};
 use crate::postgres_servers::Servers;
 
 /// `orders` has a server of its own.
@@ -98,7 +98,7 @@ fn relay_of(place: &Place) -> (PathBuf, Config) {
 async fn its_message_stays_when_it_is_delivered_and_those_of_others_go() {
     let mut crashing = Crashing::new().await;
     let (file, config) = relay_of(&crashing.place);
-    service::init(&config, &[], Some(1), &|_| {}).await.unwrap();
+    answered(async || service::init(&config, &[], Some(1), &|_| {}).await).await;
     let orders = connect(&crashing.place.urls[0]).await;
     let texts = async |sql: &str| {
         let rows = orders.query(sql, &[]).await.unwrap();

@@ -13,6 +13,7 @@ use super::{
     Log, NAMES, Place, SHORT, begin, connect, drive, member, move_money, move_money_of, names, text,
 };
 use crate::patience::{answered, until};
+use crate::zookeeper_server;
 
 /// How far the dead one came: how much of its own work it had begun.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,6 +43,8 @@ pub(super) fn die(place: &Place, died: Died) -> TransactionId {
 /// The same of several at once, each of which moves what is in another account: one that came later would
 /// settle what the earlier ones left.
 pub(super) fn die_together(place: &Place, dying: &[(Died, i32)]) -> Vec<TransactionId> {
+    // No session is to be over before its coordinator dies.
+    let place = &place.lasting();
     let runtime = Runtime::new().unwrap();
     let left = runtime.block_on(async {
         let mut nodes = Vec::new();
@@ -67,7 +70,26 @@ pub(super) fn die_together(place: &Place, dying: &[(Died, i32)]) -> Vec<Transact
         left
     });
     runtime.shutdown_background();
-    left.iter().map(|(_, dialogue)| dialogue.id()).collect()
+    let ids: Vec<TransactionId> = left.iter().map(|(_, dialogue)| dialogue.id()).collect();
+    take_for_dead(place, &ids);
+    ids
+}
+
+/// Has those count as dead whose runtime was stopped: their sessions last longer than a test waits.
+pub(super) fn take_for_dead(place: &Place, stopped: &[TransactionId]) {
+    if place.log == Log::Zookeeper {
+        Runtime::new().unwrap().block_on(async {
+            for id in stopped {
+                end_session(place, id.coordinator).await;
+            }
+        });
+    }
+}
+
+/// As ZooKeeper does with a session of which it has not heard for too long.
+async fn end_session(place: &Place, coordinator: CoordinatorId) {
+    let zookeeper = zookeeper_server::client().await;
+    zookeeper.delete(&format!("/onecommit/{}/live/{coordinator}", place.namespace), None).await.unwrap();
 }
 
 /// Has a transaction committed, and waits until its decision is not needed any more: by then every
@@ -93,7 +115,7 @@ pub(super) async fn has_history(place: &Place, node: &Node, clients: &[Client; 2
 
 fn is_settled_by_another(log: Log, died: Died, totals: [i32; 2], outcome: Outcome) {
     let runtime = Runtime::new().unwrap();
-    let place = runtime.block_on(Place::with_sessions_of(log, SHORT));
+    let place = runtime.block_on(Place::new(log));
     let id = die(&place, died);
     runtime.block_on(async {
         assert_eq!(place.prepared().await, 2, "nobody settles it but another node");
@@ -311,9 +333,7 @@ async fn who_was_taken_over_decides_nothing_more_and_another_coordinator_goes_on
     transaction.commit().await.unwrap();
     let transaction = begin(&node, &clients).await.unwrap();
     move_money(&clients).await;
-    // As ZooKeeper does with a session of which it has not heard for too long.
-    let zookeeper = zookeeper_client::Client::connect(&place.zookeeper().servers).await.unwrap();
-    zookeeper.delete(&format!("/onecommit/{}/live/{first}", place.namespace), None).await.unwrap();
+    end_session(&place, first).await;
     let other = place.node();
     let session = place.session().await;
     let registered = async || session.coordinators().await;

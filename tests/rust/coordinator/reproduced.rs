@@ -37,7 +37,7 @@ use super::recovery::{Died, die, drive_to};
 use super::{Log, NAMES, Place, SHORT, begin, connect, drive, move_money, names, text};
 use crate::log_lines;
 use crate::outbox_postgres::{USUAL, server};
-use crate::patience::until;
+use crate::patience::{answered, until};
 use crate::postgres_servers::Servers;
 
 const WAITERS: i64 = 64;
@@ -251,15 +251,14 @@ async fn a_prepare_that_lands_behind_its_rollback_is_rolled_back() {
 #[test]
 fn where_the_decision_log_is_older_than_the_databases_nothing_is_rolled_back() {
     let runtime = Runtime::new().unwrap();
-    let place = runtime.block_on(Place::with_sessions_of(Log::Zookeeper, SHORT));
+    let place = runtime.block_on(Place::new(Log::Zookeeper));
     log_lines::keep();
     let dead = die(&place, Died::Undecided);
     let id = dead.coordinator;
     runtime.block_on(async {
-        // As a copy has it from before the last marks. Its session has to be noticed as over first.
+        // As a copy has it from before the last marks.
         let session = place.session().await;
-        let take_over = async || session.take_over(id).await;
-        let legacy = until("it is dead", take_over, |legacy| legacy.is_some()).await.unwrap();
+        let legacy = answered(async || session.take_over(id).await).await.expect("it is dead");
         let mut record = legacy.record;
         for used in record.participants.values_mut() {
             used.marks = Marks { announced: 1, acknowledged: 0 };

@@ -85,7 +85,7 @@ pub(in crate::coordinator) fn account() -> LockName {
 
 /// Two at a time, so that one waits for the other; each reads what the ones before have written.
 async fn make_locked_transactions(node: &Node, place: &Place) {
-    leave_an_entry(place).await;
+    leave_an_entry(&place.lasting()).await;
     let make = async |first: i32| {
         let clients = place.clients().await;
         for number in numbers() {
@@ -145,7 +145,7 @@ async fn another_process() {
         return node.close().await;
     }
     if is(Way::LetGo) {
-        let session = place.session().await;
+        let session = place.lasting().session().await;
         let taken = async || session.coordinators().await;
         until("it is taken over", taken, |all| all.iter().any(|one| one.is_live)).await;
         node.close().await;
