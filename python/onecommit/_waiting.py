@@ -18,8 +18,9 @@ T = TypeVar("T")
 def wait(begin: Callable[[Future[T]], Wait | None], undo: Callable[[T], object] | None = None) -> T:
     """Waits for what is begun; Ctrl-C, or what a signal's handler raises, gives it up."""
     future: Future[T] = Future()
-    waiting = begin(future)
+    waiting: Wait | None = None
     try:
+        waiting = begin(future)
         return future.result()
     except BaseException:
         _give_up(future, waiting, undo)
@@ -33,8 +34,9 @@ async def wait_async(
     import asyncio
 
     future: Future[T] = Future()
-    waiting = begin(future)
+    waiting: Wait | None = None
     try:
+        waiting = begin(future)
         return await asyncio.wrap_future(future)
     except BaseException:
         _give_up(future, waiting, undo)

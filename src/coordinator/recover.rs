@@ -84,7 +84,8 @@ impl Recoverer {
             tokio::select! {
                 biased;
                 () = tokio::time::sleep(interval) => {}
-                _ = closed.wait_for(|closed| *closed) => {}
+                // Also an error: a node that was dropped tells of no end, and would be swept for without a pause.
+                _ = closed.wait_for(|closed| *closed) => break,
             }
         }
         if let Some(session) = &self.session {

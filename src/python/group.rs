@@ -2,7 +2,7 @@
 //!
 //! Promises that nobody stays a member whom Python does not know any more: who was cancelled while it joined leaves.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use pyo3::prelude::*;
@@ -38,11 +38,15 @@ pub(super) struct Groups {
     tellings: Tellings,
     /// Who joins or leaves has a receiver meanwhile.
     moving: watch::Sender<()>,
+    members: Arc<Mutex<Vec<Weak<Member>>>>,
 }
+
+/// None once it has left.
+type Member = Mutex<Option<Membership>>;
 
 impl Groups {
     pub(super) fn new(handle: Handle, tellings: Tellings) -> Self {
-        Groups { handle, tellings, moving: watch::Sender::default() }
+        Groups { handle, tellings, moving: watch::Sender::default(), members: Arc::default() }
     }
 
     /// Joins, and tells `future` the [`Group`].
@@ -68,11 +72,39 @@ impl Groups {
         Ok(())
     }
 
-    /// Waits until nobody joins or leaves any more: their sessions with the store would outlive the runtime, and
-    /// others would see members until those have timed out.
-    pub(super) async fn settled(&self) {
-        let _ = tokio::time::timeout(LEAVE_LIMIT, self.moving.closed()).await;
+    /// All leave, and it is waited until nobody joins or leaves any more: others would see members until their sessions
+    /// with the store have timed out, and ZooKeeper's client panics in who watches while its session's task is dropped.
+    pub(super) async fn close(&self) {
+        let all_have_left = async {
+            loop {
+                let members = std::mem::take(&mut *self.members());
+                members.iter().filter_map(Weak::upgrade).for_each(|member| self.leave(&member));
+                self.moving.closed().await;
+                // Who was about to join may have done so.
+                if self.members().is_empty() {
+                    return;
+                }
+            }
+        };
+        let _ = tokio::time::timeout(LEAVE_LIMIT, all_have_left).await;
     }
+
+    fn leave(&self, member: &Member) {
+        let Some(membership) = lock(member).take() else { return };
+        let moving = self.moving.subscribe();
+        self.handle.spawn(async move {
+            let _moving = moving;
+            let _ = membership.leave().await;
+        });
+    }
+
+    fn members(&self) -> MutexGuard<'_, Vec<Weak<Member>>> {
+        self.members.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn lock(member: &Member) -> MutexGuard<'_, Option<Membership>> {
+    member.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// One membership.
@@ -82,8 +114,7 @@ struct Group(Owned<Own>);
 /// Dropped, it leaves.
 struct Own {
     groups: Groups,
-    // None once it has left.
-    membership: Mutex<Option<Membership>>,
+    member: Arc<Member>,
     known: watch::Receiver<Known>,
 }
 
@@ -98,15 +129,16 @@ impl Group {
     fn new(groups: Groups, mut membership: Membership) -> Self {
         let (telling, known) = watch::channel(Known { number: 0, view: membership.view() });
         groups.handle.spawn(tell(membership.watch(), telling));
-        Group(Owned::new(Own { groups, membership: Mutex::new(Some(membership)), known }))
+        let member = Arc::new(Mutex::new(Some(membership)));
+        let mut members = groups.members();
+        members.retain(|member| member.strong_count() > 0);
+        members.push(Arc::downgrade(&member));
+        drop(members);
+        Group(Owned::new(Own { groups, member, known }))
     }
 }
 
 impl Own {
-    fn membership(&self) -> MutexGuard<'_, Option<Membership>> {
-        self.membership.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Nothing is known any more: it has left, or the runtime has ended.
     fn is_over(&self) -> bool {
         self.known.has_changed().is_err()
@@ -148,7 +180,7 @@ impl Group {
 
     /// Says something else of this member, to all.
     fn say(&self, py: Python<'_>, data: &[u8]) -> PyResult<()> {
-        attached(py, JOIN, || match &*self.0.get(JOIN)?.membership() {
+        attached(py, JOIN, || match &*lock(&self.0.get(JOIN)?.member) {
             Some(membership) => membership.say(data),
             None => Err(left()),
         })
@@ -159,7 +191,7 @@ impl Group {
         attached(py, LEAVE, || {
             let own = self.0.get(LEAVE)?;
             let promise = Promise::new(&own.groups.tellings, LEAVE, future)?;
-            let Some(membership) = own.membership().take().filter(|_| !own.is_over()) else {
+            let Some(membership) = lock(&own.member).take().filter(|_| !own.is_over()) else {
                 promise.keep(|py| Ok(py.None()));
                 return Ok(());
             };
@@ -179,12 +211,7 @@ impl Group {
 
 impl Drop for Own {
     fn drop(&mut self) {
-        let Some(membership) = self.membership().take() else { return };
-        let moving = self.groups.moving.subscribe();
-        self.groups.handle.spawn(async move {
-            let _moving = moving;
-            let _ = membership.leave().await;
-        });
+        self.groups.leave(&self.member);
     }
 }
 

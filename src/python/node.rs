@@ -38,7 +38,7 @@ pub(super) fn fill(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<Node>()
 }
 
-/// See the module. Dropped, it is not waited for: others settle what it leaves.
+/// See the module. Dropped, it is closed, and not waited for.
 #[pyclass(frozen, module = "onecommit._native.node")]
 struct Node {
     // None once it is closed.
@@ -150,16 +150,34 @@ impl Node {
     fn close(&self, py: Python<'_>, future: Py<PyAny>) -> PyResult<()> {
         attached(py, CLOSE, || {
             let open = self.open.get(CLOSE)?.lock().unwrap_or_else(PoisonError::into_inner).take();
-            let Some(Open { threads, node, groups, tellings, .. }) = open else { return Err(closed(CLOSE)) };
-            let (promise, handle) = (Promise::new(&tellings, CLOSE, future)?, threads.handle.clone());
-            handle.spawn(async move {
-                tokio::join!(node.close(), groups.settled());
-                promise.keep(|py| Ok(py.None()));
-                // Whoever waits for a lock waits no more, either.
-                drop(threads);
-            });
+            let open = open.ok_or_else(|| closed(CLOSE))?;
+            let promise = Promise::new(&open.tellings, CLOSE, future)?;
+            open.close(move || promise.keep(|py| Ok(py.None())));
             Ok(())
         })
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        // In a forked child it is the parent's.
+        let Ok(open) = self.open.get(CLOSE) else { return };
+        if let Some(open) = open.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            open.close(|| {});
+        }
+    }
+}
+
+impl Open {
+    fn close(self, is_closed: impl FnOnce() + Send + 'static) {
+        let Open { node, groups, threads, .. } = self;
+        let handle = threads.handle.clone();
+        handle.spawn(async move {
+            tokio::join!(node.close(), groups.close());
+            is_closed();
+            // Whoever waits for a lock waits no more, either.
+            drop(threads);
+        });
     }
 }
 

@@ -57,8 +57,13 @@ pub(super) struct Promise {
 
 impl Promise {
     pub(super) fn new(tellings: &Tellings, operation: &'static str, future: Py<PyAny>) -> Result<Self> {
-        let closed = Error::new(ErrorKind::Invalid, operation, "it was closed meanwhile: open it again");
-        Promise::or(tellings, future, closed)
+        let why = match interpreter::has_ended() {
+            true => {
+                "the interpreter ends: register what is to be done then (atexit) behind the import of onecommit"
+            }
+            false => "it was closed meanwhile: open it again",
+        };
+        Promise::or(tellings, future, Error::new(ErrorKind::Invalid, operation, why))
     }
 
     /// With what is told of the end of the runtime. It is an error at once where the interpreter ends: a future would
@@ -89,7 +94,7 @@ pub(super) fn no_threads(operation: &'static str, error: std::io::Error) -> Erro
     Error::new(ErrorKind::Failed, operation, "no threads could be started").caused_by(error)
 }
 
-/// Something that is waited for, and can be given up.
+/// Something that is waited for, and can be given up. Dropped, it is.
 #[pyclass(frozen, module = "onecommit._native.lock")]
 pub(super) struct Wait(Owned<AbortHandle>);
 
@@ -106,5 +111,11 @@ impl Wait {
         if let Ok(waiting) = self.0.get("cancel") {
             waiting.abort();
         }
+    }
+}
+
+impl Drop for Wait {
+    fn drop(&mut self) {
+        self.cancel();
     }
 }

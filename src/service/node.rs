@@ -40,7 +40,7 @@ pub(super) struct Opened {
 /// not, until something is to be decided there.
 pub async fn open_node(config: &Config) -> Result<Node> {
     // Here, and not only where it is first needed, which would be in the middle of a commit.
-    process::expect_can_open(OPERATION)?;
+    let _opening = process::opening(OPERATION)?;
     let following = Arc::default();
     let (follower, changing) = Follower::new(config, Arc::clone(&following))?;
     let node = open_following(config, changing.coordinator).await?;

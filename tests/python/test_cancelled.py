@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import random
+import subprocess
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -19,7 +21,7 @@ from onecommit import _waiting
 
 from tests.e2e.waiting import LIMIT_S, wait_until
 
-from .conftest import init
+from .conftest import MODULE, init
 from .two_databases import NAMES, TwoDatabases, with_zookeeper
 
 Kind = Callable[[onecommit.AsyncOnecommit], AbstractAsyncContextManager[Any]]
@@ -138,6 +140,22 @@ async def test_at_any_moment(oc: onecommit.AsyncOnecommit, kind: Kind) -> None:
             await asyncio.sleep(0)
         kept.append(await cancelled(task, random.choice([1, 2])))
         await is_free(oc, kind)
+
+
+async def test_what_had_just_opened_is_closed(config: Path, futures: list[Future[Any]]) -> None:
+    task = asyncio.create_task(onecommit.open_async(config).__aenter__())
+    await asyncio.sleep(0)
+    wait_until(futures[-1].done, "it has opened")
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+    def is_gone() -> bool:
+        command = [*MODULE, "--config", str(config), "--json", "nodes"]
+        told = subprocess.run(command, capture_output=True, check=True, text=True).stdout
+        return bool(json.loads(told)["nodes"] == [])
+
+    wait_until(is_gone, "nobody is there")
 
 
 async def test_who_closes_behind_it_waits_until_it_has_left(

@@ -254,3 +254,12 @@ async fn the_number_of_znodes_does_not_grow_with_the_number_of_transactions() {
     assert!(counts[0] > 5 && counts[1] == counts[0] && counts[2] == counts[0], "{counts:?}");
     node.close().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_tasks_of_a_node_that_is_dropped_end() {
+    let place = Place::new(Log::File).await;
+    let metrics = tokio::runtime::Handle::current().metrics();
+    let before = metrics.num_alive_tasks();
+    drop(place.node());
+    until("they end", async || Ok(metrics.num_alive_tasks()), |alive| *alive <= before).await;
+}
