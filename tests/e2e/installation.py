@@ -10,7 +10,7 @@ from pathlib import Path
 
 from .checker import Report
 from .command_line import CommandLine, RelayProcess
-from .kafka_topics import KafkaTopics
+from .kafka_topics import KafkaTopics, progress_topics
 from .postgres_outbox import PostgresOutbox
 from .sqlite_outbox import SqliteOutbox
 from .topic_log import TopicLog
@@ -165,6 +165,20 @@ class PostgresInstallation(Installation):
     def database_url(self) -> str:
         """The test's own database."""
         return self.postgres.url
+
+    def progress_topic(self) -> str:
+        """The one of its incarnation: a broker may hear of it a little later."""
+        with self.postgres.connect() as connection:
+            row = connection.execute(
+                "select incarnation::text from onecommit.installation"
+            ).fetchone()
+        assert row is not None
+
+        def found() -> str | None:
+            named = progress_topics(self.servers.kafka, self.name)
+            return next((topic for topic in named if str(row[0]) in topic), None)
+
+        return wait_until(found, "the progress topic is there")
 
 
 def embedded(folder: Path) -> Installation:

@@ -166,17 +166,10 @@ def digest_of(value: bytes | None) -> str:
 
 
 def progress_topics(servers: str, namespace: str) -> list[str]:
-    """Of an installation with one outbox, its progress topic where it is there."""
+    """Of an installation with one outbox, its progress topic where it is there; and what an `init`
+    has left that was late, and begun anew for another incarnation."""
     topics = AdminClient({"bootstrap.servers": servers}).list_topics(timeout=REQUEST_LIMIT_S).topics
     return [name for name in topics if f".{namespace}." in name and ".progress." in name]
-
-
-def progress_topic(servers: str, namespace: str) -> str:
-    """The one that `init` has made: a broker may hear of it a little later."""
-    (found,) = wait_until(
-        lambda: progress_topics(servers, namespace), "the progress topic is there"
-    )
-    return found
 
 
 class KafkaTopics:

@@ -16,7 +16,7 @@ from .adoption import Adoption, long_leases
 from .command_line import CONFIGURATION, FAILED, REFUSED, RelayProcess, was_late
 from .conftest import MakeInstallation, OwnServers
 from .installation import PARTITIONS, PostgresInstallation, Servers, Table
-from .kafka_topics import REQUEST_LIMIT_S, KafkaTopics, progress_topic, progress_topics
+from .kafka_topics import REQUEST_LIMIT_S, KafkaTopics, progress_topics
 from .postgres_outbox import PostgresOutbox, url_of
 from .waiting import wait_until
 
@@ -140,11 +140,11 @@ def paused_at(made: PostgresInstallation, point: str) -> RelayProcess:
 def test_a_progress_topic_that_was_deleted(delivered: PostgresInstallation) -> None:
     kafka, name = delivered.servers.kafka, delivered.name
     admin = AdminClient({"bootstrap.servers": kafka})
-    topic = progress_topic(kafka, name)
+    topic = delivered.progress_topic()
     for made_anew in (False, True):
         delivered.outbox.burst(delivered.topic, MORE)
         admin.delete_topics([topic])[topic].result(timeout=REQUEST_LIMIT_S)
-        wait_until(lambda: not progress_topics(kafka, name), "the topic is gone")
+        wait_until(lambda: topic not in progress_topics(kafka, name), "the topic is gone")
         adoption = Adoption(delivered)
         if made_anew:
             delivered.init()
@@ -165,7 +165,7 @@ def test_a_progress_topic_that_was_deleted(delivered: PostgresInstallation) -> N
 def test_a_progress_topic_that_was_set_back(delivered: PostgresInstallation) -> None:
     """The database is ahead of it: all that is still there may have been delivered."""
     kafka, made = delivered.servers.kafka, delivered
-    topic = progress_topic(kafka, made.name)
+    topic = made.progress_topic()
     old = last_records(kafka, topic, made.outbox.shards)
     relay = made.relay()
     for _ in range(3):
@@ -222,7 +222,7 @@ def test_a_progress_that_can_not_be_read(delivered: PostgresInstallation, record
     """What a later release wrote is that one's: there the way on is another one."""
     delivered.outbox.burst(delivered.topic, MORE)
     kafka = delivered.servers.kafka
-    topic = progress_topic(kafka, delivered.name)
+    topic = delivered.progress_topic()
     producer = Producer({"bootstrap.servers": kafka})
     for partition in range(delivered.outbox.shards):
         producer.produce(topic, record, key=f"main/{partition}".encode(), partition=partition)

@@ -26,7 +26,7 @@ from tests.servers import Kafka, Postgres, free_port
 from .command_line import CommandLine
 from .conftest import MakeInstallation
 from .installation import Installation, PostgresInstallation, Servers, Table, embedded
-from .kafka_topics import REQUEST_LIMIT_S, progress_topic
+from .kafka_topics import REQUEST_LIMIT_S
 from .postgres_outbox import publish
 from .standby import Standby
 from .waiting import wait_until
@@ -303,7 +303,7 @@ def test_a_progress_topic_that_forgets(
     installation: PostgresInstallation, name: str, value: str
 ) -> None:
     kafka = installation.servers.kafka
-    alter(kafka, progress_topic(kafka, installation.name), name, value)
+    alter(kafka, installation.progress_topic(), name, value)
 
     def told() -> bool:
         return examine(installation.command_line).has("problem", f"{name} is {value}")

@@ -19,7 +19,7 @@ from tests.servers import ZooKeeper
 from .command_line import REFUSED, CommandLine, RelayProcess
 from .conftest import MakeInstallation, OwnServers
 from .installation import Installation, PostgresInstallation, Servers, Table
-from .kafka_topics import REQUEST_LIMIT_S, progress_topic, progress_topics
+from .kafka_topics import REQUEST_LIMIT_S, progress_topics
 from .postgres_outbox import PostgresOutbox, ledger_of, publish, url_of
 from .standby import Standby
 from .test_taking_over import FENCE
@@ -151,15 +151,15 @@ def test_a_wiped_progress_topic_is_refused_also_when_it_is_made_anew(
 ) -> None:
     kafka, name = delivered.servers.kafka, delivered.name
     admin = AdminClient({"bootstrap.servers": kafka})
-    topic = progress_topic(kafka, name)
+    topic = delivered.progress_topic()
     admin.delete_topics([topic])[topic].result(timeout=REQUEST_LIMIT_S)
-    wait_until(lambda: not progress_topics(kafka, name), "the topic is gone")
+    wait_until(lambda: topic not in progress_topics(kafka, name), "the topic is gone")
     # Kafka says the same while a partition has no leader, so this is waited for, not refused.
     relay = delivered.relay()
     relay.wait_for("If it was deleted, restore it")
     relay.stop()
     delivered.init()
-    assert progress_topic(kafka, name) == topic
+    assert delivered.progress_topic() == topic
     refuses(delivered.relay(), "progress is gone")
 
 

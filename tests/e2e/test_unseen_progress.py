@@ -6,7 +6,7 @@ import pytest
 from confluent_kafka import Producer
 
 from .installation import PostgresInstallation
-from .kafka_topics import REQUEST_LIMIT_S, progress_topic
+from .kafka_topics import REQUEST_LIMIT_S
 from .test_relay import commit, key_in
 from .waiting import wait_until
 
@@ -15,7 +15,7 @@ TOO_LONG_MS = 600_000
 
 @pytest.fixture
 def its_progress(installation: PostgresInstallation) -> str:
-    return progress_topic(installation.servers.kafka, installation.name)
+    return installation.progress_topic()
 
 
 def hold_back(installation: PostgresInstallation, topic: str, partition: int) -> Producer:

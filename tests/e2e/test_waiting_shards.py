@@ -8,7 +8,7 @@ from confluent_kafka.admin import AdminClient
 
 from .dead_letters import SMALL_BYTES, SmallTopic
 from .installation import PostgresInstallation
-from .kafka_topics import REQUEST_LIMIT_S, TopicReader, progress_topic, progress_topics
+from .kafka_topics import REQUEST_LIMIT_S, TopicReader, progress_topics
 from .postgres_outbox import publish
 from .test_relay import commit, key_in
 from .test_servers_fail import outages
@@ -68,11 +68,13 @@ def test_what_keeps_a_shard_from_being_taken_is_shown_and_gone_when_it_is(
 ) -> None:
     """Nothing waits to be delivered: the shards being taken is all that can take the error back."""
     kafka = installation.servers.kafka
-    progress = progress_topic(kafka, installation.name)
+    progress = installation.progress_topic()
     admin = AdminClient({"bootstrap.servers": kafka})
     admin.delete_topics([progress])[progress].result(timeout=REQUEST_LIMIT_S)
     # The broker hears of it later than the controller.
-    wait_until(lambda: not progress_topics(kafka, installation.name), "the topic is gone")
+    wait_until(
+        lambda: progress not in progress_topics(kafka, installation.name), "the topic is gone"
+    )
     relay = installation.relay()
 
     def shown() -> bool:
