@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from ._arguments import bytes_of, longest, text
 from ._errors import Error, InvalidError
-from ._waiting import wait, wait_async
+from ._waiting import begun, wait, wait_async
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -162,9 +162,7 @@ class AsyncGroup(_Joins):
 
 
 def _left(joined: group.Group) -> Future[None]:
-    future: Future[None] = Future()
-    joined.leave(future)
-    return future
+    return begun(joined.leave)
 
 
 def _unless(error: BaseException | None) -> AbstractContextManager[None]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from ._arguments import Milliseconds, longest, milliseconds, text
 from ._errors import InvalidError
 from ._forked import is_own
-from ._waiting import wait, wait_async
+from ._waiting import begun, wait, wait_async
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -147,9 +147,7 @@ class AsyncLock(_Lock):
 
 
 def _released(held: Held) -> Future[None]:
-    future: Future[None] = Future()
-    held.release(future)
-    return future
+    return begun(held.release)
 
 
 def _patience(timeout: object) -> Milliseconds:

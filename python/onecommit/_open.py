@@ -6,7 +6,6 @@ import inspect
 import random
 import time
 from collections.abc import Awaitable, Callable
-from concurrent.futures import Future
 from typing import TYPE_CHECKING, TypeVar
 
 from ._arguments import count, path
@@ -17,9 +16,10 @@ from ._lock import AsyncLock, Lock
 from ._message import Encoder
 from ._native.node import Node
 from ._transaction import AsyncTransaction, Transaction, begin
-from ._waiting import wait, wait_async
+from ._waiting import begun, wait, wait_async
 
 if TYPE_CHECKING:
+    from concurrent.futures import Future
     from types import TracebackType
 
     from ._native.lock import Wait
@@ -257,9 +257,7 @@ class AsyncOnecommit(_Opened):
 
 
 def _closed(node: Node) -> Future[None]:
-    future: Future[None] = Future()
-    node.close(future)
-    return future
+    return begun(node.close)
 
 
 def _checked(work: object, attempts: object) -> int:

@@ -43,6 +43,13 @@ async def wait_async(
         raise
 
 
+def begun(begin: Callable[[Future[T]], object]) -> Future[T]:
+    """What is told of the end of what is begun, for whoever may not wait for it."""
+    future: Future[T] = Future()
+    begin(future)
+    return future
+
+
 def _give_up(future: Future[T], waiting: Wait | None, undo: Callable[[T], object] | None) -> None:
     """What had come already, and nobody takes any more, is undone; it would be held unseen."""
     if waiting is not None:

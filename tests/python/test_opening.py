@@ -115,7 +115,7 @@ def test_what_is_closed_can_be_opened_again(two_databases: TwoDatabases) -> None
 ENDS_AT_ONCE = """
 import concurrent.futures, sys, time
 import onecommit
-from onecommit import _open
+from onecommit import _waiting
 
 
 class Slow(concurrent.futures.Future):
@@ -126,7 +126,7 @@ class Slow(concurrent.futures.Future):
             pass
 
 
-_open.Future = Slow
+_waiting.Future = Slow
 with onecommit.open(sys.argv[1]):
     pass
 """
