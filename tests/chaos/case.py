@@ -14,13 +14,13 @@ import psycopg
 
 from tests.e2e.bank import Bank, Way, Worker
 from tests.e2e.bank_worker import DIES_PREPARED, LOCK, LOCKS, STOPS_PREPARED
-from tests.e2e.command_line import FAILPOINTS, FAILPOINTS_LOG, RelayProcess
+from tests.e2e.command_line import FAILPOINTS, FAILPOINTS_LOG, RelayProcess, is_stopped
 from tests.e2e.installation import Table
 from tests.e2e.waiting import LIMIT_S, RUN_LIMIT_S, wait_until
 from tests.servers.zookeeper_wire import create
 
 from . import steps
-from .faults import FAULTS, go_on, is_stopped
+from .faults import FAULTS, go_on
 from .steps import Step
 from .town import BILLING, MAIN, ZOOKEEPER, Town
 

@@ -10,7 +10,6 @@ import random
 import signal
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tests.e2e.waiting import RUN_LIMIT_S, wait_until
@@ -95,10 +94,6 @@ FAULTS: Mapping[str, Fault] = {
     "network-cut": Fault(STOP, cut_network),
     "answer-lost": Fault(ERROR, lose_answer, only_behind=True),
 }
-
-
-def is_stopped(pid: int) -> bool:
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] == "T"
 
 
 def go_on(pid: int) -> None:
