@@ -78,7 +78,7 @@ class _Joins:
 
     def _join(self, future: Future[group.Group]) -> None:
         if self._node is None:
-            raise InvalidError("it is closed: open it again", JOIN, {})
+            raise InvalidError("it is not open: use it inside of its `with` block", JOIN)
         if self._joined is not None:
             why = "this member has joined already: use another `group(...)` for another one"
             raise InvalidError(why, JOIN, {"group": self._name})

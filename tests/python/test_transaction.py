@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import onecommit
@@ -229,12 +229,22 @@ def test_a_forked_child_begins_nothing(
 def test_it_is_used_in_its_block(two_databases: TwoDatabases) -> None:
     oc = onecommit.open(two_databases.config)
     with two_databases.connect("orders") as orders:
-        with pytest.raises(onecommit.InvalidError, match="not open"):
-            oc.transaction(orders=orders)
+        uses: list[Callable[[], object]] = [
+            lambda: oc.transaction(orders=orders),
+            lambda: oc.lock("account/42").__enter__(),
+            lambda: oc.leader("billing").__enter__(),
+            lambda: oc.group("workers").__enter__(),
+        ]
+
+        def expect_not_open() -> None:
+            for use in uses:
+                with pytest.raises(onecommit.InvalidError, match="not open: use it inside"):
+                    use()
+
+        expect_not_open()
         with oc:
             pass
-        with pytest.raises(onecommit.InvalidError, match="not open"):
-            oc.transaction(orders=orders)
+        expect_not_open()
     with pytest.raises(onecommit.ConfigurationError):
         onecommit.open("/no/such/file.toml").__enter__()
 
