@@ -29,7 +29,7 @@ pub(crate) use {
     decisions::{DECISIONS_FILE, open_decisions, removed},
     liveness::{Life, Liveness},
     local_disk::network_file_system,
-    open::{OwnFile, enter_wal, open_existing, open_or_create, open_own},
+    open::{OwnFile, enter_wal, open_existing, open_or_create, open_own, open_own_existing},
     place::Place,
     session::FileSession,
     transaction::{begin, commit},

@@ -104,11 +104,35 @@ pub(crate) fn open_own(
     }
     let mut connection = open_or_create(path, busy, operation)?;
     let failed = |error| from_sqlite(operation, error).with("file", path.display());
-    if identify(&connection).map_err(failed)? != (kind.application_id, kind.version) {
+    if !kind.is_made(look(&connection).map_err(failed)?) {
         enter_own(&mut connection, path, kind, operation, born)?;
     }
     enter_wal(&connection, path, busy, operation)?;
     Ok(connection)
+}
+
+/// Opens a file of ours, and makes nothing: None where it is not there, or nothing is in it.
+pub(crate) fn open_own_existing(
+    path: &Path,
+    kind: &OwnFile,
+    busy: Duration,
+    operation: &'static str,
+) -> Result<Option<Connection>> {
+    let connection = match open_existing(path, busy, operation) {
+        // Looked at behind the opening: in front of it the file may be moved away meanwhile.
+        Err(_) if !path.exists() => return Ok(None),
+        opened => opened?,
+    };
+    let found = look(&connection);
+    let found = found.map_err(|error| from_sqlite(operation, error).with("file", path.display()))?;
+    if found == EMPTY {
+        return Ok(None);
+    }
+    if !kind.is_made(found) {
+        return Err(foreign(path, kind, operation, found));
+    }
+    enter_wal(&connection, path, busy, operation)?;
+    Ok(Some(connection))
 }
 
 /// Makes the tables in a file that is still empty; refuses one that has something else in it.
@@ -121,15 +145,13 @@ fn enter_own(
 ) -> Result<()> {
     let failed = |error| from_sqlite(operation, error).with("file", path.display());
     let transaction = begin(connection, operation).map_err(|error| error.with("file", path.display()))?;
-    let (application_id, version) = identify(&transaction).map_err(failed)?;
-    if (application_id, version) == (kind.application_id, kind.version) {
+    let found = look(&transaction).map_err(failed)?;
+    if kind.is_made(found) {
         // Another process made it meanwhile.
         return Ok(());
     }
-    let count = "select count(*) from sqlite_master";
-    let objects: i64 = transaction.query_row(count, (), |row| row.get(0)).map_err(failed)?;
-    if (application_id, version, objects) != (0, 0, 0) {
-        return Err(foreign(path, kind, operation, (application_id, version)));
+    if found != EMPTY {
+        return Err(foreign(path, kind, operation, found));
     }
     transaction.execute_batch(kind.sql).and_then(|()| born(&transaction)).map_err(failed)?;
     transaction.pragma_update(None, "application_id", kind.application_id).map_err(failed)?;
@@ -139,16 +161,36 @@ fn enter_own(
     failpoint!("sqlite.birth.after_commit")
 }
 
-fn identify(connection: &Connection) -> rusqlite::Result<(i32, i32)> {
-    let number = |pragma| connection.query_row(pragma, (), |row| row.get(0));
-    Ok((number("pragma application_id")?, number("pragma user_version")?))
+/// What is in a file.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Contents {
+    application_id: i32,
+    version: i32,
+    objects: i64,
 }
 
-fn foreign(path: &Path, kind: &OwnFile, operation: &'static str, found: (i32, i32)) -> Error {
-    let why = if found.0 == kind.application_id {
+const EMPTY: Contents = Contents { application_id: 0, version: 0, objects: 0 };
+
+impl OwnFile {
+    fn is_made(&self, found: Contents) -> bool {
+        (found.application_id, found.version) == (self.application_id, self.version)
+    }
+}
+
+/// All of it at one moment: another process may be making it.
+fn look(connection: &Connection) -> rusqlite::Result<Contents> {
+    let sql = "select application_id, user_version, (select count(*) from sqlite_master)
+                 from pragma_application_id, pragma_user_version";
+    connection.query_row(sql, (), |row| {
+        Ok(Contents { application_id: row.get(0)?, version: row.get(1)?, objects: row.get(2)? })
+    })
+}
+
+fn foreign(path: &Path, kind: &OwnFile, operation: &'static str, found: Contents) -> Error {
+    let why = if found.application_id == kind.application_id {
         format!(
             "the {} has version {}, this release reads {}: run the release of onecommit that wrote it",
-            kind.name, found.1, kind.version
+            kind.name, found.version, kind.version
         )
     } else {
         format!("the file is a SQLite database, but not a {}: check its path", kind.name)

@@ -16,7 +16,7 @@ use onecommit::outbox::{Delivered, Installation, OutboxSource};
 use onecommit::protocol::position::Position;
 use onecommit::protocol::progress::{DatabaseIdentity, Progress};
 use onecommit::protocol::snapshot::Snapshot;
-use onecommit::{ErrorKind, Message, MessageId};
+use onecommit::{Error, ErrorKind, Message, MessageId};
 use rusqlite::Connection;
 use tempfile::TempDir;
 
@@ -305,10 +305,23 @@ async fn what_cannot_be_an_outbox_is_refused_in_words() {
     assert_eq!(error.kind(), ErrorKind::Refused, "{error}");
     other.execute("update onecommit_installation set schema_version = 2", ()).unwrap();
     drop(outbox);
-    other.query_row("pragma journal_mode = delete", (), |_| Ok(())).unwrap();
+    leave_wal(&other);
     let error = source(&path).connect().await.err().unwrap();
     assert_eq!(error.kind(), ErrorKind::Configuration, "{error}");
     assert!(error.to_string().contains("journal_mode"), "{error}");
+}
+
+/// A connection that was dropped may be closed a moment later, by the thread of its last call, and SQLite does not
+/// wait for that.
+fn leave_wal(connection: &Connection) {
+    answered_blocking(|| {
+        let left = connection.query_row("pragma journal_mode = delete", (), |_| Ok(()));
+        left.map_err(|error| {
+            let is_busy = error.sqlite_error_code() == Some(rusqlite::ErrorCode::DatabaseBusy);
+            let kind = if is_busy { ErrorKind::Unreachable } else { ErrorKind::Failed };
+            Error::new(kind, "leave WAL mode", "SQLite refused").caused_by(error)
+        })
+    });
 }
 
 fn scope() -> DeliveryScope {
@@ -466,17 +479,24 @@ fn only_init_makes_a_log() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("topics.db");
     let log = TopicLogDelivery::new(&path, scope());
-    for error in [
-        log.id().err(),
-        log.peek(SHARD).err(),
-        log.open(SHARD, Epoch(1)).err(),
-        TopicLogReader::open(&path, "numbers", None, true).err(),
-    ] {
-        let error = error.unwrap();
-        assert_eq!(error.kind(), ErrorKind::Unreachable, "{error}");
-        assert!(error.to_string().contains("the topic log is not there"), "{error}");
-    }
+    let expect_not_there = || {
+        for error in [
+            log.id().err(),
+            log.peek(SHARD).err(),
+            log.open(SHARD, Epoch(1)).err(),
+            TopicLogReader::open(&path, "numbers", None, true).err(),
+        ] {
+            let error = error.unwrap();
+            assert_eq!(error.kind(), ErrorKind::Unreachable, "{error}");
+            assert!(error.to_string().contains("the topic log is not there"), "{error}");
+        }
+    };
+    expect_not_there();
     assert!(!path.exists());
+    // What a disk that was full has left of it, or an `init` that died.
+    std::fs::File::create(&path).unwrap();
+    expect_not_there();
+    assert_eq!(std::fs::metadata(&path).unwrap().len(), 0);
 }
 
 #[test]

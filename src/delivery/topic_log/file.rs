@@ -9,7 +9,7 @@ use uuid::Uuid;
 use crate::error::{Error, ErrorKind, Result};
 use crate::protocol::progress::Progress;
 use crate::sqlite::failure::from_sqlite;
-use crate::sqlite::{OwnFile, open_own};
+use crate::sqlite::{OwnFile, open_own, open_own_existing};
 
 /// How long an append waits for another one: far above the time that one takes.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
@@ -36,8 +36,8 @@ pub(super) fn open_or_make(path: &Path) -> Result<Connection> {
 
 /// Opens the file only where it is there: a new one would know nothing of what was delivered.
 pub(super) fn open_existing(path: &Path) -> Result<Connection> {
-    if path.exists() {
-        return open_or_make(path);
+    if let Some(connection) = open_own_existing(path, &FILE, BUSY_TIMEOUT, OPERATION)? {
+        return Ok(connection);
     }
     // A file that was moved away, or whose disk is not there now, can come back.
     let (kind, why) = match path.parent().is_some_and(Path::exists) {
