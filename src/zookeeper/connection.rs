@@ -55,7 +55,7 @@ impl fmt::Debug for ZookeeperSettings {
 /// What an operation that got no answer may have done.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Effect {
-    /// Nothing: it only reads.
+    /// Nothing that anybody has to know: it only reads, or makes what is there already.
     None,
     /// It may have taken effect.
     Possible,
@@ -169,11 +169,12 @@ impl Connection {
         describe(operation, effect, error).with("servers", &self.servers)
     }
 
-    /// Creates a persistent node and those above it, as far as they are missing.
+    /// Creates a persistent node and those above it, as far as they are missing. Without an answer it may be there or
+    /// not, and is the same then: who needs it asks for it again.
     pub(crate) async fn create_folders(&self, operation: &'static str, path: &str) -> Result<()> {
         let options = zk::CreateMode::Persistent.with_acls(self.acls());
         let made = self.call(self.client.mkdir(path, &options)).await;
-        made.map_err(|error| self.error(operation, Effect::Possible, error).with("path", path))
+        made.map_err(|error| self.error(operation, Effect::None, error).with("path", path))
     }
 
     /// Closes the session and waits until ZooKeeper has confirmed it: everything ephemeral is then

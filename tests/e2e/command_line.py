@@ -103,8 +103,10 @@ class CommandLine:
     def status_if_reached(self) -> list[dict[str, Any]]:
         """The same, or nothing while a server does not answer."""
         done = self.run("--json", "status")
-        assert done.returncode in (0, UNREACHABLE), done
-        return [] if done.returncode == UNREACHABLE else _shards(done.stdout)
+        if was_late(done):
+            return []
+        assert done.returncode == 0, done
+        return _shards(done.stdout)
 
     def status_in_part(self, away: str) -> list[dict[str, Any]]:
         """The same while a server is away; `away` is what has to be said about it. As in
@@ -140,7 +142,8 @@ class CommandLine:
 def was_late(done: subprocess.CompletedProcess[str]) -> bool:
     """Whether a command ended by a server that did not answer in time: it was not reached, or it is
     not known what became of what was asked for."""
-    unclear = done.returncode == FAILED and UNCLEAR.search(done.stderr) is not None
+    told = UNCLEAR.search(done.stdout + done.stderr) is not None
+    unclear = done.returncode == FAILED and told
     return done.returncode == UNREACHABLE or unclear
 
 
