@@ -24,9 +24,9 @@ pub(crate) type Parameter<'a> = (&'a (dyn ToSql + Sync), Type);
 type Connected = (Client, Connection<Socket, TlsStream<Socket>>);
 
 const OPERATION: &str = "connect";
-/// A transaction of ours that waits for its relay longer than this is ended: between its statements
-/// nothing else is done, so the relay is paused or cut off.
-const IDLE_LIMIT_MS: u32 = 3000;
+/// A transaction of ours that waits for its relay longer than this, or than a third of what an answer may take where
+/// that is more, is ended: between its statements nothing else is done, so the relay is paused or cut off.
+const IDLE_LIMIT_MS: u128 = 3000;
 /// Makes the commit of the open transaction wait for its flush, whatever the session's setting; one
 /// that waits for standbys, too, stays.
 pub(crate) const DURABLE: &str = "select set_config('synchronous_commit', 'on', true) \
@@ -197,8 +197,9 @@ async fn drive(
 pub(crate) fn limits(request_limit: Duration) -> String {
     let ms = request_limit.as_millis();
     format!(
-        "set local idle_in_transaction_session_timeout = {IDLE_LIMIT_MS}; \
+        "set local idle_in_transaction_session_timeout = {}; \
          set local lock_timeout = {}; set local statement_timeout = {ms}",
+        IDLE_LIMIT_MS.max(ms / 3),
         ms / 2
     )
 }

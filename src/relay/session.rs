@@ -368,13 +368,16 @@ impl<'a> Session<'a> {
             self.running.iter_mut().filter(|(_, running)| running.delivers.swap(false, Ordering::Relaxed));
         for (shard, running) in delivering {
             self.part.worked();
-            self.failures.remove(shard);
-            if std::mem::take(&mut running.had_error) {
+            let (failed, had_error) =
+                (self.failures.remove(shard).is_some(), std::mem::take(&mut running.had_error));
+            if failed || had_error {
+                tracing::info!(%shard, "delivers again");
+            }
+            if had_error {
                 cleared.push((*shard, running.epoch));
             }
         }
         for (shard, epoch) in cleared {
-            tracing::info!(%shard, "delivers again");
             self.note_error(shard, epoch, None);
         }
     }

@@ -134,12 +134,13 @@ impl Follower {
                 return self.following.note(Some(error.to_string()));
             }
         };
+        self.relay.send_replace(relay_settings(&config));
+        self.coordinator.send_replace(coordinator_settings(&config));
+        // Who reads this may count on it.
         for (key, was, is) in self.settings.differences(&next) {
             let (was, is) = (was.unwrap_or("as configured"), is.unwrap_or("as configured"));
             tracing::info!(key, was, is, revision, "a setting has changed");
         }
-        self.relay.send_replace(relay_settings(&config));
-        self.coordinator.send_replace(coordinator_settings(&config));
         if config.log_level != self.log_level {
             LogLevel::apply(config.log_level);
             self.log_level = config.log_level;

@@ -19,8 +19,6 @@ const OPERATION: &str = "join group";
 const RETRY: Backoff = Backoff { first: Duration::from_millis(50), limit: Duration::from_secs(5) };
 /// Between two looks at the session of one who does not watch.
 const LOOK_PAUSE: Duration = Duration::from_millis(500);
-/// Who leaves waits so long for the store at most.
-const LEAVE_LIMIT: Duration = Duration::from_secs(5);
 
 /// What a member knows.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -52,6 +50,7 @@ pub struct Membership {
     /// What this member says of itself; without it there is none.
     data: Option<watch::Sender<Vec<u8>>>,
     keeping: JoinHandle<()>,
+    leave_limit: Duration,
 }
 
 impl Membership {
@@ -66,9 +65,10 @@ impl Membership {
         let first = GroupView { me: Some(member.id), members };
         let (view, views) = watch::channel(first);
         let (says, data) = watch::channel(member.data.clone());
-        let keeper = Keeper { group, member, data, view, watches: true };
+        let leave_limit = Duration::from_millis(config.coordinator.request_timeout_ms);
+        let keeper = Keeper { group, member, data, view, watches: true, leave_limit };
         let keeping = tokio::spawn(keeper.keep(Some(session)));
-        Ok(Membership { view: views, data: Some(says), keeping })
+        Ok(Membership { view: views, data: Some(says), keeping, leave_limit })
     }
 
     /// What is known now.
@@ -99,10 +99,10 @@ impl Membership {
         Ok(())
     }
 
-    /// Leaves, and waits until the store knows; others are told at once.
+    /// Leaves, and waits until the store knows, for `[coordinator] request_timeout_ms` at most; others are told at once.
     pub async fn leave(mut self) -> Result<()> {
         self.data = None;
-        let left = timeout(LEAVE_LIMIT, &mut self.keeping).await;
+        let left = timeout(self.leave_limit, &mut self.keeping).await;
         left.map(drop).map_err(|elapsed| {
             let why = "the store did not answer: this member goes with its session";
             Error::new(ErrorKind::Unreachable, "leave group", why).caused_by(elapsed)
@@ -148,6 +148,8 @@ pub(super) struct Keeper {
     /// Whether it tells who else is there, and, in the log, that the store is away. Of hundreds who all watched, each
     /// would list hundreds whenever one comes.
     pub(super) watches: bool,
+    /// So long it waits at most for the store to know that it leaves.
+    pub(super) leave_limit: Duration,
 }
 
 impl Keeper {
@@ -216,7 +218,7 @@ impl Keeper {
                 },
                 said = self.data.changed() => {
                     if said.is_err() {
-                        let _ = timeout(LEAVE_LIMIT, session.leave(self.member.id)).await;
+                        let _ = timeout(self.leave_limit, session.leave(self.member.id)).await;
                         return true;
                     }
                     self.member.data.clone_from(&self.data.borrow_and_update());

@@ -16,10 +16,13 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::id::TransactionId;
 use crate::postgres::connect::{OwnedClient, connect, within};
 use crate::protocol::branch::BranchName;
+use crate::protocol::retry::Backoff;
 use crate::service;
 
 const OPERATION: &str = "demo bank";
 const REQUEST_LIMIT: Duration = Duration::from_secs(60);
+const DROP_RETRIES: u32 = 8;
+const DROP_RETRY: Backoff = Backoff { first: Duration::from_millis(50), limit: Duration::from_secs(1) };
 /// The participants; messages wait in the first one.
 pub(super) const NAMES: [&str; 2] = ["north", "south"];
 /// The topic that transfers are published to.
@@ -143,7 +146,20 @@ impl<'a> Databases<'a> {
         self.config.data_dir.join("topics.db")
     }
 
+    /// What a killed process had sent may be done by its server later: then there is another branch, and it is begun
+    /// anew.
     fn drop_all(&self) -> Result<()> {
+        let mut failures = 0;
+        loop {
+            match self.try_to_drop_all() {
+                Err(_) if failures < DROP_RETRIES => failures += 1,
+                ended => return ended,
+            }
+            std::thread::sleep(DROP_RETRY.wait(failures, 0.5));
+        }
+    }
+
+    fn try_to_drop_all(&self) -> Result<()> {
         let run = |client: &OwnedClient, sql: &str| {
             self.runtime.block_on(within(REQUEST_LIMIT, OPERATION, client.batch_execute(sql)))
         };
