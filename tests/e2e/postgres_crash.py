@@ -30,8 +30,13 @@ ANSWER_LIMIT_S = 5.0
 @contextmanager
 def nothing_flushed_by_itself(postgres: Postgres) -> Iterator[Callable[[], None]]:
     """Only commits flush in here. What it gives crashes the server, and waits until it is gone."""
-    pids = [int(str(row[0])) for row in postgres.query(FLUSHERS)]
-    assert len(pids) == 2, pids
+
+    def both() -> list[int] | None:
+        pids = [int(str(row[0])) for row in postgres.query(FLUSHERS)]
+        return pids if len(pids) == 2 else None
+
+    # A server that was started just now may answer before they are there.
+    pids = wait_until(both, "the WAL writer and the background writer are there")
 
     def crash() -> None:
         postgres.ask_to_stop(signal.SIGQUIT)  # `pg_ctl stop -m immediate`

@@ -32,6 +32,7 @@ from .standby import Standby
 from .waiting import wait_until
 
 TRANSFERS, MANY = 6, 40
+DEADLINE = "ONECOMMIT_COORDINATOR__DEADLINE_MS"
 PREPARED = "select gid from pg_prepared_xacts where database = current_database()"
 UNKNOWN = "prepared branches of a coordinator that the decision log does not know"
 CONFIRM = "delete from onecommit.coordinator where id = '00000000-0000-0000-0000-000000000000'"
@@ -158,7 +159,10 @@ def test_a_promoted_asynchronous_standby(
 def test_a_restored_base_backup(stack: ExitStack, servers: Servers, tmp_path: Path) -> None:
     primary = stack.enter_context(Postgres())
     bank = opened(stack, servers, tmp_path, primary)
-    worker = bank.worker("", {FAILPOINTS: "file_log.decide.after_commit=stop@3"})
+    # What is not done by its deadline is settled by others, who keep what came of it: then nothing
+    # is unknown.
+    environment = {FAILPOINTS: "file_log.decide.after_commit=stop@3", DEADLINE: "300000"}
+    worker = bank.worker("", environment)
     wait_until(lambda: is_stopped(worker.process.pid), "it stands at its third decision")
     # Others may have been rolled back before they were decided.
     transfer = f"{worker.name}-{len(worker.lines()) + 1}"

@@ -135,6 +135,7 @@ def test_relays_are_seen_as_they_come_hold_and_go(installed: Installation) -> No
 def test_programs_are_seen_with_their_coordinators_and_what_the_dead_have_left(
     databases: TwoDatabases,
 ) -> None:
+    databases.live_long()
     command_line = databases.installation.command_line
     with databases.application(WAITS_PREPARED) as application:
 
@@ -167,6 +168,7 @@ def held(kind: str, name: str, number: int) -> dict[str, str | int]:
 
 
 def test_locks_are_seen_while_they_are_held(databases: TwoDatabases) -> None:
+    databases.live_long()
     command_line = databases.installation.command_line
     with ExitStack() as stack:
         main = stack.enter_context(psycopg.connect(databases.installation.outbox.url))
@@ -198,6 +200,7 @@ def test_locks_are_seen_while_they_are_held(databases: TwoDatabases) -> None:
 
 
 def test_of_many_locks_some_are_named_and_all_are_counted(databases: TwoDatabases) -> None:
+    databases.live_long()
     command_line = databases.installation.command_line
     with ExitStack() as stack:
         oc = stack.enter_context(onecommit.open(command_line.configuration))

@@ -67,7 +67,8 @@ def test_two_databases_commit_as_one(pooler: PgBouncer, servers: Servers, tmp_pa
     bank = Bank(replace(servers, postgres=pooler.dsn), tmp_path, zookeeper=True)
     try:
         bank.worker(DIES_PREPARED).ended(-signal.SIGKILL)
-        assert bank.prepared() == 2
+        # A PREPARE whose answer was not waited for may still be under way.
+        wait_until(lambda: bank.prepared() == 2, "both are prepared")
         relay = bank.installation.relay()
         bank.wait_settled()
         workers = [bank.worker() for _ in range(2)]

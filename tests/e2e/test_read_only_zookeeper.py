@@ -64,4 +64,5 @@ def test_nothing_is_decided_by_it_and_one_branch_commits(servers: Servers, tmp_p
                 lambda: told_of(oc, here, there, made.topic, next(names)) == "committed",
                 "one is committed",
             )
-        assert bank.check() == 1
+        # One that was told to be in doubt may have committed, too.
+        assert bank.check() >= 1 and "mine" not in bank.entries()[0]

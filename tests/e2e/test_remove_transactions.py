@@ -37,6 +37,7 @@ def test_nothing_goes_before_every_coordinator_is_settled_and_then_all_of_it(
     databases: TwoDatabases,
 ) -> None:
     both, command_line = databases, databases.installation.command_line
+    both.live_long()
     with both.application(TRANSACTS) as application:
         coordinator = application.coordinator
         refused(both, "living", coordinator)

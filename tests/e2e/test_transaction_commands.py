@@ -103,6 +103,7 @@ def test_it_shows_what_it_would_do_and_asks(local: TwoDatabases) -> None:
 
 def test_the_living_settle_their_own(databases: TwoDatabases) -> None:
     both, command_line = databases, databases.installation.command_line
+    both.live_long()
     with both.application(WAITS_PREPARED) as application:
         wait_until(lambda: prepared(both.url), "its branch is prepared")
         for words in [("resolve", application.said, "--yes"), ("forget", "billing", "--yes")]:

@@ -85,6 +85,7 @@ def are_prepared(told: Any) -> bool:
 
 def is_seen(both: TwoDatabases) -> None:
     """One that lives, and its death."""
+    both.live_long()
     with both.application(WAITS_PREPARED) as application:
         told = wait_status(both, are_prepared, "both are prepared")
         assert counts(told) == [1, 0, 0, 0]

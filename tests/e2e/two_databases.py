@@ -11,6 +11,7 @@ import psycopg
 from psycopg import sql
 
 from . import transacting_application
+from .adoption import long_leases
 from .installation import Installation, Servers
 from .postgres_outbox import url_of
 from .transacting_application import DIES_PREPARED, DIES_WITH_A_LOCK, TRANSACTS
@@ -32,6 +33,11 @@ class TwoDatabases:
         with psycopg.connect(self.url) as connection:
             connection.execute("create table payment (total int not null)")
         installation.configure(other={"participants.billing": {"url": self.url}})
+
+    def live_long(self) -> None:
+        """Who is to be seen living does so where a busy machine lets it stand still."""
+        tables = {"participants.billing": {"url": self.url}, **long_leases(self.installation)}
+        self.installation.configure(other=tables)
 
     @contextmanager
     def application(self, what: str) -> Iterator[Application]:
