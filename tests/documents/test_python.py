@@ -16,6 +16,8 @@ import pytest
 from django.conf import settings
 from django.db import connections, models
 
+from tests.e2e.waiting import wait_until
+
 from .document import FIRST_USE, README, blocks, python_of, text_of
 from .follower import Follower
 
@@ -82,8 +84,14 @@ def test_reading(
         published = python["change_total"](conn, 42, 100)
     follower.received("account.changed", 1)
     monkeypatch.chdir(follower.folder)
-    python["show"]()
-    assert capsys.readouterr().out.startswith(f"""{published} b'42' b'{{"total":100}}' """)
+
+    def shown() -> str:
+        python["show"]()
+        return capsys.readouterr().out
+
+    # It shows nothing where none comes for 5 s, in which the machine may stand still.
+    printed = wait_until(shown, "it shows something")
+    assert printed.startswith(f"""{published} b'42' b'{{"total":100}}' """)
 
 
 def test_the_table_of_errors() -> None:

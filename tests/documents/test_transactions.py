@@ -17,9 +17,10 @@ import psycopg
 import pytest
 
 from tests.e2e.installation import PostgresInstallation
+from tests.python.short_deadlines import Reached, until_reached
 
 from .document import README, Block, blocks, python_of, text_of
-from .follower import Follower
+from .follower import PATIENCE, Follower
 
 TRANSACTIONS, SECURITY, LOCKS = "docs/transactions.md", "docs/security.md", "docs/locks.md"
 STEPS, TOLD, ISOLATION = "## Step by step", "## What you are told", "## Isolation"
@@ -82,6 +83,8 @@ def ready(
         with psycopg.connect(url) as conn:
             conn.execute(f"{TABLES[name]}; {SAVINGS}".encode())
     monkeypatch.chdir(follower.folder)  # where decisions.db is
+    for name, value in PATIENCE.items():
+        monkeypatch.setenv(name, value)
     return follower
 
 
@@ -188,17 +191,21 @@ def test_write_skew_commits_over_two_serializable_databases(
 def test_who_locks_what_it_reads_is_waited_for(
     oc: onecommit.Onecommit, connect: Any, defined: Mapping[str, Any]
 ) -> None:
-    first, second, lock = connect(), connect(), "for update"
+    first, lock = connect(), "for update"
+
+    def lock_in_vain(reached: Reached) -> None:
+        second = connect()
+        with oc.transaction(deadline=SHORT_S, **second):
+            reached()
+            defined["total"](**second, lock=lock)
+
     with oc.transaction(isolation="serializable", deadline=NO_LIMIT_S, **first) as tx:
         assert defined["total"](**first, lock=lock) == 200
-        with (
-            pytest.raises(psycopg.errors.LockNotAvailable),
-            oc.transaction(deadline=SHORT_S, **second),
-        ):
-            defined["total"](**second, lock=lock)
+        with pytest.raises(psycopg.errors.LockNotAvailable):
+            until_reached(lock_in_vain)
         first["billing"].execute("update savings set total = total - 150")
     assert tx.protocol == "two-phase", "also a branch that only locked keeps its locks until then"
-    assert defined["total"](**second, lock=lock) == 50
+    assert defined["total"](**connect(), lock=lock) == 50
 
 
 def test_who_takes_a_lock_sees_what_the_one_before_has_left(

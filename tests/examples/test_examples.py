@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import psycopg
 from confluent_kafka.admin import AdminClient
 
+from tests.documents.follower import PATIENCE
 from tests.e2e.conftest import MakeInstallation
 from tests.e2e.installation import PostgresInstallation
 from tests.e2e.postgres_outbox import PostgresOutbox
@@ -28,11 +30,22 @@ def example(name: str, language: str) -> list[str]:
     return [*command, "--manifest-path", str(ROOT / "Cargo.toml"), "--example", name, "--"]
 
 
-def run(command: list[str], folder: Path) -> list[str]:
-    """Runs an example beside its onecommit.toml; returns what it printed."""
-    done = subprocess.run(
-        command, cwd=folder, capture_output=True, text=True, timeout=LIMIT_S, check=False
+def ended(command: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
+    """Runs an example beside its onecommit.toml, to its end."""
+    return subprocess.run(
+        command,
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=LIMIT_S,
+        check=False,
+        env={**os.environ, **PATIENCE},
     )
+
+
+def run(command: list[str], folder: Path) -> list[str]:
+    """What an example prints."""
+    done = ended(command, folder)
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()
 
@@ -104,9 +117,7 @@ def total_of(url: str) -> int:
 
 def failing(command: list[str], folder: Path) -> str:
     """What an example says that fails."""
-    done = subprocess.run(
-        command, cwd=folder, capture_output=True, text=True, timeout=LIMIT_S, check=False
-    )
+    done = ended(command, folder)
     assert done.returncode == 1, done.stdout
     return done.stderr
 

@@ -7,7 +7,8 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -15,25 +16,27 @@ import onecommit
 import psycopg
 import pytest
 
+from tests.e2e.command_line import was_late
+
 from .outbox_tables import postgres_tables, sqlite_tables
 from .slow_prepare import SlowPrepare, slow_prepare
 from .two_databases import Connections, TwoDatabases, close
 
 MODULE = [sys.executable, "-m", "onecommit"]
 POSTGRES = "ONECOMMIT_TEST_POSTGRES"
-UNREACHABLE = 3
 INIT_LIMIT_S = 120
 ACCOUNTS = "create table accounts (id int primary key, total int not null)"
 
 
 def init(*words: str) -> None:
     """`onecommit init`: again where a server is late, as may be on a busy machine."""
+    command = [*MODULE, "init", *words]
     end = time.monotonic() + INIT_LIMIT_S
-    code = UNREACHABLE
-    while code == UNREACHABLE and time.monotonic() < end:
-        done = subprocess.run([*MODULE, "init", *words], check=False, stdout=subprocess.DEVNULL)
-        code = done.returncode
-    assert code == 0
+    while True:
+        done = subprocess.run(command, check=False, capture_output=True, text=True)
+        if not was_late(done) or time.monotonic() > end:
+            break
+    assert done.returncode == 0, done
 
 
 @pytest.fixture(scope="session")
@@ -126,10 +129,21 @@ def oc(two_databases: TwoDatabases) -> Iterator[onecommit.Onecommit]:
 
 
 @pytest.fixture
-def conns(two_databases: TwoDatabases) -> Iterator[Connections]:
-    opened = two_databases.connect_both()
-    yield opened
-    close(opened)
+def connect_both(two_databases: TwoDatabases) -> Iterator[Callable[[], Connections]]:
+    """Opens connections to both that end with the test."""
+    with ExitStack() as stack:
+
+        def opened() -> Connections:
+            conns = two_databases.connect_both()
+            stack.callback(close, conns)
+            return conns
+
+        yield opened
+
+
+@pytest.fixture
+def conns(connect_both: Callable[[], Connections]) -> Connections:
+    return connect_both()
 
 
 @pytest.fixture

@@ -23,6 +23,7 @@ import pytest
 
 from tests.e2e.waiting import LIMIT_S, wait_until
 
+from .short_deadlines import Reached, until_reached
 from .slow_prepare import SlowPrepare
 from .two_databases import NAMES, Connections, TwoDatabases
 
@@ -125,20 +126,28 @@ def left_in_a_copy(conn: psycopg.Connection[Any]) -> Any:
 @pytest.mark.parametrize("left", [left_in_a_stream, left_in_a_copy])
 def test_what_is_not_at_its_end_is_cut_off_at_the_deadline(
     oc: onecommit.Onecommit,
-    conns: Connections,
+    connect_both: Callable[[], Connections],
     two_databases: TwoDatabases,
     left: Callable[[psycopg.Connection[Any]], Any],
 ) -> None:
-    with pytest.raises(OwnError), oc.transaction(deadline=DEADLINE_S, **conns):
-        conns["orders"].execute(PAY)
-        conns["billing"].execute(PAYMENT)
-        open_still = left(conns["billing"])
-        raise OwnError
+    open_still: list[Any] = []
+
+    def leave_it(reached: Reached) -> Connections:
+        conns = connect_both()
+        with pytest.raises(OwnError), oc.transaction(deadline=DEADLINE_S, **conns):
+            conns["orders"].execute(PAY)
+            conns["billing"].execute(PAYMENT)
+            open_still.append(left(conns["billing"]))
+            reached()
+            raise OwnError
+        return conns
+
+    conns = until_reached(leave_it)
     # A server that writes does not always hear of a mere end.
     with socket.socket(fileno=os.dup(conns["billing"].fileno())) as shut:
         reset = struct.pack("ii", 1, 0)
         assert shut.getsockopt(socket.SOL_SOCKET, socket.SO_LINGER, len(reset)) == reset
-    del open_still
+    open_still.clear()
     with suppress(psycopg.OperationalError):
         conns["billing"].commit()
     assert (two_databases.paid(), two_databases.prepared()) == (NOTHING, 0)

@@ -22,6 +22,8 @@ from tests.servers import free_port
 from .conftest import init
 from .two_databases import TwoDatabases, with_zookeeper
 
+# Of whom is to be taken for dead.
+SHORT_SESSION_MS = 10_000
 PROGRAM = """
 import onecommit, sys
 with onecommit.open(sys.argv[1]) as oc, oc.group("workers", member="other", data=b"x") as group:
@@ -47,6 +49,17 @@ def config(
     return made
 
 
+@pytest.fixture
+def dies_soon(config: Path, two_databases: TwoDatabases, tmp_path: Path, chroot: str) -> Path:
+    """The same for a program that is killed: it is taken for dead soon."""
+    if config == two_databases.config:
+        return config
+    folder = tmp_path / "dies soon"
+    folder.mkdir()
+    server = os.environ["ONECOMMIT_TEST_ZOOKEEPER"]
+    return with_zookeeper(two_databases, folder, server, chroot, SHORT_SESSION_MS)
+
+
 def wait_view(group: Group, is_as_expected: Callable[[GroupView], bool], what: str) -> GroupView:
     """Is told until it is as expected; nobody asks anew."""
     view = group.view()
@@ -57,11 +70,20 @@ def wait_view(group: Group, is_as_expected: Callable[[GroupView], bool], what: s
     return view
 
 
+async def told(group: AsyncGroup, is_as_expected: Callable[[GroupView], bool]) -> GroupView:
+    """The same for asyncio."""
+    view: GroupView | None = group.view()
+    while view is not None and not is_as_expected(view):
+        view = await group.changed(LIMIT_S)
+    assert view is not None, f"never told: {group.view()}"
+    return view
+
+
 def names(view: GroupView) -> list[str]:
     return [member.name for member in view.members]
 
 
-def test_members_are_told_who_comes_changes_and_goes(config: Path) -> None:
+def test_members_are_told_who_comes_changes_and_goes(config: Path, dies_soon: Path) -> None:
     with onecommit.open(config) as oc, oc.group("workers", member="one", data=b"1") as one:
         view = one.view()
         assert view.me is not None and view.members == (view.me,)
@@ -69,7 +91,7 @@ def test_members_are_told_who_comes_changes_and_goes(config: Path) -> None:
         assert one.changed(0) is None
         with oc.group("others", member="elsewhere") as elsewhere:
             assert names(elsewhere.view()) == ["elsewhere"]
-        command = [sys.executable, "-c", PROGRAM, str(config)]
+        command = [sys.executable, "-c", PROGRAM, str(dies_soon)]
         pipe = subprocess.PIPE
         with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as process:
             assert process.stdout is not None
@@ -91,18 +113,16 @@ async def test_the_same_with_asyncio(config: Path) -> None:
         onecommit.open_async(config) as oc,
         oc.group("workers", member="one") as one,
     ):
-        waiting = asyncio.create_task(one.changed())
+        waiting = asyncio.create_task(told(one, lambda view: names(view) == ["one", "two"]))
         async with oc.group("workers", member="two"):
-            view = await waiting
-            assert view is not None and names(view) == ["one", "two"]
-            waiting = asyncio.create_task(one.changed())
-        view = await waiting
-        assert view is not None and names(view) == ["one"]
-        waiting = asyncio.create_task(one.changed())
-        await asyncio.sleep(0)
-        waiting.cancel()
-        with pytest.raises(asyncio.CancelledError):
             await waiting
+            waiting = asyncio.create_task(told(one, lambda view: names(view) == ["one"]))
+        await waiting
+        cancelled = asyncio.create_task(one.changed())
+        await asyncio.sleep(0)
+        cancelled.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await cancelled
         assert await one.changed(0) is None
 
 
@@ -116,11 +136,12 @@ def proxy() -> TcpProxy:
 def ways(
     two_databases: TwoDatabases, tmp_path: Path, chroot: str, proxy: TcpProxy
 ) -> tuple[Path, Path]:
-    """To the server, and to it through the proxy."""
+    """To the server, and to it through the proxy, where a session soon ends."""
     server = os.environ["ONECOMMIT_TEST_ZOOKEEPER"]
     direct = with_zookeeper(two_databases, tmp_path, server, chroot)
     init("--config", str(direct))
-    return direct, with_zookeeper(two_databases, tmp_path, f"127.0.0.1:{proxy.port}", chroot)
+    through = f"127.0.0.1:{proxy.port}"
+    return direct, with_zookeeper(two_databases, tmp_path, through, chroot, SHORT_SESSION_MS)
 
 
 def test_who_loses_its_session_is_told_and_joins_again(
@@ -133,7 +154,7 @@ def test_who_loses_its_session_is_told_and_joins_again(
         onecommit.open(through) as cut_off,
         cut_off.group("workers", member="cut off") as loses,
     ):
-        first = loses.view().me
+        first = wait_view(loses, lambda view: view.me is not None, "it is a member").me
         assert first is not None
         wait_view(stays, lambda view: len(view.members) == 2, "both are there")
         proxy.cut()
@@ -153,20 +174,13 @@ async def test_who_loses_its_session_is_told_in_asyncio(
 ) -> None:
     direct, through = ways
 
-    async def told(group: AsyncGroup, is_as_expected: Callable[[GroupView], bool]) -> GroupView:
-        view: GroupView | None = group.view()
-        while view is not None and not is_as_expected(view):
-            view = await group.changed(LIMIT_S)
-        assert view is not None, f"never told: {group.view()}"
-        return view
-
     async with (
         onecommit.open_async(direct) as oc,
         oc.group("workers", member="stays") as stays,
         onecommit.open_async(through) as cut_off,
         cut_off.group("workers", member="cut off") as loses,
     ):
-        first = loses.view().me
+        first = (await told(loses, lambda view: view.me is not None)).me
         assert first is not None
         await told(stays, lambda view: len(view.members) == 2)
         losing = asyncio.create_task(told(loses, lambda view: view.me is None))
@@ -181,7 +195,7 @@ async def test_who_loses_its_session_is_told_in_asyncio(
 
 def test_what_cannot_be_joined_is_said(config: Path) -> None:
     closed = onecommit.open(config)
-    with pytest.raises(InvalidError, match="it is closed"), closed.group("a"):
+    with pytest.raises(InvalidError, match="it is not open"), closed.group("a"):
         pass
     with onecommit.open(config) as oc:
         for name in ("", "x" * 201):

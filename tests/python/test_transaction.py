@@ -12,12 +12,13 @@ import onecommit
 import psycopg
 import pytest
 
+from .short_deadlines import Reached, until_reached
 from .two_databases import AsyncConnections, Connections, TwoDatabases, close, close_async
 
 PAY = "update orders set paid = true where id = 42"
 PAYMENT = "insert into payments values (42, 100)"
 LIMIT_S = 120.0
-# For what comes before the end of it.
+# For what comes before the end of it; where the machine stands still it is not enough.
 DEADLINE_S = 3.0
 
 
@@ -168,19 +169,31 @@ def test_a_conflict_is_run_again(
 
 
 def test_the_deadline_holds_for_all_of_it(
-    oc: onecommit.Onecommit, conns: Connections, two_databases: TwoDatabases
+    oc: onecommit.Onecommit,
+    connect_both: Callable[[], Connections],
+    two_databases: TwoDatabases,
 ) -> None:
-    with two_databases.connect("billing") as rival:
-        rival.execute("lock table payments")
-        locked = pytest.raises(psycopg.errors.LockNotAvailable)
-        with locked, oc.transaction(deadline=DEADLINE_S, **conns):
+    def wait_for_a_lock(reached: Reached) -> None:
+        conns = connect_both()
+        with oc.transaction(deadline=DEADLINE_S, **conns):
+            conns["orders"].execute(PAY)
+            reached()
+            conns["billing"].execute(PAYMENT)
+
+    def take_too_long(reached: Reached) -> None:
+        conns = connect_both()
+        with oc.transaction(deadline=DEADLINE_S, **conns):
             conns["orders"].execute(PAY)
             conns["billing"].execute(PAYMENT)
-    late = pytest.raises(onecommit.UnreachableError, match="deadline")
-    with late, oc.transaction(deadline=DEADLINE_S, **conns):
-        conns["orders"].execute(PAY)
-        conns["billing"].execute(PAYMENT)
-        conns["orders"].execute(f"select pg_sleep({DEADLINE_S + 0.2})".encode())
+            reached()
+            conns["orders"].execute(f"select pg_sleep({DEADLINE_S + 0.2})".encode())
+
+    with two_databases.connect("billing") as rival:
+        rival.execute("lock table payments")
+        with pytest.raises(psycopg.errors.LockNotAvailable):
+            until_reached(wait_for_a_lock)
+    with pytest.raises(onecommit.UnreachableError, match="deadline"):
+        until_reached(take_too_long)
     assert (two_databases.paid(), two_databases.prepared()) == ((0, 0, 0), 0)
 
 

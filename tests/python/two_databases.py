@@ -127,9 +127,10 @@ def with_zookeeper(
     folder: Path,
     servers: str,
     chroot: str,
-    session_timeout_ms: int = 10_000,
+    session_timeout_ms: int = 60_000,
 ) -> Path:
-    """Their configuration with transactions, locks and groups kept in ZooKeeper; to be prepared."""
+    """Their configuration with transactions, locks and groups kept in ZooKeeper; to be prepared.
+    Who has it is not taken for dead where the machine stands still for seconds."""
     made = folder / f"{servers.rsplit(':', 1)[1]}.toml"
     table = f'[zookeeper]\nservers = "{servers}"\nchroot = "{chroot}"\n'
     timeout = f"session_timeout_ms = {session_timeout_ms}\n"
