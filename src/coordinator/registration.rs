@@ -145,12 +145,10 @@ impl Registration {
         }
         self.write(record, wanted).await?;
         for (member, instance) in members.into_iter().zip(instances) {
+            let unknown = Unknown(self);
             let opened = member.port.open_history(self.id).await;
-            if let Err(error) = opened {
-                // The row may be there now, and a second insert would not be told from a recoverer's.
-                self.end();
-                return Err(error.with("participant", &member.name));
-            }
+            opened.map_err(|error| error.with("participant", &member.name))?;
+            unknown.becomes_known();
             let in_use =
                 InUse { member, instance, marks: OwnMarks::default(), is_lost: false, again: Vec::new() };
             self.used().insert(in_use.member.name.clone(), in_use);
@@ -332,6 +330,22 @@ impl Registration {
 
     fn retention(&self) -> MutexGuard<'_, Retention> {
         self.retention.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Whether a row is there. Unless it becomes known, by an error or as its transaction has passed its deadline, this
+/// coordinator ends: a second insert would not be told from a recoverer's.
+struct Unknown<'a>(&'a Registration);
+
+impl Unknown<'_> {
+    fn becomes_known(self) {
+        std::mem::forget(self);
+    }
+}
+
+impl Drop for Unknown<'_> {
+    fn drop(&mut self) {
+        self.0.end();
     }
 }
 

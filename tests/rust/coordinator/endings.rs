@@ -1,10 +1,14 @@
 //! How transactions end whose coordinator lives.
 
+use std::time::Duration;
+
 use onecommit::ErrorKind;
+use onecommit::coordinator::Options;
 use onecommit::protocol::transaction::Protocol;
 
-use super::{Log, Place, begin, move_money, text};
+use super::{Log, Place, begin, connect, move_money, names, text};
 use crate::patience::until;
+use crate::zookeeper_server::Proxy;
 
 async fn commits_as_one(log: Log) {
     let place = Place::new(log).await;
@@ -262,4 +266,46 @@ async fn the_tasks_of_a_node_that_is_dropped_end() {
     let before = metrics.num_alive_tasks();
     drop(place.node());
     until("they end", async || Ok(metrics.num_alive_tasks()), |alive| *alive <= before).await;
+}
+
+/// Its history row may be there by then, and a second insert of that would look like a recoverer's.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deadline_in_the_middle_of_a_registration_is_no_alarm_for_the_next_transaction() {
+    let place = Place::new(Log::File).await;
+    let (clients, locks, looks) =
+        (place.clients().await, connect(&place.urls[1]).await, place.clients().await);
+    let (_, server) = place.urls[1].rsplit_once('@').unwrap();
+    let (server, database) = server.split_once('/').unwrap();
+    let proxy = Proxy::start(server).await;
+    let mut through = place.copy();
+    through.urls[1] = format!("postgresql://postgres@{}/{database}", proxy.address);
+    let node = through.node();
+    locks.batch_execute("begin; lock table onecommit.coordinator in exclusive mode").await.unwrap();
+
+    let options = Options { deadline: Some(Duration::from_secs(10)), ..Options::default() };
+    let branches: Vec<_> = names().into_iter().zip(&clients).collect();
+    let transaction = node.transaction(&branches, options).await.unwrap();
+    move_money(&clients).await;
+    let count = async |sql: &str| Ok(looks[1].query_one(sql, &[]).await.unwrap().get::<_, i64>(0));
+    let loses_the_answer = async {
+        let waiting = "select count(*) from pg_stat_activity where datname = current_database()
+                         and wait_event_type = 'Lock' and query like 'insert into %.coordinator (id) %'";
+        until("its row waits for the table", async || count(waiting).await, |waiting| *waiting == 1).await;
+        proxy.swallows_answers.send_replace(true);
+        locks.batch_execute("commit").await.unwrap();
+        let rows = "select count(*) from onecommit.coordinator";
+        until("its row is there", async || count(rows).await, |rows| *rows == 1).await;
+    };
+    let (told, ()) = tokio::join!(transaction.commit(), loses_the_answer);
+    let error = told.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unreachable, "{error}");
+    proxy.swallows_answers.send_replace(false);
+    // Others wait for answers that were swallowed with it.
+    proxy.cut().await;
+
+    let transaction = begin(&node, &clients).await.unwrap();
+    move_money(&clients).await;
+    assert!(transaction.commit().await.unwrap().is_applied);
+    assert_eq!(place.totals().await, [90, 110]);
+    node.close().await;
 }
