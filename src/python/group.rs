@@ -20,8 +20,6 @@ use crate::service::{GroupView, Membership};
 const JOIN: &str = "join group";
 const LEAVE: &str = "leave group";
 const WATCH: &str = "watch group";
-/// Whoever closes waits so long for those who are about to leave.
-const LEAVE_LIMIT: Duration = Duration::from_secs(5);
 
 /// The ids and names of members, and what they say of themselves; before them, which one this is, and before that
 /// the view's number.
@@ -39,14 +37,16 @@ pub(super) struct Groups {
     /// Who joins or leaves has a receiver meanwhile.
     moving: watch::Sender<()>,
     members: Arc<Mutex<Vec<Weak<Member>>>>,
+    /// So long a close waits at most for those who are about to leave.
+    leave_limit: Duration,
 }
 
 /// None once it has left.
 type Member = Mutex<Option<Membership>>;
 
 impl Groups {
-    pub(super) fn new(handle: Handle, tellings: Tellings) -> Self {
-        Groups { handle, tellings, moving: watch::Sender::default(), members: Arc::default() }
+    pub(super) fn new(handle: Handle, tellings: Tellings, leave_limit: Duration) -> Self {
+        Groups { handle, tellings, moving: watch::Sender::default(), members: Arc::default(), leave_limit }
     }
 
     /// Joins, and tells `future` the [`Group`].
@@ -86,7 +86,7 @@ impl Groups {
                 }
             }
         };
-        let _ = tokio::time::timeout(LEAVE_LIMIT, all_have_left).await;
+        let _ = tokio::time::timeout(self.leave_limit, all_have_left).await;
     }
 
     fn leave(&self, member: &Member) {

@@ -183,7 +183,8 @@ impl Open {
 
 impl Node {
     fn new(config: Config, node: coordinator::Node, tellings: Tellings, threads: Threads) -> Self {
-        let groups = Groups::new(threads.handle.clone(), tellings.clone());
+        let leave_limit = Duration::from_millis(config.coordinator.request_timeout_ms);
+        let groups = Groups::new(threads.handle.clone(), tellings.clone(), leave_limit);
         Node { open: Owned::new(Mutex::new(Some(Open { config, node, tellings, groups, threads }))) }
     }
 
