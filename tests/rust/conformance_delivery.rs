@@ -1,6 +1,6 @@
 //! What every delivery owes to a relay. A backend passes by calling [`suite`].
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use onecommit::delivery::{DeliveredMessage, Delivery, DeliveryScope, ShardDelivery};
 use onecommit::id::{BarrierId, Epoch, ShardIndex};
@@ -9,9 +9,13 @@ use onecommit::protocol::position::Position;
 use onecommit::protocol::progress::{DatabaseIdentity, Progress};
 use onecommit::{ErrorKind, Message, MessageId, Result};
 
-use crate::patience::{LIMIT, answered_blocking};
+use crate::patience::{LIMIT, anew_blocking, answered_blocking};
 
 const SHARD: ShardIndex = ShardIndex(0);
+/// A batch that is open for less is ended by no store.
+const OPEN_LIMIT: Duration = Duration::from_secs(10);
+/// How often a check is made in which a batch stays open while others read.
+pub(crate) const TIMES: usize = 3;
 
 /// The backend under test.
 pub trait Backend {
@@ -140,14 +144,19 @@ fn what_is_removed_is_forgotten_and_no_message_with_it(backend: &dyn Backend) {
 }
 
 fn messages_and_progress_are_committed_together(backend: &dyn Backend) {
+    anew_blocking(TIMES, || messages_and_progress_together(backend));
+}
+
+fn messages_and_progress_together(backend: &dyn Backend) -> Option<()> {
     let place = Place::new(backend);
     let mut shard = place.open(1);
+    let began = Instant::now();
     shard.begin().unwrap();
     shard.send(&place.messages(0..10)).unwrap();
     shard.send(&place.messages(10..20)).unwrap();
     assert_eq!(backend.visible(&place.topic), [], "nothing is visible before the commit");
     assert_eq!(place.peek(), None);
-    commit(&mut *shard, &progress(1, 20)).unwrap();
+    commit_in_time(&mut *shard, &progress(1, 20), began)?;
     assert_eq!(place.keys(), (0..20).collect::<Vec<_>>());
     assert_eq!(shard.progress().unwrap(), Some(progress(1, 20)));
     for round in 2..5 {
@@ -160,6 +169,7 @@ fn messages_and_progress_are_committed_together(backend: &dyn Backend) {
     drop(shard);
     assert_eq!(place.open(2).progress().unwrap(), Some(progress(1, 50)));
     assert_eq!(place.keys(), (0..50).collect::<Vec<_>>());
+    Some(())
 }
 
 fn every_content_arrives(backend: &dyn Backend) {
@@ -249,9 +259,14 @@ fn a_fenced_predecessor_commits_nothing(backend: &dyn Backend) {
 }
 
 fn shards_do_not_fence_each_other(backend: &dyn Backend) {
+    anew_blocking(TIMES, || two_shards_at_once(backend));
+}
+
+fn two_shards_at_once(backend: &dyn Backend) -> Option<()> {
     let place = Place::new(backend);
     let mut first = place.open(1);
     let mut second = place.open_shard(ShardIndex(1), 7);
+    let began = Instant::now();
     // The first one's open batch must not hide the progress of the second.
     first.begin().unwrap();
     first.send(&place.messages(0..2)).unwrap();
@@ -260,12 +275,13 @@ fn shards_do_not_fence_each_other(backend: &dyn Backend) {
     commit(&mut *second, &progress(7, 4)).unwrap();
     assert_eq!(second.progress().unwrap(), Some(progress(7, 4)));
     assert_eq!(first.progress().unwrap(), None);
-    commit(&mut *first, &progress(1, 2)).unwrap();
+    commit_in_time(&mut *first, &progress(1, 2), began)?;
     assert_eq!(first.progress().unwrap(), Some(progress(1, 2)));
     assert_eq!(second.progress().unwrap(), Some(progress(7, 4)));
     let mut keys = place.keys();
     keys.sort();
     assert_eq!(keys, [0, 1, 2, 3]);
+    Some(())
 }
 
 fn the_order_of_sending_is_kept(backend: &dyn Backend) {
@@ -296,6 +312,20 @@ pub fn now_ms() -> i64 {
 pub(crate) fn commit(shard: &mut dyn ShardDelivery, progress: &Progress) -> Result<()> {
     shard.seal(progress)?;
     shard.commit()
+}
+
+/// Ends a batch that was left open meanwhile. `None` where the machine stood still for so long that the store may have
+/// ended it.
+pub(crate) fn commit_in_time(
+    shard: &mut dyn ShardDelivery,
+    progress: &Progress,
+    began: Instant,
+) -> Option<()> {
+    let committed = commit(shard, progress).inspect_err(|error| {
+        assert!(error.is_retriable() && began.elapsed() >= OPEN_LIMIT, "{error}");
+        eprintln!("not in time: {error}");
+    });
+    committed.ok()
 }
 
 fn progress(epoch: i64, last: i64) -> Progress {

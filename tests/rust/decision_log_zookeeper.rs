@@ -13,7 +13,7 @@ use zookeeper_client as zk;
 
 use crate::conformance_decision_log::{self as conformance, decide, record, request, taken};
 use crate::conformance_lease::LONG;
-use crate::patience::{answered, until};
+use crate::patience::{anew, answered, until};
 use crate::zookeeper_server::{self, CHROOT, MORTAL, Proxy};
 
 /// One prepared namespace of its own.
@@ -79,15 +79,35 @@ async fn only_what_was_prepared_for_this_incarnation_is_used() {
     assert_eq!(refused.kind(), ErrorKind::Refused, "nothing is taken for settled: {refused}");
 }
 
+async fn is_over(session: &dyn LogSession) {
+    until("its session is over", async || Ok(session.is_over()), |is_over| *is_over).await;
+}
+
 #[tokio::test]
 async fn who_has_lost_the_session_is_succeeded_and_decides_nothing_more() {
+    anew(5, who_has_lost_the_session).await;
+}
+
+/// `None` where the machine stood still until the session was over, before it is cut off.
+async fn who_has_lost_the_session() -> Option<()> {
     let place = Place::new().await;
     let proxy = Proxy::start(&place.settings.servers).await;
     let cut_off = place.session_through(&proxy, MORTAL).await;
-    let (id, fence) = registered(&*cut_off).await;
-    assert_eq!(decide(&cut_off, fence, &request(0, &[1], &[])).await, Answer::Done);
+    let deciding = async {
+        let (id, fence) = registered(&*cut_off).await;
+        assert_eq!(decide(&cut_off, fence, &request(0, &[1], &[])).await, Answer::Done);
+        (id, fence)
+    };
+    let (id, fence) = tokio::select! {
+        decided = deciding => decided,
+        () = is_over(&*cut_off) => return None,
+    };
     let recoverer = place.session().await;
-    assert_eq!(recoverer.take_over(id).await.unwrap(), None);
+    if recoverer.take_over(id).await.unwrap().is_some() {
+        // Its client hears of it later; nobody takes over from a coordinator whose session lasts.
+        is_over(&*cut_off).await;
+        return None;
+    }
 
     proxy.open.send_replace(false);
     assert_eq!(cut_off.decide(fence, &request(1, &[2], &[])).await, Answer::Lost);
@@ -95,11 +115,12 @@ async fn who_has_lost_the_session_is_succeeded_and_decides_nothing_more() {
     assert_eq!(legacy.batches.keys().collect::<Vec<_>>(), [&0]);
 
     proxy.open.send_replace(true);
-    until("its session is over", async || Ok(cut_off.is_over()), |is_over| *is_over).await;
+    is_over(&*cut_off).await;
     assert_eq!(cut_off.decide(fence, &request(1, &[2], &[])).await, Answer::Lost);
     let next = place.session_through(&proxy, LONG).await;
     assert_eq!(decide(&next, fence, &request(1, &[2], &[])).await, Answer::Fenced);
     assert_eq!(recoverer.look(id).await.unwrap().unwrap().1, legacy.batches);
+    Some(())
 }
 
 #[tokio::test]

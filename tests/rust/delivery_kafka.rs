@@ -120,6 +120,12 @@ impl Place {
         answered_blocking(|| self.delivery(&[]).open(shard, Epoch(epoch)))
     }
 
+    /// One that sends in one request what it is given at once, also where it waits for the processor in between. A
+    /// batch's end is not held up by that.
+    fn open_patient(&self, epoch: i64) -> Box<dyn ShardDelivery> {
+        answered_blocking(|| self.delivery(&[("linger.ms", "100")]).open(FIRST, Epoch(epoch)))
+    }
+
     /// Makes a topic as somebody else would.
     fn make(&self, topic: &str, partitions: i32, settings: &[(&str, &str)]) {
         let mut wanted = NewTopic::new(topic, partitions, TopicReplication::Fixed(1));
@@ -310,7 +316,7 @@ fn of_invalid_records_each_is_named_and_the_others_are_innocent() {
         stored(number, Message::from_parts(&place.topic, None, Some(b"v".to_vec()), vec![], None).unwrap())
     };
     let messages = [keyed(1), keyless(2), keyed(3), keyless(4), keyed(5)];
-    let mut shard = place.open(FIRST, 1);
+    let mut shard = place.open_patient(1);
     shard.begin().unwrap();
     shard.send(&messages).unwrap();
     let error = commit(&mut *shard, &progress(1, 1)).unwrap_err();
@@ -354,7 +360,7 @@ fn what_is_too_large_fails_with_its_topic_and_nothing_of_the_batch_is_seen() {
     let message = |bytes: usize| stored(1, Message::new(&place.topic, "k", vec![b'x'; bytes]).unwrap());
     // Refused by the broker, before and after the progress is sent. Nobody is named for a batch.
     for pause_ms in [0, 300] {
-        let mut shard = place.open(FIRST, 1);
+        let mut shard = place.open_patient(1);
         shard.begin().unwrap();
         assert_eq!(shard.send(&[message(10), message(3_000)]).unwrap(), None);
         std::thread::sleep(Duration::from_millis(pause_ms));

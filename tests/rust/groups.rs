@@ -11,11 +11,12 @@ use onecommit::zookeeper::{ZookeeperSettings, init};
 use tokio::time::timeout;
 
 use crate::conformance_group::{self as conformance, Place, join, member, open, seen};
-use crate::patience::{LIMIT, answered};
+use crate::patience::{LIMIT, anew, answered};
 use crate::zookeeper_server::{self, MORTAL, Proxy};
 
 /// Who has a connection is answered within this.
 const MOMENT: Duration = Duration::from_millis(100);
+const TIMES: usize = 5;
 
 fn named(name: &str) -> GroupOf {
     GroupOf::Named(name.parse().unwrap())
@@ -74,8 +75,25 @@ async fn told(session: &mut dyn GroupSession, known: &GroupSeen) -> Result<Group
     }
 }
 
+/// That it may be gone is told first. Where the machine stood still until the session was over there is no time for
+/// that.
+async fn told_unsure(session: &mut dyn GroupSession, known: &GroupSeen) -> Option<GroupSeen> {
+    match told(session, known).await {
+        Err(over) if over.kind() == ErrorKind::Fenced => None,
+        told => {
+            let unsure = told.unwrap();
+            assert_eq!(unsure, GroupSeen { is_current: false, ..known.clone() });
+            Some(unsure)
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn who_loses_the_session_is_told_first_that_it_may_be_gone_and_then_that_it_is() {
+    anew(TIMES, who_loses_the_session).await;
+}
+
+async fn who_loses_the_session() -> Option<()> {
     let (settings, namespace) = prepared().await;
     let proxy = Proxy::start(&settings.servers).await;
     let through = ZookeeperSettings { servers: proxy.address.clone(), ..settings.clone() };
@@ -93,8 +111,7 @@ async fn who_loses_the_session_is_told_first_that_it_may_be_gone_and_then_that_i
     proxy.open.send_replace(false);
     // Until its client has noticed: before, a call that fails says so, and what is told of the connection is not met.
     while matches!(timeout(MOMENT, cut_off.members()).await, Ok(Ok(_))) {}
-    let unsure = told(&mut *cut_off, &both).await.unwrap();
-    assert_eq!(unsure, GroupSeen { is_current: false, ..both.clone() });
+    let unsure = told_unsure(&mut *cut_off, &both).await?;
     let left = told(&mut *stays, &both).await.unwrap();
     assert_eq!(left, GroupSeen { members: vec![one.clone()], is_current: true });
 
@@ -106,10 +123,15 @@ async fn who_loses_the_session_is_told_first_that_it_may_be_gone_and_then_that_i
     let mut next = open(&group(&through)).await;
     join(&mut *next, &again).await;
     seen(&mut *stays, &[one, again]).await;
+    Some(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_short_cut_is_told_of_and_leaves_the_member_one() {
+    anew(TIMES, a_short_cut).await;
+}
+
+async fn a_short_cut() -> Option<()> {
     let (settings, namespace) = prepared().await;
     let proxy = Proxy::start(&settings.servers).await;
     let session_timeout = Duration::from_secs(12);
@@ -120,12 +142,12 @@ async fn a_short_cut_is_told_of_and_leaves_the_member_one() {
     join(&mut *session, &one).await;
     let known = GroupSeen { members: vec![one], is_current: true };
     proxy.open.send_replace(false);
-    let unsure = told(&mut *session, &known).await.unwrap();
-    assert!(!unsure.is_current);
+    let unsure = told_unsure(&mut *session, &known).await?;
     proxy.open.send_replace(true);
     match told(&mut *session, &unsure).await {
         Ok(again) => assert_eq!(again, known),
         // A machine that stood still for that long has lost it.
         Err(over) => assert_eq!(over.kind(), ErrorKind::Fenced),
     }
+    Some(())
 }

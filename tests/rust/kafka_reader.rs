@@ -9,9 +9,9 @@ use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
 use rdkafka::{ClientConfig, Offset};
 
-use crate::conformance_delivery::commit;
+use crate::conformance_delivery::{TIMES, commit_in_time};
 use crate::delivery_kafka::{FIRST, Place, progress, properties, stored};
-use crate::patience::{LIMIT, answered_blocking};
+use crate::patience::{LIMIT, anew_blocking, answered_blocking};
 
 /// One topic, and who delivers to it.
 struct Topic {
@@ -28,17 +28,23 @@ impl Topic {
         Topic { place, shard, partitions: partitions.cast_signed(), sent: 0 }
     }
 
-    /// Delivers the next message; `between` runs when it is written and not committed.
-    fn deliver<T>(&mut self, between: impl FnOnce(&Self) -> T) -> T {
+    /// Delivers the next message.
+    fn deliver(&mut self) {
+        self.deliver_around(|_| ()).expect("it is committed at once");
+    }
+
+    /// The same; `between` runs when it is written and not committed. `None` where that took too long.
+    fn deliver_around<T>(&mut self, between: impl FnOnce(&Self) -> T) -> Option<T> {
         self.sent += 1;
         let partition = i32::try_from(self.sent).unwrap() % self.partitions;
         let value = Some(self.sent.to_string().into_bytes());
         let message = Message::from_parts(&self.place.topic, None, value, vec![], Some(partition)).unwrap();
+        let began = Instant::now();
         self.shard.begin().unwrap();
         self.shard.send(&[stored(1, message)]).unwrap();
         let done = between(self);
-        commit(&mut *self.shard, &progress(1, self.sent)).unwrap();
-        done
+        commit_in_time(&mut *self.shard, &progress(1, self.sent), began)?;
+        Some(done)
     }
 
     fn open(&self, group: Option<&str>, from_beginning: bool) -> KafkaReader {
@@ -77,31 +83,36 @@ fn what_comes_after_the_opening_is_read_and_what_was_before_is_not() {
 
 #[test]
 fn a_new_group_begins_now_and_goes_on_there_though_it_has_read_nothing() {
+    anew_blocking(TIMES, a_new_group_begins_now);
+}
+
+fn a_new_group_begins_now() -> Option<()> {
     let mut topic = Topic::new(1);
     // A cluster's first group waits for Kafka's topic of groups, longer than a transaction may be open.
     drop(topic.open(Some(&topic.group("none")), false));
     let first = topic.group("first");
-    let mut reader = topic.deliver(|topic| topic.open(Some(&first), false));
+    let mut reader = topic.deliver_around(|topic| topic.open(Some(&first), false))?;
     assert_eq!(next(&mut reader), 1);
     reader.commit().unwrap();
     drop(reader);
 
     let second = topic.group("second");
     drop(topic.open(Some(&second), false));
-    topic.deliver(|_| ());
-    topic.deliver(|_| ());
+    topic.deliver();
+    topic.deliver();
     for group in [&first, &second] {
         let mut reader = topic.open(Some(group), false);
         assert_eq!((next(&mut reader), next(&mut reader)), (2, 3), "{group}");
     }
+    Some(())
 }
 
 #[test]
 fn a_group_has_a_position_in_every_partition_from_its_first_opening() {
     let mut topic = Topic::new(2);
     let group = topic.group("g");
-    topic.deliver(|_| ());
-    topic.deliver(|_| ());
+    topic.deliver();
+    topic.deliver();
     let mut reader = topic.open(Some(&group), true);
     let first = next(&mut reader);
     reader.commit().unwrap();
@@ -115,7 +126,7 @@ fn a_group_has_a_position_in_every_partition_from_its_first_opening() {
 fn who_joins_a_group_at_work_leaves_its_position_alone() {
     let mut topic = Topic::new(1);
     let group = topic.group("g");
-    topic.deliver(|_| ());
+    topic.deliver();
     let more =
         [("group.id", group.as_str()), ("auto.offset.reset", "earliest"), ("enable.auto.commit", "false")];
     let config: ClientConfig = properties(&more).into_iter().collect();

@@ -13,6 +13,7 @@ use uuid::Uuid;
 use zookeeper_client as zk;
 
 use crate::conformance_lease::{self as conformance, LONG, SHARDS, SHORT, owner, taken, tried, until};
+use crate::nobody::Nobody;
 use crate::patience::answered;
 use crate::zookeeper_server::{self, CHROOT, Proxy};
 
@@ -267,11 +268,8 @@ async fn a_server_that_is_away_or_no_server_is_said_so() {
     let place = Place::unprepared();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let silent = listener.local_addr().unwrap().to_string();
-    let nobody = {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        listener.local_addr().unwrap().to_string()
-    };
-    for away in [silent, nobody] {
+    let nobody = Nobody::new().await;
+    for away in [silent, nobody.address.to_string()] {
         let error = place.through(away.clone(), SHORT).connect(RelayId::random()).await.err().unwrap();
         assert_eq!(error.kind(), ErrorKind::Unreachable);
         assert!(error.to_string().contains(&away), "{error}");

@@ -36,6 +36,8 @@ mod lock_file;
 mod lock_zookeeper;
 #[cfg(feature = "cli")]
 mod log_lines;
+#[cfg(any(feature = "postgres", feature = "zookeeper"))]
+mod nobody;
 #[cfg(feature = "postgres")]
 mod outbox_postgres;
 #[cfg(feature = "postgres")]

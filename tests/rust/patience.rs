@@ -51,6 +51,23 @@ pub fn answered_blocking<T>(mut request: impl FnMut() -> Result<T>) -> T {
     }
 }
 
+/// Begins a case anew that a machine that stood still has spoilt, of which it says `None`. What spoils it every time is
+/// something else.
+pub async fn anew<T>(times: usize, mut case: impl AsyncFnMut() -> Option<T>) -> T {
+    for _ in 0..times {
+        if let Some(done) = case().await {
+            return done;
+        }
+    }
+    panic!("spoilt {times} times: no machine stands still that often");
+}
+
+/// The same as [`anew`] for a case that blocks.
+pub fn anew_blocking<T>(times: usize, case: impl FnMut() -> Option<T>) -> T {
+    let done = std::iter::repeat_with(case).take(times).flatten().next();
+    done.unwrap_or_else(|| panic!("spoilt {times} times: no machine stands still that often"))
+}
+
 fn expect_an_answer_after(error: &Error, began: Instant) {
     assert!(error.is_retriable() && began.elapsed() < LIMIT, "{error}");
 }

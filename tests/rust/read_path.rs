@@ -3,7 +3,8 @@
 //! key, and no prune removes one that was not delivered.
 //!
 //! `ONECOMMIT_TEST_SEED` runs one seed again, `ONECOMMIT_TEST_ROUNDS` sets the number of random
-//! ones. What is drawn depends on the seed alone; how statements meet inside the server does not.
+//! ones. The numbers drawn depend on the seed alone, but what is drawn with them also on which
+//! statements have ended by then: two runs of one seed are alike, and not the same.
 
 mod backlog;
 mod chance;
@@ -24,6 +25,9 @@ use writers::Writers;
 
 const FIXED_SEEDS: [u64; 3] = [1, 2, 3];
 const STEPS: usize = 1200;
+/// At most so many more, until every situation has come up: a table is not emptied in every round, as
+/// that takes one relay with all shards that may empty it, and a lock that is free in time.
+const MORE_ROUNDS: usize = 10;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_committed_message_is_read_exactly_once_and_in_order() {
@@ -38,14 +42,23 @@ async fn every_committed_message_is_read_exactly_once_and_in_order() {
     seeds.extend((0..rounds).map(|_| random.next()));
     let mut all = Counts::default();
     for seed in seeds {
-        eprintln!("ONECOMMIT_TEST_SEED={seed}");
-        let counts = round(seed).await;
-        eprintln!("{counts:?}");
-        all.add(&counts);
+        all.add(&shown_round(seed).await);
     }
     if variable("ONECOMMIT_TEST_SEED").is_none() {
-        all.assert_all_met();
+        for _ in 0..MORE_ROUNDS {
+            if !all.are_all_met() {
+                all.add(&shown_round(random.next()).await);
+            }
+        }
+        assert!(all.are_all_met(), "a situation never came up: {all:?}");
     }
+}
+
+async fn shown_round(seed: u64) -> Counts {
+    eprintln!("ONECOMMIT_TEST_SEED={seed}");
+    let counts = round(seed).await;
+    eprintln!("{counts:?}");
+    counts
 }
 
 async fn round(seed: u64) -> Counts {

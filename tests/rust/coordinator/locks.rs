@@ -19,7 +19,7 @@ use tokio_postgres::Client;
 
 use super::recovery::{Died, drive_to, take_for_dead};
 use super::{Log, NAMES, Place, SHORT, begin, drive, member, move_money, names, settings};
-use crate::patience::{LIMIT, answered, until};
+use crate::patience::{LIMIT, anew, answered, until};
 use crate::zookeeper_server::Proxy;
 
 fn name(text: &str) -> LockName {
@@ -393,18 +393,24 @@ async fn prepare_locked(place: &Place, node: &Node) -> (Dialogue, [Client; 2]) {
     .await
 }
 
-/// The decision is on its way, and its answer never comes: whoever recovers the coordinator has the word, and until
-/// then the lock stays.
+/// The same with the decision on its way, of which the answer never comes. `None` where the session was over before it
+/// was sent.
+async fn in_doubt(place: &Place, proxy: &Proxy, node: &Node) -> Option<(Dialogue, [Client; 2])> {
+    let (mut dialogue, clients) = prepare_locked(place, node).await;
+    proxy.swallows_answers.send_replace(true);
+    let ended = drive(&mut dialogue, &clients, |_| false).await;
+    proxy.cut().await;
+    proxy.swallows_answers.send_replace(false);
+    let Next::Ended(Err(doubt)) = ended else { panic!("{ended:?}") };
+    assert!(matches!(doubt.kind(), ErrorKind::InDoubt | ErrorKind::Fenced), "{doubt}");
+    (doubt.kind() == ErrorKind::InDoubt).then_some((dialogue, clients))
+}
+
+/// Whoever recovers the coordinator has the word, and until then the lock stays.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lock_in_doubt_is_not_given_up_by_its_holder() {
     let (place, proxy, node) = cut_off().await;
-    let (mut dialogue, clients) = prepare_locked(&place, &node).await;
-    proxy.swallows_answers.send_replace(true);
-    let ended = drive(&mut dialogue, &clients, |_| false).await;
-    let Next::Ended(Err(doubt)) = ended else { panic!("{ended:?}") };
-    assert_eq!(doubt.kind(), ErrorKind::InDoubt, "{doubt}");
-    proxy.cut().await;
-    proxy.swallows_answers.send_replace(false);
+    let (dialogue, clients) = anew(5, async || in_doubt(&place, &proxy, &node).await).await;
     let (session, id) = (lock_session(&place).await, dialogue.id());
     drop(dialogue);
     // Its node goes on, and could give it up by now.

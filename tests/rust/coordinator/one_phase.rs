@@ -171,7 +171,8 @@ async fn a_number_that_a_crash_hands_to_a_stranger_proves_nothing() {
         let ours: i64 = xid.parse().unwrap();
         while stranger.query_one(draw, &[]).await.unwrap().get::<_, i64>(0) < ours {}
         let status = format!("select pg_xact_status('{xid}')");
-        let status: String = stranger.query_one(&status, &[]).await.unwrap().get(0);
+        let status = async || Ok(stranger.query_one(&status, &[]).await.unwrap().get::<_, String>(0));
+        let status = until("the stranger has ended", status, |status| status != "in progress").await;
         assert_eq!(status, "committed", "of the stranger");
         let doubt = crashing.unanswered(dialogue).await.unwrap_err();
         assert_eq!(doubt.kind(), ErrorKind::InDoubt, "{doubt}");

@@ -52,8 +52,12 @@ async fn row_locks_crosswise_end_by_the_lock_timeout_within_the_deadline() {
     let (node, one, other) = (place.node(), place.clients().await, place.clients().await);
     let options = Options { deadline: Some(Duration::from_secs(5)), ..Options::default() };
     let branches = |clients| names().into_iter().zip(clients).collect::<Vec<_>>();
-    let first = node.transaction(&branches(&one), options.clone()).await.unwrap();
-    let second = node.transaction(&branches(&other), options).await.unwrap();
+    // A machine that stands still for as long as the deadline has neither begin.
+    let (first, second) = answered(async || {
+        let first = node.transaction(&branches(&one), options.clone()).await?;
+        Ok((first, node.transaction(&branches(&other), options.clone()).await?))
+    })
+    .await;
     let take = "update account set total = total - 10 where id = 1";
     one[0].batch_execute(take).await.unwrap();
     other[1].batch_execute(take).await.unwrap();

@@ -8,6 +8,7 @@ use onecommit::{Error, ErrorKind, Message};
 
 use super::{Place, REQUEST_LIMIT, SHARD, USUAL, connect, unique};
 use crate::conformance_outbox::{drain, ids, installation, numbered};
+use crate::nobody::Nobody;
 
 #[tokio::test]
 async fn init_goes_on_where_the_tables_were_made_by_hand() {
@@ -131,7 +132,8 @@ async fn a_role_without_rights_is_told_so() {
 
 #[tokio::test]
 async fn no_error_shows_a_password() {
-    let closed = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let nobody = Nobody::new().await;
+    let closed = nobody.address;
     let place = Place::new().await;
     let with_password = place.url.replace("postgres@", "postgres:secret-1@");
     let (server, _) = with_password.rsplit_once('/').unwrap();

@@ -45,7 +45,7 @@ impl Counts {
         self.large_messages += other.large_messages;
     }
 
-    pub fn assert_all_met(&self) {
+    pub fn are_all_met(&self) -> bool {
         let met = [
             self.small,
             self.pieces,
@@ -59,7 +59,7 @@ impl Counts {
             self.late_commits,
             self.large_messages,
         ];
-        assert!(met.iter().all(|times| *times > 0), "a situation never came up: {self:?}");
+        met.iter().all(|times| *times > 0)
     }
 }
 
