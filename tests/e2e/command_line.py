@@ -133,6 +133,10 @@ class CommandLine:
         self._started.append(relay)
         return relay
 
+    def said(self) -> str:
+        """The last words of each relay: why something does not come."""
+        return "\n".join(f"{one.log.name}:\n{one.text()[-2000:]}" for one in self._started)
+
     def close(self) -> None:
         """Ends every relay that still runs."""
         for relay in self._started:

@@ -88,11 +88,16 @@ class Installation:
     def wait_delivered(self) -> None:
         """Waits until a consumer has seen all that is committed now."""
         wanted = {message.message_id for message in self.outbox.ledger()}
-        self.topics.wait_delivered(self.all_topics, wanted)
+        try:
+            self.topics.wait_delivered(self.all_topics, wanted)
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{self.command_line.said()}") from None
 
     def wait_pruned(self) -> None:
         """Waits until the outbox table is empty."""
-        wait_until(lambda: self.outbox.waiting_rows() == 0, "outbox table is empty")
+        is_empty = "outbox table is empty"
+        said = self.command_line.said
+        wait_until(lambda: self.outbox.waiting_rows() == 0, is_empty, explain=said)
 
     def deliver(self, messages: int) -> None:
         """Publishes so many; they are delivered and pruned, and no relay is left."""

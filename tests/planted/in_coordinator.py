@@ -34,6 +34,10 @@ EMPTIED = e2e(
 DECIDED = rust(
     "coordinator::recovery::decided_transactions_of_the_dead_are_committed_with_the_log_in_a_file"
 )
+CUT_OFF = rust(
+    "coordinator::endings::"
+    "a_deadline_in_the_middle_of_a_registration_is_no_alarm_for_the_next_transaction"
+)
 BY_HAND = "coordinator::by_hand::"
 FORGOTTEN = rust(f"{BY_HAND}a_forgotten_participants_decisions_are_kept_with_the_log_in_a_file")
 
@@ -57,6 +61,14 @@ BUGS = [
         rust("groups::who_loses_the_session_is_told_first_that_it_may_be_gone_and_then_that_it_is"),
         "spoilt 5 times",
         [Edit("src/group/zookeeper.rs", "if waited {", "if waited || seen.is_current {")],
+    ),
+    Bug(
+        "registration-cut-off-goes-on",
+        "A coordinator whose registration a deadline cuts off ends: a second insert of its row "
+        "would look like a recoverer's.",
+        CUT_OFF,
+        "another node has settled it",
+        [Edit("src/coordinator/registration.rs", "        self.0.end();\n", "")],
     ),
     Bug(
         "settings-stored-unchecked",
