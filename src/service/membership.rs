@@ -66,7 +66,7 @@ impl Membership {
         let (view, views) = watch::channel(first);
         let (says, data) = watch::channel(member.data.clone());
         let leave_limit = Duration::from_millis(config.coordinator.request_timeout_ms);
-        let keeper = Keeper { group, member, data, view, watches: true, leave_limit };
+        let keeper = Keeper { group, member, data, view, watches: true };
         let keeping = tokio::spawn(keeper.keep(Some(session)));
         Ok(Membership { view: views, data: Some(says), keeping, leave_limit })
     }
@@ -148,8 +148,6 @@ pub(super) struct Keeper {
     /// Whether it tells who else is there, and, in the log, that the store is away. Of hundreds who all watched, each
     /// would list hundreds whenever one comes.
     pub(super) watches: bool,
-    /// So long it waits at most for the store to know that it leaves.
-    pub(super) leave_limit: Duration,
 }
 
 impl Keeper {
@@ -218,7 +216,8 @@ impl Keeper {
                 },
                 said = self.data.changed() => {
                     if said.is_err() {
-                        let _ = timeout(self.leave_limit, session.leave(self.member.id)).await;
+                        // The store's own limit holds, and that of whoever waits for it.
+                        let _ = session.leave(self.member.id).await;
                         return true;
                     }
                     self.member.data.clone_from(&self.data.borrow_and_update());

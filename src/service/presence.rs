@@ -119,7 +119,7 @@ impl Presence {
         let (says, data) = watch::channel(encode(&facts));
         let (view, _views) = watch::channel(GroupView::default());
         let member = Member { id: MemberId::random(), name: String::new(), data: Vec::new() };
-        let keeper = Keeper { group, member, data, view, watches: false, leave_limit: LEAVE_LIMIT };
+        let keeper = Keeper { group, member, data, view, watches: false };
         let mut keeping = tokio::spawn(keeper.keep(None));
         loop {
             tokio::select! {

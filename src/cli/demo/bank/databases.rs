@@ -152,7 +152,9 @@ impl<'a> Databases<'a> {
         let mut failures = 0;
         loop {
             match self.try_to_drop_all() {
-                Err(_) if failures < DROP_RETRIES => failures += 1,
+                Err(error) if error.kind() != ErrorKind::Unreachable && failures < DROP_RETRIES => {
+                    failures += 1;
+                }
                 ended => return ended,
             }
             std::thread::sleep(DROP_RETRY.wait(failures, 0.5));
