@@ -72,6 +72,10 @@ class Bank:
         """How many branches wait for their end."""
         return sum(int(self.ask(database, PREPARED)[0][0]) for database in self.databases)
 
+    def wait_prepared(self) -> None:
+        """Waits until both branches are: a PREPARE may be under way when its sender is killed."""
+        wait_until(lambda: self.prepared() == 2, "both are prepared")
+
     def wait_settled(self) -> None:
         """Waits until none does."""
         wait_until(lambda: self.prepared() == 0, "every branch is settled")

@@ -64,7 +64,7 @@ class CommandLine:
         self, *words: str, environment: Mapping[str, str] | None = None
     ) -> subprocess.CompletedProcess[str]:
         """`run` for a command whose servers are there: again where one is late."""
-        return _in_time(partial(self.run, *words, environment=environment))
+        return in_time(partial(self.run, *words, environment=environment))
 
     def answered(self, answer: str, *words: str) -> subprocess.CompletedProcess[str]:
         """`reached` at a terminal, where a person has typed `answer`; the result's `stderr` is what
@@ -75,7 +75,7 @@ class CommandLine:
             ended = terminal.answered(command, self.folder, answer)
             return subprocess.CompletedProcess(command, *ended)
 
-        return _in_time(run)
+        return in_time(run)
 
     def unreached(
         self, said: str, *words: str, environment: Mapping[str, str] | None = None
@@ -151,7 +151,7 @@ def was_late(done: subprocess.CompletedProcess[str]) -> bool:
     return done.returncode == UNREACHABLE or unclear
 
 
-def _in_time(
+def in_time(
     run: Callable[[], subprocess.CompletedProcess[str]],
 ) -> subprocess.CompletedProcess[str]:
     """Runs a command again while a server is late, as may be on a busy machine."""

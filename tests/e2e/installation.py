@@ -95,9 +95,11 @@ class Installation:
 
     def wait_pruned(self) -> None:
         """Waits until the outbox table is empty."""
-        is_empty = "outbox table is empty"
-        said = self.command_line.said
-        wait_until(lambda: self.outbox.waiting_rows() == 0, is_empty, explain=said)
+        wait_until(
+            lambda: self.outbox.waiting_rows() == 0,
+            "outbox table is empty",
+            explain=self.command_line.said,
+        )
 
     def deliver(self, messages: int) -> None:
         """Publishes so many; they are delivered and pruned, and no relay is left."""

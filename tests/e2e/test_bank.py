@@ -30,8 +30,7 @@ def bank(request: pytest.FixtureRequest, servers: Servers, tmp_path: Path) -> It
 
 def test_what_a_dead_process_left_prepared_is_settled_by_a_relay(bank: Bank) -> None:
     bank.worker(DIES_PREPARED).ended(-signal.SIGKILL)
-    # A PREPARE whose answer was not waited for may still be under way.
-    wait_until(lambda: bank.prepared() == 2, "both are prepared")
+    bank.wait_prepared()
     (seen,) = bank.listed()
     assert {branch["participant"] for branch in seen["prepared"]} == {"main", "billing"}
     assert seen["state"] in {"unsettled", "under way"}, "ZooKeeper has to notice the death first"
@@ -51,8 +50,7 @@ def test_what_a_dead_process_left_prepared_is_settled_by_a_relay(bank: Bank) -> 
 def test_what_a_dead_process_left_is_settled_while_its_forked_child_lives(bank: Bank) -> None:
     worker = bank.worker(DIES_BESIDE_CHILD)
     assert worker.process.wait(LIMIT_S) == -signal.SIGKILL
-    # A PREPARE whose answer was not waited for may still be under way.
-    wait_until(lambda: bank.prepared() == 2, "both are prepared")
+    bank.wait_prepared()
     bank.installation.relay()
     bank.wait_settled()
     told = re.compile(f"^{CHILD}(\\d+)$", re.MULTILINE)

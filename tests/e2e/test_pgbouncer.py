@@ -67,8 +67,7 @@ def test_two_databases_commit_as_one(pooler: PgBouncer, servers: Servers, tmp_pa
     bank = Bank(replace(servers, postgres=pooler.dsn), tmp_path, zookeeper=True)
     try:
         bank.worker(DIES_PREPARED).ended(-signal.SIGKILL)
-        # A PREPARE whose answer was not waited for may still be under way.
-        wait_until(lambda: bank.prepared() == 2, "both are prepared")
+        bank.wait_prepared()
         relay = bank.installation.relay()
         bank.wait_settled()
         workers = [bank.worker() for _ in range(2)]

@@ -6,9 +6,9 @@ import os
 import sqlite3
 import subprocess
 import sys
-import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ import onecommit
 import psycopg
 import pytest
 
-from tests.e2e.command_line import was_late
+from tests.e2e.command_line import in_time
 
 from .outbox_tables import postgres_tables, sqlite_tables
 from .slow_prepare import SlowPrepare, slow_prepare
@@ -24,18 +24,13 @@ from .two_databases import Connections, TwoDatabases, close
 
 MODULE = [sys.executable, "-m", "onecommit"]
 POSTGRES = "ONECOMMIT_TEST_POSTGRES"
-INIT_LIMIT_S = 120
 ACCOUNTS = "create table accounts (id int primary key, total int not null)"
 
 
 def init(*words: str) -> None:
     """`onecommit init`: again where a server is late, as may be on a busy machine."""
     command = [*MODULE, "init", *words]
-    end = time.monotonic() + INIT_LIMIT_S
-    while True:
-        done = subprocess.run(command, check=False, capture_output=True, text=True)
-        if not was_late(done) or time.monotonic() > end:
-            break
+    done = in_time(partial(subprocess.run, command, check=False, capture_output=True, text=True))
     assert done.returncode == 0, done
 
 

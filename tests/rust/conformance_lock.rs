@@ -18,6 +18,8 @@ use tokio::time::Instant;
 use crate::conformance_decision_log::taken;
 use crate::patience::{LIMIT, answered, until};
 
+/// That nobody is let in can't be waited for: nobody may be within this.
+const MOMENT: Duration = Duration::from_millis(200);
 const RETRY: Backoff = Backoff { first: Duration::from_millis(10), limit: Duration::from_millis(200) };
 
 /// The locks of an installation of their own, and its decision log.
@@ -65,7 +67,7 @@ async fn who_comes_first_is_served_first(stores: &Stores) {
         let number = waiting.remove(0).await.unwrap().unwrap();
         assert!(number > last, "{number} behind {last}");
         last = number;
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        tokio::time::sleep(MOMENT).await;
         assert!(waiting.iter().all(|others| !others.is_finished()), "two hold it");
         answered(async || session.leave(&queue, entrant.owner()).await).await;
     }
@@ -150,7 +152,7 @@ async fn a_transactions_entry_stays_until_its_coordinators_record_is_gone(stores
     let recoverer = answered(async || stores.log.open().await).await;
     let legacy = taken(&recoverer, fence.coordinator).await;
     recoverer.record(legacy.fence, &record()).await.unwrap();
-    tokio::time::sleep(Duration::from_millis(200)).await;
+    tokio::time::sleep(MOMENT).await;
     assert!(!waiting.is_finished(), "it was released before everything was settled");
     answered(async || recoverer.remove(legacy.fence, &[], &[]).await).await;
     assert!(waiting.await.unwrap().unwrap() > first);

@@ -139,8 +139,12 @@ class _Run:
         assert not missing, f"never happened: {missing}"
 
     def _retry_dead_letters(self) -> None:
-        is_done, said = "all but what is dead is delivered", self.installation.command_line.said
-        wait_until(lambda: not self._backlog(), is_done, LIMIT_S, said)
+        wait_until(
+            lambda: not self._backlog(),
+            "all but what is dead is delivered",
+            LIMIT_S,
+            self.installation.command_line.said,
+        )
         self.journal.count("dead letter", len(self.small.letters()))
         self.journal.note(f"{self.journal.happened['dead letter']} dead letters are retried")
         self.small.raise_limit()
